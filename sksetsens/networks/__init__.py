@@ -1,0 +1,18 @@
+"""Networks of the paper, and skorch nets that learn their sizes from the data."""
+
+from sksetsens.networks._dfcnn import DFCNN
+from sksetsens.networks._nets import (
+    DFCNNBinaryClassifier,
+    DFCNNClassifier,
+    DFCNNRegressor,
+)
+from sksetsens.networks._sizes import data_sizes, missing_sizes
+
+__all__ = [
+    "DFCNN",
+    "DFCNNBinaryClassifier",
+    "DFCNNClassifier",
+    "DFCNNRegressor",
+    "data_sizes",
+    "missing_sizes",
+]

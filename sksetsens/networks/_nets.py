@@ -1,0 +1,396 @@
+"""skorch nets around a DFCNN that learn their sizes from the data at fit."""
+
+import numpy as np
+import torch
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from skorch.utils import is_dataset
+from torch import nn
+
+from sksetsens.networks._dfcnn import DFCNN
+from sksetsens.networks._sizes import as_array, missing_sizes
+
+
+def _cast(values, dtype):
+    """Arrays and tensors in a torch dtype; anything else (None, Dataset) unchanged."""
+    if isinstance(values, torch.Tensor):
+        return values.to(dtype)
+    if isinstance(values, (list, tuple)) or hasattr(values, "__array__"):
+        return np.asarray(values, dtype=torch.empty(0, dtype=dtype).numpy().dtype)
+    return values
+
+
+class _SizesFromData:
+    """Learn the module's sizes at fit; hand skorch data in the module's dtype.
+
+    The sizes live in the learned attribute `sizes_`, never in a parameter, so that
+    ``get_params`` and ``clone`` see what the user wrote.
+    """
+
+    def fit(self, X, y, **fit_params):
+        """Learn the sizes from the data, build the module and train it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Inputs.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        **fit_params : dict
+            Passed on to skorch.
+
+        Returns
+        -------
+        self : object
+            The fitted net.
+        """
+        if not (self.warm_start and self.initialized_):
+            self._learn_sizes(X, y)
+        return super().fit(X, y, **fit_params)
+
+    def partial_fit(self, X, y=None, classes=None, **fit_params):
+        """Train further; the first call learns the sizes as ``fit`` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Inputs.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        classes : array-like, default=None
+            Ignored, as in skorch; use the constructor's `classes`.
+
+        **fit_params : dict
+            Passed on to skorch.
+
+        Returns
+        -------
+        self : object
+            The fitted net.
+        """
+        if not self.initialized_:
+            self._learn_sizes(X, y)
+        return super().partial_fit(X, y, classes=classes, **fit_params)
+
+    def _learn_sizes(self, X, y):
+        self.sizes_ = missing_sizes(self, X, y)
+
+    def initialize_module(self):
+        """Build the module from the user's parameters and the learned sizes."""
+        # The user's parameters last: they win over sizes learned earlier.
+        kwargs = {**getattr(self, "sizes_", {}), **self.get_params_for("module")}
+        self.module_ = self.initialized_instance(self.module, kwargs)
+        return self
+
+    def _module_dtype(self):
+        dtypes = (p.dtype for p in self.module_.parameters() if p.is_floating_point())
+        return next(dtypes, torch.get_default_dtype())
+
+    def _target_dtype(self):
+        return self._module_dtype()
+
+    def get_dataset(self, X, y=None):
+        """Dataset of `X` and `y`, cast to the dtype of the module's weights."""
+        X, y = _cast(X, self._module_dtype()), _cast(y, self._target_dtype())
+        return super().get_dataset(X, y)
+
+
+def _check_labels(net, y, n_classes):
+    """Class labels are used as indices: they must be 0, ..., n_classes - 1."""
+    if y is None or n_classes is None:
+        return
+    labels = np.unique(as_array(y))
+    if not np.isin(labels, np.arange(n_classes)).all():
+        name = type(net).__name__
+        raise ValueError(
+            f"The 'y' parameter of {name}.fit must hold integer labels from 0 to "
+            f"{n_classes - 1}, one per output of the module. Got {labels!r} instead. "
+            "Encode labels with sklearn.preprocessing.LabelEncoder; if y lacks some of "
+            "the classes, name all of them in the 'classes' parameter."
+        )
+
+
+class DFCNNRegressor(_SizesFromData, NeuralNetRegressor):
+    """Regression with a :class:`DFCNN`, of sizes learned at fit.
+
+    Parameters
+    ----------
+    module : nn.Module class, default=DFCNN
+        Module; its constructor's `n_features` and `n_outputs`, where it has them, are
+        taken from the data unless ``module__n_features`` or ``module__n_outputs`` is
+        given.
+
+    criterion : nn.Module class, default=nn.MSELoss
+        Loss.
+
+    optimizer : torch.optim.Optimizer class, default=torch.optim.Adam
+        Optimizer.
+
+    lr : float, default=0.01
+        Learning rate.
+
+    train_split : callable or None, default=None
+        skorch's validation split. By default every row of `X` is trained on: the
+        solution set belongs to exactly these rows.
+
+    verbose : int, default=0
+        skorch's verbosity.
+
+    **kwargs : dict
+        Everything else that :class:`skorch.NeuralNet` takes, such as `max_epochs` or
+        ``module__hidden_widths``.
+
+    Attributes
+    ----------
+    sizes_ : dict
+        Sizes learned from the data.
+
+    target_ndim_ : int or None
+        Dimension of the `y` seen at fit; ``predict`` returns the same. None where `y`
+        was part of a Dataset: ``predict`` then returns the outputs as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from sksetsens.networks import DFCNNRegressor
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([0.0, 3.0, 6.0])
+    >>> _ = torch.manual_seed(0)
+    >>> net = DFCNNRegressor(
+    ...     module__hidden_widths=(),
+    ...     module__train_output=True,
+    ...     lr=0.1,
+    ...     max_epochs=300,
+    ... )
+    >>> net.fit(X, y).predict([[5.0]]).round(3)
+    array([15.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        module=DFCNN,
+        *,
+        criterion=nn.MSELoss,
+        optimizer=torch.optim.Adam,
+        lr=0.01,
+        train_split=None,
+        verbose=0,
+        **kwargs,
+    ):
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            train_split=train_split,
+            verbose=verbose,
+            **kwargs,
+        )
+
+    def _learn_sizes(self, X, y):
+        super()._learn_sizes(X, y)
+        self.target_ndim_ = None if y is None else np.ndim(y)
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        """Loss, with `y_true` in the shape of the outputs.
+
+        Torch's MSELoss would broadcast outputs (n, 1) against targets (n,).
+        """
+        if y_pred.shape != y_true.shape:
+            if y_pred.numel() != y_true.numel():
+                raise ValueError(
+                    "The 'y' parameter of DFCNNRegressor.fit must have one entry per "
+                    f"output of the module, shape {tuple(y_pred.shape)}. "
+                    f"Got {tuple(y_true.shape)} instead."
+                )
+            y_true = y_true.reshape(y_pred.shape)
+        return super().get_loss(y_pred, y_true, *args, **kwargs)
+
+    def predict(self, X):
+        """Outputs of the module.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Inputs.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Predictions, in the dimension of the `y` seen at fit.
+        """
+        y = super().predict(X)
+        target_ndim = getattr(self, "target_ndim_", None)
+        if target_ndim == 1 and y.ndim == 2 and y.shape[1] == 1:
+            return y[:, 0]
+        return y[:, None] if target_ndim == 2 and y.ndim == 1 else y
+
+
+class DFCNNClassifier(_SizesFromData, NeuralNetClassifier):
+    """Classification with a :class:`DFCNN`, of sizes learned at fit.
+
+    Labels are the integers 0, ..., n_classes - 1, as skorch and torch expect.
+
+    Parameters
+    ----------
+    module : nn.Module class, default=DFCNN
+        Module that returns logits; its constructor's `n_features` and `n_outputs`,
+        where it has them, are taken from the data unless ``module__n_features`` or
+        ``module__n_outputs`` is given.
+
+    criterion : nn.Module class, default=nn.CrossEntropyLoss
+        Loss of the logits.
+
+    optimizer : torch.optim.Optimizer class, default=torch.optim.Adam
+        Optimizer.
+
+    lr : float, default=0.01
+        Learning rate.
+
+    train_split : callable or None, default=None
+        skorch's validation split. By default every row of `X` is trained on.
+
+    classes : array-like of shape (n_classes,) or None, default=None
+        All classes, where `y` may lack some.
+
+    verbose : int, default=0
+        skorch's verbosity.
+
+    **kwargs : dict
+        Everything else that :class:`skorch.NeuralNet` takes.
+
+    Attributes
+    ----------
+    sizes_ : dict
+        Sizes learned from the data.
+
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from sksetsens.networks import DFCNNClassifier
+    >>> X, y = np.eye(3), np.arange(3)
+    >>> _ = torch.manual_seed(0)
+    >>> net = DFCNNClassifier(max_epochs=100).fit(X, y)
+    >>> net.predict(X)
+    array([0, 1, 2])
+    """
+
+    def __init__(
+        self,
+        module=DFCNN,
+        *,
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=0.01,
+        train_split=None,
+        classes=None,
+        verbose=0,
+        **kwargs,
+    ):
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            train_split=train_split,
+            classes=classes,
+            verbose=verbose,
+            **kwargs,
+        )
+
+    def _target_dtype(self):
+        return torch.int64
+
+    def check_data(self, X, y):
+        """Check the labels, and keep them as `classes_`."""
+        super().check_data(X, y)
+        _check_labels(self, y, getattr(self.module_, "n_outputs", None))
+
+
+class DFCNNBinaryClassifier(_SizesFromData, NeuralNetBinaryClassifier):
+    """Binary classification with a :class:`DFCNN` of one output.
+
+    Labels are 0 and 1.
+
+    Parameters
+    ----------
+    module : nn.Module class, default=DFCNN
+        Module that returns one logit; its constructor's `n_features` and `n_outputs`,
+        where it has them, are taken from the data unless ``module__n_features`` or
+        ``module__n_outputs`` is given.
+
+    criterion : nn.Module class, default=nn.BCEWithLogitsLoss
+        Loss of the logit.
+
+    optimizer : torch.optim.Optimizer class, default=torch.optim.Adam
+        Optimizer.
+
+    lr : float, default=0.01
+        Learning rate.
+
+    train_split : callable or None, default=None
+        skorch's validation split. By default every row of `X` is trained on.
+
+    threshold : float, default=0.5
+        Probability above which class 1 is predicted.
+
+    verbose : int, default=0
+        skorch's verbosity.
+
+    **kwargs : dict
+        Everything else that :class:`skorch.NeuralNet` takes.
+
+    Attributes
+    ----------
+    sizes_ : dict
+        Sizes learned from the data.
+
+    classes_ : ndarray of shape (2,)
+        Class labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from sksetsens.networks import DFCNNBinaryClassifier
+    >>> X, y = np.array([[-1.0], [1.0]]), np.array([0, 1])
+    >>> _ = torch.manual_seed(0)
+    >>> net = DFCNNBinaryClassifier(max_epochs=100).fit(X, y)
+    >>> net.predict(X).tolist()
+    [0, 1]
+    """
+
+    def __init__(
+        self,
+        module=DFCNN,
+        *,
+        criterion=nn.BCEWithLogitsLoss,
+        optimizer=torch.optim.Adam,
+        lr=0.01,
+        train_split=None,
+        threshold=0.5,
+        verbose=0,
+        **kwargs,
+    ):
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            train_split=train_split,
+            threshold=threshold,
+            verbose=verbose,
+            **kwargs,
+        )
+
+    def check_data(self, X, y):
+        """Check that the labels are 0 and 1."""
+        super().check_data(X, y)
+        _check_labels(self, None if is_dataset(X) else y, 2)

@@ -1,0 +1,106 @@
+"""Sizes of a module that follow from the data."""
+
+import inspect
+import math
+
+import numpy as np
+import torch
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.utils import is_dataset, to_numpy
+from torch import nn
+
+
+def data_sizes(net, X, y):
+    """Sizes that the data ask of the module of a skorch net.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        The net; its type says what `y` means.
+
+    X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        Inputs.
+
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+
+    Returns
+    -------
+    sizes : dict
+        "n_features", the number of entries per sample, and "n_outputs": the number of
+        classes for a classifier, 1 for a binary classifier, otherwise the number of
+        columns of `y`. A size that cannot be read (of a torch Dataset, say) is left
+        out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens.networks import DFCNNClassifier, DFCNNRegressor, data_sizes
+    >>> X = np.zeros((3, 8, 8))
+    >>> data_sizes(DFCNNRegressor(), X, np.zeros((3, 2)))
+    {'n_features': 64, 'n_outputs': 2}
+    >>> data_sizes(DFCNNClassifier(), X, np.array([0, 2, 1]))
+    {'n_features': 64, 'n_outputs': 3}
+    """
+    sizes = {}
+    shape = () if is_dataset(X) else np.shape(X)
+    if len(shape) > 1:
+        sizes["n_features"] = math.prod(shape[1:])
+    n_outputs = _n_outputs(net, y)
+    if n_outputs is not None:
+        sizes["n_outputs"] = n_outputs
+    return sizes
+
+
+def _n_outputs(net, y):
+    if isinstance(net, NeuralNetBinaryClassifier):
+        return 1
+    if isinstance(net, NeuralNetClassifier):
+        classes = y if net.classes is None else net.classes
+        return None if classes is None else len(np.unique(as_array(classes)))
+    if y is None:
+        return None
+    shape = np.shape(y)
+    return shape[1] if len(shape) > 1 else 1
+
+
+def missing_sizes(net, X, y):
+    """The part of :func:`data_sizes` that the module takes and the user left open.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        The net. Sizes given as ``module__n_features`` or ``module__n_outputs`` are the
+        user's and are respected.
+
+    X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        Inputs.
+
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+
+    Returns
+    -------
+    sizes : dict
+        Sizes to hand to the constructor of ``net.module``; empty for a module that
+        is an instance already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens.networks import DFCNNRegressor, missing_sizes
+    >>> X, y = np.zeros((3, 5)), np.zeros(3)
+    >>> missing_sizes(DFCNNRegressor(module__n_outputs=1), X, y)
+    {'n_features': 5}
+    """
+    if isinstance(net.module, nn.Module):
+        return {}
+    accepted = set(inspect.signature(net.module).parameters)
+    open_names = accepted - set(net.get_params_for("module"))
+    sizes = data_sizes(net, X, y)
+    return {name: size for name, size in sizes.items() if name in open_names}
+
+
+def as_array(values):
+    """NumPy array of an array-like or of a tensor on any device."""
+    return to_numpy(values) if isinstance(values, torch.Tensor) else np.asarray(values)
