@@ -1,0 +1,16 @@
+"""Set-valued sensitivity analysis of neural networks, as a scikit-learn estimator."""
+
+from ._estimator import SolutionSetEstimator, sensitivity
+from ._version import __version__
+from .derivatives import AffineSet, GraphicalDerivative
+from .solution_set import PredictedSolutionSet, SolutionSet
+
+__all__ = [
+    "AffineSet",
+    "GraphicalDerivative",
+    "PredictedSolutionSet",
+    "SolutionSet",
+    "SolutionSetEstimator",
+    "__version__",
+    "sensitivity",
+]

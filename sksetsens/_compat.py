@@ -1,0 +1,48 @@
+"""The one place that touches private names of scikit-learn and skorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils._tags import get_tags
+
+__all__ = [
+    "HasMethods",
+    "Interval",
+    "InvalidParameterError",
+    "Options",
+    "StrOptions",
+    "get_tags",
+    "predict_nonlinearity",
+    "skeleton_net",
+    "validate_parameter_constraints",
+]
+
+
+def predict_nonlinearity(net: Any) -> Any:
+    """Callable that skorch applies to the module's outputs in ``predict_proba``."""
+    return net._get_predict_nonlinearity()
+
+
+def skeleton_net(net: Any, module: torch.nn.Module, criterion: Any) -> Any:
+    """Twin of an initialised skorch net that evaluates other torch components.
+
+    The twin shares the user's settings and methods (``infer``, ``get_loss``), so
+    overrides in subclasses are respected. It is built without ``copy.copy``, which
+    would go through skorch's ``__getstate__`` and pickle the module.
+    """
+    twin = object.__new__(type(net))
+    twin.__dict__.update(net.__dict__)
+    for name in ("optimizer_", "callbacks_", "history_"):
+        twin.__dict__.pop(name, None)
+    twin.__dict__.update(module_=module, criterion_=criterion)
+    return twin

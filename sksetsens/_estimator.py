@@ -1,0 +1,709 @@
+"""The scikit-learn face: a skorch net trained into a set of solutions."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
+from sklearn.exceptions import DataConversionWarning
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch import NeuralNet, NeuralNetBinaryClassifier
+
+from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
+from ._linearise import Linearisation, linearise, warn_of
+from ._objective import Objective, admit, initialised_net, shape_targets
+from ._peeling import peel
+from ._prediction import predict_set
+from ._restarts import (
+    Restart,
+    RestartTask,
+    draw_seeds,
+    keep_successful,
+    rebuilt_net,
+    report,
+    run_restarts,
+)
+from ._stationarity import polish
+from ._training_data import TrainingData, check_training_data
+from .lipschitz import Modulus, modulus
+from .networks import missing_sizes
+from .perturbations import (
+    called_directions,
+    choose_rows,
+    gradient_directions,
+    perturbed,
+    random_directions,
+)
+from .solution_set import PredictedSolutionSet, SolutionSet
+
+__all__ = ["SolutionSetEstimator", "sensitivity"]
+
+
+def _wraps(check: Any) -> Any:
+    return available_if(lambda self: check(self.estimator))
+
+
+class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
+    r"""A neural network's set of solutions, and how it moves when the data moves.
+
+    ``fit`` trains the net from several random starts and brings each to a stationary
+    point of its full-batch objective. `sensitivity` then predicts, without
+    retraining, where the whole set lies for perturbed training data, by the
+    graphical derivative ``{v : H v + B dx = 0}``: the affine set ``v0 + ker H``, or
+    empty. `lipschitz_modulus_` bounds the movement for any small perturbation.
+
+    Whether this is a classifier or a regressor follows from the wrapped net.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Unfitted net with a module class. Its ``train_split`` is overridden by None
+        (all rows of X make the objective), its ``verbose`` by 0 unless ``verbose`` is
+        2 or more. Module arguments ``n_features`` and ``n_outputs`` that are left
+        open are learnt from the data.
+
+    n_restarts : int, default=8
+        Number of independently seeded trainings.
+
+    polish : bool, default=True
+        Whether to follow skorch's training by full-batch second-order steps until the
+        weights are stationary. If False, weights stay as trained, and `sensitivity`
+        and `retrain` refer to the objective tilted by the gradient that was left.
+
+    tol : float, default=1e-10
+        Stationarity asked for: ``|R| <= tol * |H|_2 * (1 + |w|)`` with the gradient R
+        and Hessian H of the objective. Independent of the loss's scale, of the batch
+        size and of duplicated rows.
+
+    curvature : {"hessian", "ggn"}, default="hessian"
+        Exact Hessian, or the Gauss-Newton matrix (positive semi-definite).
+
+    solver : {"auto", "eigh", "dual"}, default="auto"
+        "eigh" decomposes the dense Hessian (p x p), "dual" the outputs' Jacobian
+        (n*c x p), which is what matters at interpolation. "auto" chooses per solution.
+
+    rcond : float, default=None
+        Eigenvalues of H up to ``rcond * |H|_2`` in absolute value count as zero, which
+        defines ker H. None for rounding level plus a hundred times the
+        relative stationarity reached.
+
+    perturbation : {"gradient", "random", "worst_case"} or callable, default="gradient"
+        Directions used by `perturb`: along the gradient of the loss in each row,
+        uniform on the sphere, the direction that attains the modulus, or
+        ``f(estimator, X, y, rng) -> array`` of the shape of X.
+
+    perturbation_size : float, default=0.1
+        Euclidean length delta by which each perturbed row moves ("worst_case": root
+        mean square over the rows, so that ``|dx| = delta * sqrt(|K|)`` always).
+
+    perturbed_fraction : float or int, default=1.0
+        Share (float in (0, 1]) or number (int) of rows that move, drawn at random.
+
+    restart_backend : {"auto", "joblib"}, default="auto"
+        How restarts run: one skorch fit per restart through joblib's current backend.
+
+    n_jobs : int, default=None
+        Restarts trained at once; results do not depend on it.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds restarts and perturbations. NumPy's and torch's global states are
+        neither used nor changed.
+
+    verbose : int, default=0
+        Progress of the restarts; from 2 on, skorch's own output too.
+
+    Attributes
+    ----------
+    solution_set_ : SolutionSet
+        One solution per successful restart.
+
+    estimators_ : list of skorch.NeuralNet
+        Fitted nets in their own dtype, in the order of the solution set.
+
+    lipschitz_modulus_ : float
+        Largest of `lipschitz_moduli_`.
+
+    lipschitz_moduli_ : ndarray of shape (n_solutions,)
+        ``|H^+ B|_2`` at each solution: Euclidean movement of the weights per Frobenius
+        norm of the perturbation of X. inf where the Lipschitz-like property fails or
+        cannot be certified. Computed at first access.
+
+    restart_report_ : dict of str to ndarray
+        One entry per restart, failed ones included: seed, status, loss, gradient norm
+        before and after polishing, iterations, method, duration in seconds.
+
+    X_train_ : ndarray of shape (n_samples, ...), float64
+
+    y_train_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+
+    classes_ : ndarray of shape (n_classes,)
+        Classifiers only.
+
+    n_features_in_ : int
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+
+    References
+    ----------
+    X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural
+    Networks", AAAI 2025, arXiv 2412.11057.
+
+    Examples
+    --------
+    The network ``f = w1 w2 x`` on two points has the hyperbola ``w1 w2 = 2`` as its
+    solution set. Moving the data towards zero moves it to ``w1 w2 = 2.5``; the first
+    order says ``2 + dx-slope * 0.2 = 2.4`` plus a second-order remainder:
+
+    >>> import numpy as np
+    >>> from skorch import NeuralNetRegressor
+    >>> from sksetsens import SolutionSetEstimator
+    >>> from sksetsens.datasets import make_toy_network
+    >>> toy = make_toy_network()
+    >>> net = NeuralNetRegressor(toy.module, lr=0.01, max_epochs=5)
+    >>> model = SolutionSetEstimator(net, n_restarts=2, random_state=0)
+    >>> w = model.fit(toy.X, toy.y).solution_set_.weights
+    >>> (w[:, 0] * w[:, 1]).round(6)
+    array([2., 2.])
+    >>> model.solution_set_.kernel_dims
+    array([1, 1])
+    >>> model.sensitivity(toy.X_perturbed).is_empty
+    array([False, False])
+    """
+
+    _required_parameters = ["estimator"]
+
+    _parameter_constraints = {
+        "estimator": [NeuralNet],
+        "n_restarts": [Interval(Integral, 1, None, closed="left")],
+        "polish": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "curvature": [StrOptions({"hessian", "ggn"})],
+        "solver": [StrOptions({"auto", "eigh", "dual"})],
+        "rcond": [Interval(Real, 0, 1, closed="left"), None],
+        "perturbation": [StrOptions({"gradient", "random", "worst_case"}), callable],
+        "perturbation_size": [Interval(Real, 0, None, closed="left")],
+        "perturbed_fraction": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="right"),
+        ],
+        "restart_backend": [StrOptions({"auto", "joblib"})],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        n_restarts=8,
+        polish=True,
+        tol=1e-10,
+        curvature="hessian",
+        solver="auto",
+        rcond=None,
+        perturbation="gradient",
+        perturbation_size=0.1,
+        perturbed_fraction=1.0,
+        restart_backend="auto",
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.n_restarts = n_restarts
+        self.polish = polish
+        self.tol = tol
+        self.curvature = curvature
+        self.solver = solver
+        self.rcond = rcond
+        self.perturbation = perturbation
+        self.perturbation_size = perturbation_size
+        self.perturbed_fraction = perturbed_fraction
+        self.restart_backend = restart_backend
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # Training -----------------------------------------------------------------------
+
+    def fit(self, X, y):
+        """Train the set of solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Real-valued, finite; more than two dimensions for images and the like.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Labels of any type for classifiers, real numbers otherwise.
+
+        Returns
+        -------
+        self : SolutionSetEstimator
+
+        Raises
+        ------
+        UnsupportedObjectiveError
+            If the net's objective is random (dropout), decays weights outside the
+            objective (AdamW), is not twice differentiable, or wraps a module instance.
+        AllRestartsFailedError
+            If no restart ends with finite weights.
+
+        Warns
+        -----
+        StationarityWarning
+            If solutions do not become stationary.
+        IllPosedWarning
+            If first-order sensitivity cannot be trusted at some solutions.
+        FitFailedWarning
+            If some restarts failed; the others are kept.
+        """
+        self._check_parameters()
+        data = check_training_data(self, self.estimator, X, y)
+        self._check_perturbed_fraction(len(data.X))
+        self._net_params = self._learnt_params(data)
+        seeds = draw_seeds(self.random_state, self.n_restarts + 1)
+        *self._seeds, self._perturbation_seed = seeds
+        objective, task = self._prepare(data)
+        restarts = run_restarts(
+            task, self._seeds, n_jobs=self.n_jobs, verbose=self.verbose
+        )
+        self._store(data, task, objective, restarts)
+        warn_of(self._linearisation.diagnoses, stacklevel=2)
+        return self
+
+    def _check_parameters(self) -> None:
+        validate_parameter_constraints(
+            self._parameter_constraints,
+            self.get_params(deep=False),
+            caller_name=type(self).__name__,
+        )
+
+    def _check_perturbed_fraction(self, n_samples: int) -> None:
+        fraction = self.perturbed_fraction
+        if isinstance(fraction, Integral) and fraction > n_samples:
+            raise ValueError(
+                "The 'perturbed_fraction' parameter of SolutionSetEstimator must be at "
+                f"most the number of rows, {n_samples}. Got {fraction!r} instead."
+            )
+
+    def _learnt_params(self, data: TrainingData) -> dict[str, Any]:
+        sizes = missing_sizes(self.estimator, data.X, data.targets)
+        params = {f"module__{name}": size for name, size in sizes.items()}
+        return params if self.verbose > 1 else {**params, "verbose": 0}
+
+    def _prepare(self, data: TrainingData) -> tuple[Objective, RestartTask]:
+        """Refuse what cannot be analysed before any training; build the task."""
+        net = initialised_net(self.estimator, self._net_params, self._seeds[0])
+        dtype = next(iter(net.module_.parameters())).detach().cpu().numpy().dtype
+        X_net = data.X.astype(dtype)
+        targets = shape_targets(net, X_net, data.targets)
+        y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
+        objective = admit(net, X_net, y_net).with_data(data.X, targets)
+        task = RestartTask(
+            self.estimator,
+            self._net_params,
+            data.X,
+            targets,
+            X_net,
+            y_net,
+            bool(self.polish),
+            self.tol,
+        )
+        return objective, task
+
+    def _store(
+        self,
+        data: TrainingData,
+        task: RestartTask,
+        objective: Objective,
+        restarts: list[Restart],
+    ) -> None:
+        self.restart_report_ = report(restarts)
+        kept = keep_successful(restarts, stacklevel=3)
+        self.X_train_, self.y_train_, self._task = data.X, data.y, task
+        if data.classes is not None:
+            self.classes_ = data.classes
+        self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
+        self._linearisation = self._linearise(objective, kept)
+        self.solution_set_ = self._linearisation.solution_set
+        self._moduli: list[Modulus] | None = None
+
+    def _linearise(
+        self, objective: Objective, restarts: list[Restart]
+    ) -> Linearisation:
+        objectives = [objective.with_state(r.state) for r in restarts]
+        polished = [r.polished for r in restarts]
+        if not self.polish:
+            objectives = [
+                o.tilted(o.gradient(point.weights))
+                for o, point in zip(objectives, polished, strict=True)
+            ]
+        return linearise(
+            objectives,
+            polished,
+            curvature=self.curvature,
+            solver=self.solver,
+            rcond=self.rcond,
+        )
+
+    # Prediction ---------------------------------------------------------------------
+
+    def predict(self, X):
+        """Prediction of the set: mean over the solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        y_pred : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Classifiers: the class of the largest mean probability.
+        """
+        check_is_fitted(self)
+        return self._decide(self.solution_set_, self._check_inputs(X))
+
+    @_wraps(is_classifier)
+    def predict_proba(self, X):
+        """Mean class probabilities over the solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self.solution_set_.predict(self._check_inputs(X)).mean(axis=0)
+
+    @_wraps(lambda net: is_classifier(net) or is_regressor(net))
+    def score(self, X, y, sample_weight=None):
+        """Accuracy (classifiers) or R2 (regressors) of the set's prediction.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+        """
+        return self._score(y, self.predict(X), sample_weight)
+
+    def score_of(self, solutions: SolutionSet, X, y) -> float:
+        """Score on (X, y) of another set of the same net, for example a predicted one.
+
+        Parameters
+        ----------
+        solutions : SolutionSet
+        X, y : array-like
+            Held-out data.
+
+        Returns
+        -------
+        score : float
+            NaN where a solution of the set is empty.
+        """
+        if np.isnan(solutions.weights).any():
+            return float("nan")
+        return self._score(y, self._decide(solutions, self._check_inputs(X)))
+
+    def _score(self, y, y_pred, sample_weight=None) -> float:
+        metric = accuracy_score if is_classifier(self.estimator) else r2_score
+        return float(metric(y, y_pred, sample_weight=sample_weight))
+
+    def _decide(self, solutions: SolutionSet, X):
+        mean = solutions.predict(X).mean(axis=0)
+        if not is_classifier(self.estimator):
+            return mean
+        threshold = getattr(self.estimator, "threshold", None)
+        if threshold is not None:
+            return self.classes_[(mean[:, 1] > threshold).astype(int)]
+        return self.classes_[mean.argmax(axis=1)]
+
+    def _check_inputs(self, X):
+        return validate_data(self, X, dtype=np.float64, allow_nd=True, reset=False)
+
+    # Sensitivity --------------------------------------------------------------------
+
+    def sensitivity(
+        self, X_perturbed, y_perturbed=None, *, n_corrections=0
+    ) -> PredictedSolutionSet:
+        """Predict the set of solutions on perturbed training data, not retraining.
+
+        Parameters
+        ----------
+        X_perturbed : array-like of the shape of the training X
+            Rows that differ from the training data are the perturbed ones.
+
+        y_perturbed : array-like of the shape of the training y, default=None
+            Perturbed targets of a regressor.
+
+        n_corrections : int, default=0
+            Newton (Gauss-Newton in the dual) steps on the residual of the perturbed
+            problem after the first-order prediction. With at least one, the affine
+            pieces are those at the corrected weights.
+
+        Returns
+        -------
+        predicted : PredictedSolutionSet
+
+        Raises
+        ------
+        ValueError
+            If a shape differs, an entry is not finite, or class labels changed.
+
+        Warns
+        -----
+        NonlinearityWarning
+            If the perturbation is outside the range of the first order.
+        IllPosedWarning
+            If the predicted set is empty.
+        """
+        X_perturbed, targets = self._check_perturbed(X_perturbed, y_perturbed)
+        if not isinstance(n_corrections, Integral) or n_corrections < 0:
+            raise ValueError(
+                "The 'n_corrections' parameter of sensitivity must be an int >= 0. Got "
+                f"{n_corrections!r} instead."
+            )
+        return predict_set(
+            self.solution_set_,
+            self._linearisation.derivatives,
+            self.X_train_,
+            X_perturbed,
+            self._task.y,
+            targets,
+            n_corrections=n_corrections,
+            tol=self.tol,
+            stacklevel=2,
+        )
+
+    def _check_perturbed(self, X_perturbed, y_perturbed):
+        check_is_fitted(self)
+        self._warn_of_other_dtype(X_perturbed)
+        X_perturbed = self._check_inputs(X_perturbed)
+        if X_perturbed.shape != self.X_train_.shape:
+            raise ValueError(
+                "The 'X_perturbed' parameter must have the shape of the training X, "
+                f"{self.X_train_.shape}. Got {X_perturbed.shape} instead: pass all "
+                "training rows, the unperturbed ones unchanged."
+            )
+        if y_perturbed is None:
+            return X_perturbed, None
+        y_perturbed = np.asarray(y_perturbed)
+        if y_perturbed.shape != self.y_train_.shape:
+            raise ValueError(
+                "The 'y_perturbed' parameter must have the shape of the training y, "
+                f"{self.y_train_.shape}. Got {y_perturbed.shape} instead."
+            )
+        if is_classifier(self.estimator):
+            if not np.array_equal(y_perturbed, self.y_train_):
+                raise ValueError(
+                    "The 'y_perturbed' parameter must equal the training y for a "
+                    "classifier: labels have no small change. Got "
+                    f"{int((y_perturbed != self.y_train_).sum())} other labels."
+                )
+            return X_perturbed, None
+        y_perturbed = y_perturbed.astype(np.float64)
+        if not np.isfinite(y_perturbed).all():
+            raise ValueError("The 'y_perturbed' parameter contains NaN or infinity.")
+        return X_perturbed, y_perturbed.reshape(self._task.y.shape)
+
+    def _warn_of_other_dtype(self, X_perturbed) -> None:
+        dtype = getattr(X_perturbed, "dtype", None)
+        if dtype == np.float32 and np.any(self.X_train_ != self.X_train_.astype("f4")):
+            warnings.warn(
+                "The 'X_perturbed' parameter has dtype float32 and the training X has "
+                "more digits: rounding counts as a perturbation of every row. Pass "
+                "float64.",
+                DataConversionWarning,
+                stacklevel=4,
+            )
+
+    def perturb(self, X=None, y=None):
+        """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), default=None
+            Data to perturb; None for the training data.
+
+        y : array-like of shape (n_samples,), default=None
+            Its targets, needed for "gradient" and callables.
+
+        Returns
+        -------
+        X_perturbed : ndarray of the shape of X, float64
+            The same at every call: drawn from a seed fixed at fit.
+        """
+        check_is_fitted(self)
+        rng = np.random.RandomState(self._perturbation_seed % 2**32)
+        X_new = self.X_train_ if X is None else self._check_inputs(X)
+        y_new = self.y_train_ if X is None else y
+        rows = choose_rows(self.perturbed_fraction, len(X_new), rng)
+        if isinstance(self.perturbation, str) and self.perturbation == "worst_case":
+            return self._worst_case(X, rows)
+        directions = self._directions(X_new, y_new, X is None, rng)
+        return perturbed(X_new, directions, rows, self.perturbation_size)
+
+    def _directions(self, X, y, is_training, rng):
+        if callable(self.perturbation):
+            return called_directions(self.perturbation, self, X, y, rng)
+        if self.perturbation == "random":
+            return random_directions(X.shape, rng)
+        solutions = self.solution_set_
+        objectives = solutions.objectives
+        if not is_training:
+            targets = self._encode(X, y)
+            objectives = [o.with_data(X, targets) for o in objectives]
+        return gradient_directions(objectives, solutions.weights)
+
+    def _encode(self, X, y):
+        """Targets of other data, encoded and shaped as at fit."""
+        if y is None:
+            raise ValueError(
+                "The 'y' parameter of perturb must be given with X for "
+                "perturbation='gradient'. Got None instead."
+            )
+        y = column_or_1d(y) if np.ndim(self.y_train_) == 1 else np.asarray(y)
+        if is_classifier(self.estimator):
+            unknown = np.setdiff1d(y, self.classes_)
+            if len(unknown):
+                raise ValueError(f"The 'y' parameter holds unknown classes {unknown}.")
+            y = np.searchsorted(self.classes_, y)
+        shape = (len(X), *self._task.y.shape[1:])
+        return y.astype(self._task.y.dtype).reshape(shape)
+
+    def _worst_case(self, X, rows):
+        if X is not None:
+            raise ValueError(
+                "The 'X' parameter of perturb must be None for "
+                "perturbation='worst_case', which refers to the training data."
+            )
+        worst = max(
+            (modulus(gd, rows) for gd in self._linearisation.derivatives),
+            key=lambda m: m.value,
+        )
+        if not np.isfinite(worst.value):
+            raise ValueError(
+                "The 'perturbation' parameter must not be 'worst_case' where the "
+                "Lipschitz modulus is infinite: no direction attains it. Add weight "
+                "decay, or perturb rows and features that keep it finite."
+            )
+        size = self.perturbation_size * np.sqrt(rows.sum())
+        return self.X_train_ + size * worst.direction
+
+    @property
+    def lipschitz_moduli_(self):
+        """Lipschitz modulus at each solution, computed at first access."""
+        check_is_fitted(self)
+        if self._moduli is None:
+            self._moduli = [modulus(gd) for gd in self._linearisation.derivatives]
+        certified = [d.has_constant_rank for d in self._linearisation.diagnoses]
+        values = np.array([m.value for m in self._moduli])
+        return np.where(certified, values, np.inf)
+
+    @property
+    def lipschitz_modulus_(self):
+        """Largest Lipschitz modulus over the solutions."""
+        return float(self.lipschitz_moduli_.max())
+
+    # Retraining -----------------------------------------------------------------------
+
+    def retrain(self, X_perturbed, y_perturbed=None, *, warm_start=True) -> SolutionSet:
+        """Solutions on perturbed data by training: the truth to compare with.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        warm_start : bool, default=True
+            Whether to continue each solution by second-order steps from its weights
+            (element i continues solution i), or to train anew from the same seeds. A
+            cold start may end in another minimum, or in a copy with hidden units
+            permuted: then only sets can be compared.
+
+        Returns
+        -------
+        retrained : SolutionSet
+            Solutions that are not stationary are marked in ``status``, not dropped.
+        """
+        X_perturbed, targets = self._check_perturbed(X_perturbed, y_perturbed)
+        task = self._task.on(X_perturbed, targets)
+        solutions = self.solution_set_
+        if not warm_start:
+            restarts = run_restarts(
+                task, self._seeds, n_jobs=self.n_jobs, verbose=self.verbose
+            )
+            kept = keep_successful(restarts, stacklevel=2)
+            objective = solutions.objectives[0].with_data(task.X, task.y).untilted()
+            return self._linearise(objective, kept).solution_set
+        objectives = [o.with_data(task.X, task.y) for o in solutions.objectives]
+        polished = [
+            polish(objective, w, tol=self.tol, warm=True, keep_index=bool(negative))
+            for objective, w, negative in zip(
+                objectives, solutions.weights, solutions.inertias[:, 0], strict=True
+            )
+        ]
+        return linearise(
+            objectives,
+            polished,
+            curvature=self.curvature,
+            solver=self.solver,
+            rcond=self.rcond,
+        ).solution_set
+
+    # scikit-learn ------------------------------------------------------------------
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        tags.estimator_type = inner.estimator_type
+        tags.classifier_tags = inner.classifier_tags
+        if isinstance(self.estimator, NeuralNetBinaryClassifier):
+            tags.classifier_tags.multi_class = False
+        tags.regressor_tags = inner.regressor_tags
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = is_regressor(self.estimator)
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = False
+        return tags
+
+
+def sensitivity(
+    estimator: Any,
+    X_perturbed: Any,
+    y_perturbed: Any = None,
+    *,
+    n_corrections: int = 0,
+) -> PredictedSolutionSet:
+    """Predicted solution set of a fitted estimator, pipeline or search.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator, Pipeline or search
+        Fitted. ``X_perturbed`` passes through a pipeline's transformers as fitted on
+        the unperturbed data.
+
+    X_perturbed, y_perturbed, n_corrections
+        As in `SolutionSetEstimator.sensitivity`.
+
+    Returns
+    -------
+    predicted : PredictedSolutionSet
+    """
+    final, X_perturbed = peel(estimator, X_perturbed)
+    return final.sensitivity(X_perturbed, y_perturbed, n_corrections=n_corrections)

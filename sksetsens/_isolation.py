@@ -1,0 +1,50 @@
+"""Leave the user's random state and thread counts as they were found."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+__all__ = ["isolated"]
+
+
+@contextlib.contextmanager
+def isolated(seed: int | None = None, n_threads: int | None = None) -> Iterator[None]:
+    """Run a block with its own global random state and thread counts.
+
+    skorch's ``fit`` and ``predict`` advance the global generators, and bits depend
+    on how many threads BLAS and torch use. Inside the block both are what is asked
+    for; afterwards both are what they were.
+
+    Parameters
+    ----------
+    seed : int, default=None
+        Seed of the ``random``, NumPy and torch generators; None keeps their state.
+
+    n_threads : int, default=None
+        Threads of torch and of BLAS; None keeps them.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    torch_state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        with threadpool_limits(n_threads):
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                torch.manual_seed(seed)
+            if n_threads is not None:
+                torch.set_num_threads(n_threads)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.random.set_rng_state(torch_state)
+        for device, state in enumerate(cuda_states):
+            torch.cuda.set_rng_state(state, device)
+        torch.set_num_threads(threads)

@@ -1,0 +1,10 @@
+"""A skorch net with data as the functions R, H, B, J and D on flat weights.
+
+This package alone knows ``torch.func`` and skorch's loss. Everything above it
+speaks of NumPy arrays: flat weights, residuals, Hessians and cross derivatives.
+"""
+
+from ._admission import admit, initialised_net, shape_targets
+from ._objective import Objective
+
+__all__ = ["Objective", "admit", "initialised_net", "shape_targets"]

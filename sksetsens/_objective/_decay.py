@@ -1,0 +1,85 @@
+"""Weight decay of the optimiser as a term of the objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..exceptions import UnsupportedObjectiveError
+
+# Optimisers whose ``weight_decay`` adds lambda * w to the gradient, which makes it
+# the quadratic penalty (lambda / 2) |w|^2 of the objective.
+_COUPLED = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+    torch.optim.ASGD,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+)
+
+
+def weight_decay(net: Any) -> torch.Tensor:
+    """Penalty coefficient of each trainable weight, in the order of the module.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised net.
+
+    Returns
+    -------
+    decay : Tensor of shape (n_params,)
+        lambda_j of the term (lambda_j / 2) w_j^2.
+
+    Raises
+    ------
+    UnsupportedObjectiveError
+        If the optimiser decays weights outside the objective (AdamW), decays them
+        in a way not known here, maximises, or leaves trainable parameters out.
+    """
+    optimizer = net.optimizer_
+    by_parameter: dict[int, float] = {}
+    for group in optimizer.param_groups:
+        decay = float(group.get("weight_decay", 0.0) or 0.0)
+        _refuse(optimizer, group, decay)
+        by_parameter.update((id(p), decay) for p in group["params"])
+    trainable = [(n, p) for n, p in net.module_.named_parameters() if p.requires_grad]
+    missing = [n for n, p in trainable if id(p) not in by_parameter]
+    if missing:
+        raise UnsupportedObjectiveError(
+            f"The optimizer of the net does not train the parameters {missing}. "
+            "Freeze them with requires_grad_(False), or hand them to the optimizer."
+        )
+    return torch.cat(
+        [torch.full((p.numel(),), by_parameter[id(p)]).double() for _, p in trainable]
+    )
+
+
+def _refuse(optimizer: Any, group: dict[str, Any], decay: float) -> None:
+    name = type(optimizer).__name__
+    if group.get("maximize"):
+        raise UnsupportedObjectiveError(
+            f"The optimizer {name} has maximize=True. Negate the criterion instead: "
+            "a solution is a minimiser of the objective."
+        )
+    decoupled = group.get("decoupled_weight_decay", False) or (
+        isinstance(optimizer, torch.optim.AdamW)
+    )
+    if decay and decoupled:
+        raise UnsupportedObjectiveError(
+            f"The optimizer {name} has decoupled weight_decay={decay!r}, which is the "
+            "gradient of no objective, so that its limit points are not stationary. "
+            f"Use torch.optim.Adam with weight_decay, or {name} with weight_decay=0."
+        )
+    if decay and not isinstance(optimizer, _COUPLED):
+        raise UnsupportedObjectiveError(
+            f"How the optimizer {name} applies weight_decay={decay!r} is not known. "
+            "Use one of "
+            + ", ".join(cls.__name__ for cls in _COUPLED)
+            + ", or write the penalty into the net's get_loss."
+        )

@@ -1,0 +1,36 @@
+"""From a pipeline or a fitted search to the estimator at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.pipeline import Pipeline
+
+__all__ = ["peel"]
+
+
+def peel(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """The estimator at the end of searches and pipelines, and X as it sees it.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A `SolutionSetEstimator`, a fitted Pipeline that ends in one, or a fitted
+        search (with ``best_estimator_``) over either.
+
+    X : array-like, default=None
+        Data, sent through the transformers on the way; None stays None.
+
+    Returns
+    -------
+    estimator, X : tuple
+    """
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, Pipeline):
+            if X is not None and len(estimator.steps) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator.steps[-1][1]
+        else:
+            return estimator, X

@@ -1,0 +1,115 @@
+"""From what the user passes to ``fit`` to arrays that a net can be trained on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier, is_regressor
+from sklearn.exceptions import DataConversionWarning
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import validate_data
+from skorch import NeuralNetBinaryClassifier
+
+__all__ = ["TrainingData", "check_training_data"]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Checked training data.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, ...), float64
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        As given, a column flattened.
+    targets : ndarray
+        ``y`` as numbers: labels encoded to int64 (float64 for a binary net).
+    classes : ndarray of shape (n_classes,) or None
+    """
+
+    X: NDArray[np.float64]
+    y: NDArray[Any]
+    targets: NDArray[Any]
+    classes: NDArray[Any] | None
+
+
+def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
+    """Check X and y for ``owner.fit``; sets its feature names.
+
+    Parameters
+    ----------
+    owner : SolutionSetEstimator
+    net : skorch.NeuralNet
+        Its type says what y means.
+    X, y : array-like
+    """
+    _warn_of_integers(X)
+    if is_classifier(net):
+        X, y = validate_data(owner, X, y, dtype=np.float64, allow_nd=True)
+        return _labelled(net, X, y)
+    X, y = validate_data(
+        owner,
+        X,
+        y,
+        dtype=np.float64,
+        allow_nd=True,
+        multi_output=True,
+        y_numeric=is_regressor(net),
+    )
+    if y.ndim == 2 and y.shape[1] == 1:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected. Please change "
+            "the shape of y to (n_samples,), for example using ravel().",
+            DataConversionWarning,
+            stacklevel=4,
+        )
+        y = y.ravel()
+    targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
+    return TrainingData(X, y, targets, None)
+
+
+def _real(y: NDArray[Any]) -> NDArray[np.float64]:
+    return y.astype(np.float64)
+
+
+def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData:
+    check_classification_targets(y)
+    encoder = LabelEncoder().fit(y)
+    classes = encoder.classes_
+    if len(classes) < 2:
+        raise ValueError(
+            "The 'y' parameter of SolutionSetEstimator must hold at least two classes. "
+            f"Got only one class, {classes[0]!r}, instead. Classifier can't train when "
+            "only one class is present."
+        )
+    binary = isinstance(net, NeuralNetBinaryClassifier)
+    if binary and len(classes) > 2:
+        raise ValueError(
+            "Only binary classification is supported by NeuralNetBinaryClassifier. "
+            f"The type of the target is {type_of_target(y)}, with {len(classes)} "
+            "classes. Use NeuralNetClassifier."
+        )
+    encoded = encoder.transform(y)
+    return TrainingData(X, y, _real(encoded) if binary else encoded, classes)
+
+
+def _warn_of_integers(X: Any) -> None:
+    dtypes = getattr(X, "dtypes", None)
+    kinds = (
+        {getattr(dtype, "kind", "O") for dtype in np.atleast_1d(dtypes)}
+        if dtypes is not None
+        else {getattr(getattr(X, "dtype", None), "kind", "O")}
+    )
+    if kinds & set("iub"):
+        warnings.warn(
+            "The 'X' parameter of SolutionSetEstimator holds integers, which were "
+            "converted to float64. Sensitivity moves every feature continuously: "
+            "encode categories first, or pass X.astype(float) if they are quantities.",
+            DataConversionWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,48 @@
+"""Errors and warnings that sksetsens raises on purpose.
+
+Every error derives from :class:`ValueError` as well, so that code which guards
+against bad input in scikit-learn's manner keeps working.
+"""
+
+from sklearn.exceptions import ConvergenceWarning
+
+__all__ = [
+    "AllRestartsFailedError",
+    "IllPosedWarning",
+    "NonlinearityWarning",
+    "StationarityWarning",
+    "StochasticObjectiveError",
+    "UnsupportedObjectiveError",
+]
+
+
+class UnsupportedObjectiveError(ValueError):
+    """The net's training objective has no usable first and second derivatives."""
+
+
+class StochasticObjectiveError(UnsupportedObjectiveError):
+    """Two evaluations of the training objective at the same point differ.
+
+    Dropout, noise layers and random augmentation make the first-order residual a
+    random variable, so that "the set of its zeros" means nothing.
+    """
+
+
+class AllRestartsFailedError(ValueError):
+    """No restart produced weights; the message holds the first cause."""
+
+
+class StationarityWarning(ConvergenceWarning):
+    """Weights are not stationary: they solve no first-order condition."""
+
+
+class IllPosedWarning(UserWarning):
+    """A sensitivity question has no trustworthy finite answer at this point.
+
+    Issued where the Hessian's rank has no clear cut-off, changes nearby, where the
+    objective has a kink, at saddles, and where the predicted set is empty.
+    """
+
+
+class NonlinearityWarning(UserWarning):
+    """A perturbation is too large for the first-order prediction to hold."""

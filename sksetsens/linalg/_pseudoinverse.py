@@ -1,0 +1,131 @@
+"""What every singular solver promises, and the record of one solve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._subspace import Subspace
+
+Array = NDArray[np.float64]
+
+# |H v + b| / |b| above which b counts as outside range H. A right-hand side whose
+# small components were cut off with rcond ~ 1e-13 leaves up to sqrt(rcond) ~ 5e-7;
+# a perturbation that truly leaves the range leaves far more.
+CONSISTENCY_TOL = 1e-6
+
+# The spectrum must be empty for this factor on both sides of the cut-off.
+DECADE = 10.0
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One solve of ``H v = -b``: the shortest element and its evidence.
+
+    Attributes
+    ----------
+    value : ndarray of shape (p,)
+        ``-H^+ b``; NaN where the system has no solution.
+
+    residual : float
+        ``|H v + b| / |b|`` of the least-squares solution, Euclidean; 0 for b = 0.
+
+    is_consistent : bool
+        Whether b lies in range H up to ``CONSISTENCY_TOL``.
+
+    cutoff_change : float
+        Largest relative change of the value when the cut-off moves a decade up or
+        down: what the choice of rcond decides.
+
+    status : str
+        One sentence.
+    """
+
+    value: Array
+    residual: float
+    is_consistent: bool
+    cutoff_change: float
+    status: str
+
+
+class PseudoInverse(Protocol):
+    """Factorised symmetric H: answers any number of right-hand sides.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray
+        Eigenvalues of H that the factorisation sees, ascending.
+    cutoff : float
+        Eigenvalues of absolute value up to this count as zero.
+    rank, kernel_dim : int
+    gap : float
+        Smallest kept over largest dropped absolute eigenvalue; the dropped one is
+        taken at least as large as the rounding of H.
+    inertia : tuple of (int, int, int)
+        Numbers of negative, zero and positive eigenvalues.
+    kernel : Subspace
+    """
+
+    eigenvalues: Array
+    cutoff: float
+    rank: int
+    kernel_dim: int
+    gap: float
+    inertia: tuple[int, int, int]
+    kernel: Subspace
+
+    @property
+    def has_clear_cutoff(self) -> bool:
+        """Whether no eigenvalue lies within a decade of the cut-off."""
+
+    def apply(self, b: Array) -> Array:
+        """``H^+ b`` for vectors in the last axis of b."""
+
+    def solve(self, b: Array) -> Solution:
+        """Shortest solution of ``H v = -b`` with its evidence."""
+
+
+def gap_at(magnitudes: Array, cutoff: float, noise: float) -> float:
+    """Smallest kept over largest dropped magnitude; inf for a zero matrix."""
+    kept, dropped = magnitudes[magnitudes > cutoff], magnitudes[magnitudes <= cutoff]
+    if kept.size == 0:
+        return np.inf
+    floor = max(dropped.max(initial=0.0), noise)
+    return float(kept.min() / floor) if floor > 0 else np.inf
+
+
+def clear_at(magnitudes: Array, cutoff: float) -> bool:
+    """Whether no magnitude lies within a decade of the cut-off on either side."""
+    close = (magnitudes > cutoff / DECADE) & (magnitudes < cutoff * DECADE)
+    return not bool(close.any())
+
+
+def solution(
+    value: Array, residual: float, change: float, is_clear: bool, cutoff: float
+) -> Solution:
+    """Assemble a `Solution`, with NaN for a value that does not exist."""
+    if residual > CONSISTENCY_TOL:
+        status = (
+            f"empty: the right-hand side leaves range H (relative residual "
+            f"{residual:.2g}), so that no first-order shift exists"
+        )
+        return Solution(np.full_like(value, np.nan), residual, False, change, status)
+    status = "solved"
+    if not is_clear:
+        status = (
+            f"depends on rcond: the spectrum has no gap at the cut-off {cutoff:.2g}; "
+            f"one decade of rcond changes the shift by {change:.2g} of its norm"
+        )
+    return Solution(value, residual, True, change, status)
+
+
+def relative_change(value: Array, others: list[Array]) -> float:
+    """Largest distance of ``others`` to ``value``, over the norm of ``value``."""
+    norm = float(np.linalg.norm(value))
+    distance = max(float(np.linalg.norm(other - value)) for other in others)
+    if distance == 0.0:
+        return 0.0
+    return distance / norm if norm > 0 else np.inf

@@ -1,0 +1,97 @@
+"""Scorers for cross-validation and searches: ``scorer(estimator, X, y)``.
+
+Greater is better. Each takes a fitted `SolutionSetEstimator`, a pipeline that ends in
+one, or a fitted search over either. What they measure refers to the data the
+estimator was fitted on; only `perturbed_score` reads X and y.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._peeling import peel
+
+__all__ = [
+    "neg_lipschitz_modulus",
+    "neg_prediction_gap",
+    "neg_shift_norm",
+    "perturbed_score",
+]
+
+
+class _SensitivityScorer:
+    """A named function of a fitted estimator as a scorer."""
+
+    def __init__(self, name: str, function: Any, doc: str) -> None:
+        self._function = function
+        self.__name__ = name
+        self.__doc__ = doc
+
+    def __call__(self, estimator: Any, X: Any = None, y: Any = None) -> float:
+        final, X = peel(estimator, X)
+        if not hasattr(final, "sensitivity"):
+            raise TypeError(
+                f"The 'estimator' parameter of {self.__name__} must end in a "
+                f"SolutionSetEstimator. Got {type(final).__name__} instead."
+            )
+        return float(self._function(final, X, y))
+
+    def __repr__(self) -> str:
+        return f"<scorer {self.__name__}>"
+
+    def __reduce__(self) -> tuple:
+        return (_named, (self.__name__,))
+
+
+def _named(name: str) -> _SensitivityScorer:
+    return globals()[name]
+
+
+def _neg_lipschitz_modulus(estimator: Any, X: Any, y: Any) -> float:
+    return -estimator.lipschitz_modulus_
+
+
+def _neg_shift_norm(estimator: Any, X: Any, y: Any) -> float:
+    return -estimator.sensitivity(estimator.perturb()).shift_norm.max()
+
+
+def _perturbed_score(estimator: Any, X: Any, y: Any) -> float:
+    return estimator.score_of(estimator.sensitivity(estimator.perturb()), X, y)
+
+
+def _neg_prediction_gap(estimator: Any, X: Any, y: Any) -> float:
+    X_perturbed = estimator.perturb()
+    predicted = estimator.sensitivity(X_perturbed)
+    retrained = estimator.retrain(X_perturbed)
+    pieces = np.diagonal(predicted.piece_distances(retrained))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gaps = np.where(pieces == 0.0, 0.0, pieces / predicted.shift_norm)
+    gaps[predicted.is_empty] = np.inf
+    return -float(np.max(gaps))
+
+
+neg_lipschitz_modulus = _SensitivityScorer(
+    "neg_lipschitz_modulus",
+    _neg_lipschitz_modulus,
+    "Minus the Lipschitz modulus ``|H^+ B|_2``, the largest over the solutions.",
+)
+neg_shift_norm = _SensitivityScorer(
+    "neg_shift_norm",
+    _neg_shift_norm,
+    "Minus the Euclidean norm of the predicted shift under the estimator's own "
+    "perturbation, the largest over the solutions (arXiv 2412.11057, Algorithm 1).",
+)
+perturbed_score = _SensitivityScorer(
+    "perturbed_score",
+    _perturbed_score,
+    "Score on held-out (X, y) of the set predicted for perturbed training data: what "
+    "the perturbation would cost, without retraining.",
+)
+neg_prediction_gap = _SensitivityScorer(
+    "neg_prediction_gap",
+    _neg_prediction_gap,
+    "Minus the distance from the warm-retrained weights to their predicted piece, "
+    "relative to the shift; the largest over the solutions.",
+)

@@ -1,0 +1,494 @@
+"""Sets of solutions with their affine pieces: the library's answer type."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+
+from ._objective import Objective
+from .linalg import Subspace
+
+__all__ = ["PredictedSolutionSet", "SolutionSet"]
+
+Array = NDArray[np.float64]
+
+_FORMAT = "sksetsens-solution-set-1"
+
+
+class SolutionSet:
+    """Solutions of one training problem, each with the affine piece through it.
+
+    The set is the union over i of ``weights[i] + ker H_i``: to first order, all
+    minimisers near the ones that training found.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_solutions, n_params)
+        Flat weights in the order of the net's trainable parameters.
+
+    evidence : dict of str to ndarray
+        Per-solution arrays named in `EVIDENCE`.
+
+    kernels : sequence of Subspace
+        ker H at each solution.
+
+    objectives : sequence of Objective, default=None
+        What evaluates the net with each solution's buffers; None after loading
+        without an estimator, when `predict` is not available.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_solutions, n_params), float64
+
+    losses : ndarray of shape (n_solutions,)
+        Objective on this set's data, penalty included.
+
+    gradient_norms : ndarray of shape (n_solutions,)
+        Euclidean norm of the first-order residual R (of the tilted objective where
+        ``polish=False``).
+
+    stationarity : ndarray of shape (n_solutions,)
+        ``|R| / (|H|_2 (1 + |w|))``.
+
+    converged : ndarray of bool of shape (n_solutions,)
+        Whether stationarity meets the tolerance.
+
+    ranks, kernel_dims : ndarray of int of shape (n_solutions,)
+        Rank of H and dimension of ker H.
+
+    gaps : ndarray of shape (n_solutions,)
+        Smallest kept over largest dropped absolute eigenvalue.
+
+    inertias : ndarray of int of shape (n_solutions, 3)
+        Numbers of negative, zero and positive eigenvalues of H.
+
+    trustworthy : ndarray of bool of shape (n_solutions,)
+        Whether first-order sensitivity means what it says there.
+
+    status : ndarray of str of shape (n_solutions,)
+        One sentence each.
+    """
+
+    EVIDENCE: tuple[str, ...] = (
+        "losses",
+        "gradient_norms",
+        "stationarity",
+        "converged",
+        "ranks",
+        "kernel_dims",
+        "gaps",
+        "inertias",
+        "trustworthy",
+        "status",
+    )
+
+    losses: Array
+    gradient_norms: Array
+    stationarity: Array
+    converged: NDArray[np.bool_]
+    ranks: NDArray[np.int64]
+    kernel_dims: NDArray[np.int64]
+    gaps: Array
+    inertias: NDArray[np.int64]
+    trustworthy: NDArray[np.bool_]
+    status: NDArray[np.str_]
+
+    def __init__(
+        self,
+        weights: Array,
+        evidence: dict[str, NDArray[Any]],
+        kernels: Sequence[Subspace],
+        objectives: Sequence[Objective] | None = None,
+    ) -> None:
+        self.weights = np.asarray(weights, dtype=np.float64)
+        for name in self.EVIDENCE:
+            setattr(self, name, np.asarray(evidence[name]))
+        self.kernels = list(kernels)
+        self.objectives = None if objectives is None else list(objectives)
+
+    # Container ------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[SolutionSet]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> SolutionSet:
+        """Solutions by integer, slice, integer array or mask; always a set again."""
+        return self._take(self._positions(key))
+
+    def _positions(self, key: Any) -> NDArray[np.int64]:
+        if isinstance(key, (int, np.integer)):
+            if not -len(self) <= key < len(self):
+                raise IndexError(
+                    f"Solution {key} does not exist: the set has {len(self)} solutions."
+                )
+            return np.array([int(key) % len(self)])
+        return np.arange(len(self))[key]
+
+    def _take(self, positions: NDArray[np.int64]) -> SolutionSet:
+        taken = object.__new__(type(self))
+        taken.weights = self.weights[positions]
+        for name in self.EVIDENCE:
+            setattr(taken, name, getattr(self, name)[positions])
+        taken.kernels = [self.kernels[i] for i in positions]
+        taken.objectives = (
+            None if self.objectives is None else [self.objectives[i] for i in positions]
+        )
+        return taken
+
+    def __repr__(self) -> str:
+        dims = np.unique(self.kernel_dims)
+        dims_text = "/".join(str(d) for d in dims[:3]) + (
+            "..." if len(dims) > 3 else ""
+        )
+        return (
+            f"<{type(self).__name__}: {len(self)} solutions in R^"
+            f"{self.weights.shape[1]}, kernel dimension {dims_text}, "
+            f"{int(np.sum(self.trustworthy))} trustworthy>"
+        )
+
+    # Geometry ---------------------------------------------------------------------
+
+    def sample(
+        self,
+        n_samples: int,
+        radius: float,
+        random_state: Any = None,
+    ) -> Array:
+        """Points of the local set within ``radius`` of each solution.
+
+        Parameters
+        ----------
+        n_samples : int
+            Points per solution.
+
+        radius : float
+            Euclidean radius of the ball around each solution.
+
+        random_state : int, RandomState instance or None, default=None
+
+        Returns
+        -------
+        points : ndarray of shape (n_solutions, n_samples, n_params)
+            Uniform in the ball of ``weights[i] + ker H_i``; NaN for an empty piece.
+        """
+        _check_positive("n_samples", n_samples)
+        _check_positive("radius", radius)
+        rng = check_random_state(random_state)
+        balls = [kernel.sample_ball(n_samples, radius, rng) for kernel in self.kernels]
+        return self.weights[:, None, :] + np.stack(balls)
+
+    def distance(self, points: ArrayLike) -> Array:
+        """Euclidean distance from each point to the nearest affine piece.
+
+        Parameters
+        ----------
+        points : array-like of shape (n_points, n_params) or SolutionSet
+            Weights; of a set, its solutions.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_points,)
+            inf where every piece is empty.
+        """
+        pieces = self.piece_distances(points)
+        return np.min(np.where(np.isnan(pieces), np.inf, pieces), axis=-1)
+
+    def piece_distances(self, points: ArrayLike) -> Array:
+        """Distance from each point to each piece, shape (n_points, n_solutions)."""
+        p = self.weights.shape[1]
+        cloud = np.asarray(getattr(points, "weights", points), dtype=np.float64)
+        if cloud.ndim == 1:
+            cloud = cloud[None, :]
+        if cloud.shape[-1] != p:
+            raise ValueError(
+                f"The 'points' parameter must have {p} weights in its last axis. Got "
+                f"shape {cloud.shape} instead."
+            )
+        columns = [
+            kernel.complement_norm(cloud - w)
+            for kernel, w in zip(self.kernels, self.weights, strict=True)
+        ]
+        return np.stack(columns, axis=-1)
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Each solution's prediction: real values, or probabilities of a classifier.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        predictions : ndarray of shape (n_solutions, n_samples[, n_outputs])
+            The last axis is left out for a single output. NaN where a predicted
+            piece is empty.
+
+        Raises
+        ------
+        ValueError
+            If the set was loaded without an estimator.
+        """
+        if self.objectives is None:
+            raise ValueError(
+                "This solution set was loaded without a net and cannot predict. Pass "
+                "estimator=<a fitted SolutionSetEstimator> to SolutionSet.load."
+            )
+        pairs = zip(self.objectives, self.weights, strict=True)
+        X = np.asarray(X, dtype=np.float64)
+        predictions = np.stack([o.predictions(w, X) for o, w in pairs])
+        single = predictions.ndim > 2 and predictions.shape[-1] == 1
+        return predictions[..., 0] if single else predictions
+
+    # Storage ------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the set to a file of plain arrays (NumPy's npz, no pickle).
+
+        Parameters
+        ----------
+        path : path-like
+            Written as given, no suffix is added.
+        """
+        header = {"format": _FORMAT, "class": type(self).__name__}
+        arrays = {"header": np.array(json.dumps(header)), **self._to_arrays("")}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        with open(path, "wb") as file:
+            file.write(buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], estimator: Any = None) -> SolutionSet:
+        """Read a set written by `save`; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : path-like
+
+        estimator : SolutionSetEstimator, default=None
+            Fitted estimator with the same net, which lets the set `predict`.
+
+        Returns
+        -------
+        solution_set : SolutionSet or PredictedSolutionSet
+            Of the class that was saved.
+
+        Raises
+        ------
+        ValueError
+            If the file is no such set, is damaged, or belongs to another net.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(str(file["header"]))
+                arrays = {name: file[name] for name in file.files}
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no solution set of sksetsens.") from error
+        classes = {c.__name__: c for c in (SolutionSet, PredictedSolutionSet)}
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise ValueError(f"{path} is no solution set of format {_FORMAT!r}.")
+        template = None if estimator is None else estimator.solution_set_.objectives[0]
+        try:
+            return classes[header["class"]]._from_arrays("", arrays, template)
+        except KeyError as error:
+            raise ValueError(f"{path} is incomplete: {error} is missing.") from error
+
+    def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        arrays = {prefix + "weights": self.weights}
+        arrays |= {prefix + name: getattr(self, name) for name in self.EVIDENCE}
+        for i, kernel in enumerate(self.kernels):
+            arrays[f"{prefix}kernel/{i}"] = kernel.basis
+            arrays[f"{prefix}is_complement/{i}"] = np.array(kernel.is_complement)
+        for i, objective in enumerate(self.objectives or []):
+            for name, value in objective.state(self.weights[i]).items():
+                arrays[f"{prefix}state/{i}/{name}"] = value
+        return arrays
+
+    @classmethod
+    def _from_arrays(
+        cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
+    ) -> SolutionSet:
+        weights = arrays[prefix + "weights"]
+        kernels = [
+            Subspace(
+                arrays[f"{prefix}kernel/{i}"],
+                bool(arrays[f"{prefix}is_complement/{i}"]),
+            )
+            for i in range(len(weights))
+        ]
+        loaded = cls.__new__(cls)
+        objectives = None
+        if template is not None:
+            objectives = [
+                _restored(template, arrays, f"{prefix}state/{i}/", weights.shape[1])
+                for i in range(len(weights))
+            ]
+        SolutionSet.__init__(
+            loaded, weights, {n: arrays[prefix + n] for n in cls.EVIDENCE}, kernels
+        )
+        loaded.objectives = objectives
+        return loaded
+
+
+def _restored(
+    template: Objective, arrays: dict[str, NDArray[Any]], prefix: str, n_params: int
+) -> Objective:
+    """The template's net with the saved weights and buffers."""
+    state = {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    expected = {k: v.shape for k, v in template.state(template.weights).items()}
+    if {name: array.shape for name, array in state.items()} != expected:
+        raise ValueError(
+            f"The saved solutions ({n_params} weights) belong to a net of another "
+            f"architecture than the estimator's ({template.n_params} weights)."
+        )
+    return template.with_state(state)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (np.isscalar(value) and value > 0 and np.isfinite(value)):
+        raise ValueError(f"The {name!r} parameter must be positive. Got {value!r}.")
+
+
+class PredictedSolutionSet(SolutionSet):
+    """The set of solutions predicted for perturbed data, without retraining.
+
+    Its pieces are ``w_i + v0_i + ker H_i`` (arXiv 2412.11057, Theorem 1), or are
+    empty. After corrections the kernels are those at the corrected weights.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_solutions, n_params)
+        ``w + v0``, corrected where asked for; NaN where the predicted set is empty.
+
+    base : SolutionSet
+        The set it came from.
+
+    shift : ndarray of shape (n_solutions, n_params)
+        ``weights - base.weights``; v0, the shortest movement, without corrections.
+
+    shift_norm : ndarray of shape (n_solutions,)
+        Euclidean norm of the shift, the distance of the paper's Algorithm 1; inf
+        where the predicted set is empty.
+
+    is_empty : ndarray of bool of shape (n_solutions,)
+
+    residual : ndarray of shape (n_solutions,)
+        ``|H v0 + B dx| / |B dx|``.
+
+    cutoff_change : ndarray of shape (n_solutions,)
+        Relative change of v0 within one decade of rcond.
+
+    losses, base_losses : ndarray of shape (n_solutions,)
+        Objective on the perturbed data at the new and at the old weights.
+
+    nonlinearity : ndarray of shape (n_solutions,)
+        ``|R(x^p, weights)| / |R(x^p, w)|``: near 0 the first order holds, near 1 or
+        above it does not.
+
+    status : ndarray of str of shape (n_solutions,)
+        One sentence each.
+    """
+
+    EVIDENCE = (
+        *SolutionSet.EVIDENCE,
+        "shift",
+        "shift_norm",
+        "is_empty",
+        "residual",
+        "cutoff_change",
+        "base_losses",
+        "nonlinearity",
+    )
+
+    shift: Array
+    shift_norm: Array
+    is_empty: NDArray[np.bool_]
+    residual: Array
+    cutoff_change: Array
+    base_losses: Array
+    nonlinearity: Array
+
+    def __init__(
+        self,
+        weights: Array,
+        evidence: dict[str, NDArray[Any]],
+        kernels: Sequence[Subspace],
+        objectives: Sequence[Objective] | None,
+        base: SolutionSet,
+    ) -> None:
+        super().__init__(weights, evidence, kernels, objectives)
+        self.base = base
+
+    def _take(self, positions: NDArray[np.int64]) -> PredictedSolutionSet:
+        taken = super()._take(positions)
+        taken.base = self.base._take(positions)
+        return taken
+
+    def sample(
+        self,
+        n_samples: int,
+        radius: float,
+        random_state: Any = None,
+        *,
+        center: str = "solution",
+    ) -> Array:
+        """Points of the predicted set near each solution.
+
+        Parameters
+        ----------
+        n_samples : int
+            Points per solution.
+
+        radius : float
+            Euclidean radius of the ball.
+
+        random_state : int, RandomState instance or None, default=None
+
+        center : {"solution", "base"}, default="solution"
+            Centre of the ball: the predicted solution, or the solution it came from
+            (the paper's neighbourhood U of w_bar, whose intersection with the
+            predicted set is smaller).
+
+        Returns
+        -------
+        points : ndarray of shape (n_solutions, n_samples, n_params)
+            NaN where the piece is empty or misses the ball.
+        """
+        if center not in ("solution", "base"):
+            raise ValueError(
+                "The 'center' parameter must be 'solution' or 'base'. Got "
+                f"{center!r} instead."
+            )
+        points = super().sample(n_samples, radius, random_state)
+        if center == "solution":
+            return points
+        # The pieces are orthogonal to v0 (to first order): Pythagoras.
+        room = np.sqrt(np.maximum(radius**2 - self.shift_norm**2, 0.0)) / radius
+        room[self.shift_norm > radius] = np.nan
+        offset = points - self.weights[:, None, :]
+        return self.weights[:, None, :] + offset * room[:, None, None]
+
+    def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return super()._to_arrays(prefix) | self.base._to_arrays(prefix + "base/")
+
+    @classmethod
+    def _from_arrays(
+        cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
+    ) -> PredictedSolutionSet:
+        loaded = super()._from_arrays(prefix, arrays, template)
+        loaded.base = SolutionSet._from_arrays(prefix + "base/", arrays, template)
+        return loaded
