@@ -123,6 +123,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     solution_set_ : SolutionSet
         One solution per successful restart.
 
+    graphical_derivatives_ : list of GraphicalDerivative
+        H, B and their factorisation at each solution.
+
     estimators_ : list of skorch.NeuralNet
         Fitted nets in their own dtype, in the order of the solution set.
 
@@ -604,6 +607,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             )
         size = self.perturbation_size * np.sqrt(rows.sum())
         return self.X_train_ + size * worst.direction
+
+    @property
+    def graphical_derivatives_(self):
+        """Graphical derivative at each solution, a list of `GraphicalDerivative`."""
+        check_is_fitted(self)
+        return self._linearisation.derivatives
 
     @property
     def lipschitz_moduli_(self):

@@ -6,8 +6,7 @@ perturbation size, so each training is followed by one of
 
 - Levenberg-Marquardt with the step taken in the dual, where a quadratic loss has
   fewer outputs than weights (interpolation);
-- Newton on the exact Hessian, with ``|lambda| + mu`` where it is indefinite, up to
-  `NEWTON_MAX_PARAMS` weights;
+- trust-region Newton on the exact Hessian, up to `NEWTON_MAX_PARAMS` weights;
 - L-BFGS, before Newton from a cold start, and alone beyond that size.
 """
 
@@ -31,6 +30,8 @@ NEWTON_MAX_PARAMS = 3000
 _LM_MAX_ITER = 60
 _NEWTON_MAX_ITER = 30
 _LBFGS_MAX_ITER = 2000
+# Before Newton, L-BFGS only has to reach its neighbourhood.
+_LBFGS_BEFORE_NEWTON = (1e-4, 300)
 # Polishing goes on below tol while a step still shrinks |R| by this factor: the last
 # quadratically convergent steps are what takes |R| from 1e-10 to rounding.
 _STILL_SHRINKING = 0.5
@@ -119,7 +120,7 @@ def polish(
         n_iter += iterations
         methods.append(name)
         if name == "lbfgs":
-            # L-BFGS stops at tol; the Newton steps after it reach rounding.
+            # L-BFGS is followed by Newton, except towards infinity.
             if _runs_away(objective, w):
                 break
         elif _relative(objective, w) <= tol:
@@ -133,12 +134,11 @@ def _plan(objective: Objective, w: Array, warm: bool, keep_index: bool) -> list:
     plan: list = []
     if _is_quadratic_interpolation(objective, w):
         plan.append(("levenberg-marquardt", _levenberg_marquardt))
-    newton = objective.n_params <= NEWTON_MAX_PARAMS
-    if not (warm and newton):
-        plan.append(("lbfgs", _lbfgs))
-    if newton:
-        plan.append(("newton", _newton))
-    return plan
+    if objective.n_params > NEWTON_MAX_PARAMS:
+        return [*plan, ("lbfgs", _lbfgs)]
+    if not warm:
+        plan.append(("lbfgs", _coarse_lbfgs))
+    return [*plan, ("newton", _newton)]
 
 
 def _relative(objective: Objective, w: Array) -> float:
@@ -252,7 +252,14 @@ def _levenberg_marquardt(
 # L-BFGS and Newton -----------------------------------------------------------------
 
 
-def _lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
+def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
+    coarse, max_iter = _LBFGS_BEFORE_NEWTON
+    return _lbfgs(objective, w, max(tol, coarse), max_iter)
+
+
+def _lbfgs(
+    objective: Objective, w: Array, tol: float, max_iter: int = _LBFGS_MAX_ITER
+) -> tuple[Array, int]:
     scale = objective.hessian_norm(w) * (1.0 + float(np.linalg.norm(w)))
     result = scipy.optimize.minimize(
         objective.value_and_gradient,
@@ -260,8 +267,8 @@ def _lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
         jac=True,
         method="L-BFGS-B",
         options={
-            "maxiter": _LBFGS_MAX_ITER,
-            "maxfun": 2 * _LBFGS_MAX_ITER,
+            "maxiter": max_iter,
+            "maxfun": 2 * max_iter,
             "maxcor": 30,
             "ftol": 0.0,
             "gtol": tol * scale / np.sqrt(w.size),
@@ -271,43 +278,109 @@ def _lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
 
 
 def _newton(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    """Newton with ``(|lambda| + mu)^-1``, mu the relative gradient times |H|_2.
+    """Trust-region Newton on the exact Hessian, with exact subproblems.
 
-    mu proportional to |R| keeps steps along ker H bounded and the convergence
-    quadratic (Levenberg's choice); |lambda| turns negative curvature downhill.
+    Conn, Gould and Toint, "Trust-Region Methods" (2000), Algorithm 6.1.1: negative
+    curvature is followed downhill, and valleys are taken in few steps.
     """
     value, gradient = objective.value_and_gradient(w)
-    best, best_norm, since_best = w, float(np.linalg.norm(gradient)), 0
-    n_iter = 0
-    while n_iter < _NEWTON_MAX_ITER:
+    norm = best_norm = float(np.linalg.norm(gradient))
+    best, since_best, n_iter = w, 0, 0
+    radius = 1.0 + float(np.linalg.norm(w))
+    while n_iter < _newton_budget(objective.n_params) and norm > 0.0:
         n_iter += 1
-        step = _newton_step(objective, w, gradient)
-        w, value, gradient = _backtrack(objective, w, value, gradient, step)
+        model = _QuadraticModel(objective.hessian(w), gradient, w)
+        previous = value
+        w, value, gradient, radius = _trusted_step(objective, model, w, value, radius)
         norm = float(np.linalg.norm(gradient))
         shrank = norm < _STILL_SHRINKING * best_norm
-        since_best = 0 if norm < best_norm else since_best + 1
+        # In a curved valley |R| rises while the loss falls: that is progress too.
+        progress = norm < best_norm or previous - value > 1e-6 * abs(previous)
+        since_best = 0 if progress else since_best + 1
         if norm < best_norm:
             best, best_norm = w, norm
         done = stationarity(objective, best, best_norm) <= tol
-        if (done and not shrank) or since_best >= _PATIENCE or best_norm == 0.0:
+        if (done and not shrank) or since_best >= _PATIENCE or radius == 0.0:
             break
     return best, n_iter
 
 
-def _newton_step(objective: Objective, w: Array, gradient: Array) -> Array:
-    H = objective.hessian(w)
-    mu = float(np.linalg.norm(gradient)) / (1.0 + float(np.linalg.norm(w)))
-    try:
-        # Cholesky costs a tenth of the eigendecomposition, where H is positive.
-        factor = scipy.linalg.cho_factor(H, lower=True)
-        if np.diag(factor[0]).min() ** 2 > 1e-10 * np.abs(np.diag(H)).max():
-            return -scipy.linalg.cho_solve(factor, gradient)
-    except np.linalg.LinAlgError:
-        pass
-    eigenvalues, vectors = scipy.linalg.eigh(H, driver="evd")
-    # The floor keeps rounding of null eigenvalues from blowing up noise in R.
-    floor = max(mu, H.shape[0] * np.finfo(float).eps * np.abs(eigenvalues).max())
-    return -vectors @ ((vectors.T @ gradient) / (np.abs(eigenvalues) + floor))
+def _newton_budget(n_params: int) -> int:
+    """Iterations allowed: many where an iteration costs milliseconds."""
+    return _NEWTON_MAX_ITER * (5 if n_params <= 300 else 1)
+
+
+class _QuadraticModel:
+    """``g's + s'Hs / 2``, minimised over balls ``|s| <= radius``."""
+
+    def __init__(self, H: Array, gradient: Array, w: Array) -> None:
+        self.H, self.gradient = H, gradient
+        # Levenberg's shift, proportional to |R|, bounds steps along ker H and keeps
+        # the convergence quadratic; the floor keeps rounding of null eigenvalues from
+        # blowing up noise in R.
+        norm = float(np.linalg.norm(gradient))
+        self._shift = norm / (1.0 + float(np.linalg.norm(w)))
+        self._spectrum: tuple[Array, Array, Array] | None = None
+
+    def minimiser(self, radius: float) -> Array:
+        """Step of length at most ``radius``."""
+        if self._spectrum is None:
+            step = self._cholesky_step()
+            if step is not None and np.linalg.norm(step) <= radius:
+                return step
+            eigenvalues, vectors = scipy.linalg.eigh(self.H, driver="evd")
+            self._spectrum = eigenvalues, vectors, vectors.T @ self.gradient
+        eigenvalues, vectors, g = self._spectrum
+        eps = eigenvalues.size * np.finfo(float).eps * float(np.abs(eigenvalues).max())
+        lowest = max(self._shift, eps, np.finfo(float).tiny)
+        lowest += max(0.0, -float(eigenvalues[0]))
+        excess = self._excess_length(lowest, radius)
+        if excess > 0.0:
+            # |s(sigma)| <= |g| / (sigma + lambda_min) ends the bracket.
+            high = lowest + float(np.linalg.norm(g)) / radius
+            lowest = scipy.optimize.brentq(
+                self._excess_length, lowest, high, args=(radius,), rtol=1e-3
+            )
+        return -vectors @ (g / (eigenvalues + lowest))
+
+    def _excess_length(self, sigma: float, radius: float) -> float:
+        eigenvalues, _, g = self._spectrum  # type: ignore[misc]
+        return float(np.linalg.norm(g / (eigenvalues + sigma))) - radius
+
+    def _cholesky_step(self) -> Array | None:
+        """Newton's step at a tenth of the eigendecomposition's cost, if H > 0."""
+        try:
+            factor = scipy.linalg.cho_factor(self.H, lower=True)
+        except np.linalg.LinAlgError:
+            return None
+        if np.diag(factor[0]).min() ** 2 <= 1e-10 * np.abs(np.diag(self.H)).max():
+            return None
+        return -scipy.linalg.cho_solve(factor, self.gradient)
+
+    def decrease(self, step: Array) -> float:
+        """Decrease of the objective that the model promises."""
+        return -float(self.gradient @ step + 0.5 * step @ (self.H @ step))
+
+
+def _trusted_step(
+    objective: Objective, model: _QuadraticModel, w: Array, value: float, radius: float
+) -> tuple[Array, float, Array, float]:
+    """Shrink the ball until the loss, or near its rounding |R|, falls."""
+    norm = float(np.linalg.norm(model.gradient))
+    while radius > 1e-14 * (1.0 + float(np.linalg.norm(w))):
+        step = model.minimiser(radius)
+        length = float(np.linalg.norm(step))
+        new_value, new_gradient = objective.value_and_gradient(w + step)
+        promised = model.decrease(step)
+        ratio = (value - new_value) / promised if promised > 0 else 0.0
+        rounding = abs(new_value - value) <= 1e-12 * (1e-300 + abs(value))
+        better = rounding and float(np.linalg.norm(new_gradient)) < norm
+        if ratio > 0.75 and length > 0.9 * radius:
+            radius *= 2.0
+        if ratio > 1e-4 or better:
+            return w + step, new_value, new_gradient, radius
+        radius = 0.25 * min(radius, length)
+    return w, value, model.gradient, 0.0
 
 
 def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
@@ -330,20 +403,3 @@ def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int
         if not shrank and _relative(objective, w) <= tol:
             break
     return w, n_iter
-
-
-def _backtrack(
-    objective: Objective, w: Array, value: float, gradient: Array, step: Array
-) -> tuple[Array, float, Array]:
-    """Halve the step until the loss, or near its rounding |R|, falls."""
-    slope, norm = float(gradient @ step), float(np.linalg.norm(gradient))
-    t = 1.0
-    for _ in range(30):
-        candidate = w + t * step
-        new_value, new_gradient = objective.value_and_gradient(candidate)
-        fell = new_value <= value + 1e-4 * t * slope
-        flat = abs(new_value - value) <= 1e-12 * (1e-300 + abs(value))
-        if fell or (flat and np.linalg.norm(new_gradient) < norm):
-            break
-        t *= 0.5
-    return candidate, new_value, new_gradient

@@ -40,15 +40,24 @@ def weight_decay(net: Any) -> torch.Tensor:
     ------
     UnsupportedObjectiveError
         If the optimiser decays weights outside the objective (AdamW), decays them
-        in a way not known here, maximises, or leaves trainable parameters out.
+        in a way not known here, maximises, or leaves trainable parameters out; if
+        there are none.
     """
     optimizer = net.optimizer_
     by_parameter: dict[int, float] = {}
     for group in optimizer.param_groups:
         decay = float(group.get("weight_decay", 0.0) or 0.0)
         _refuse(optimizer, group, decay)
+        if isinstance(optimizer, torch.optim.ASGD):
+            # ASGD shrinks w by lr * lambd besides: a decay of its own, 1e-4 by default.
+            decay += float(group["lambd"])
         by_parameter.update((id(p), decay) for p in group["params"])
     trainable = [(n, p) for n, p in net.module_.named_parameters() if p.requires_grad]
+    if not trainable:
+        raise UnsupportedObjectiveError(
+            f"The module {type(net.module_).__name__} has no trainable parameters: "
+            "there are no weights w whose sensitivity could be asked for."
+        )
     missing = [n for n, p in trainable if id(p) not in by_parameter]
     if missing:
         raise UnsupportedObjectiveError(
@@ -56,7 +65,10 @@ def weight_decay(net: Any) -> torch.Tensor:
             "Freeze them with requires_grad_(False), or hand them to the optimizer."
         )
     return torch.cat(
-        [torch.full((p.numel(),), by_parameter[id(p)]).double() for _, p in trainable]
+        [
+            torch.full((p.numel(),), by_parameter[id(p)], dtype=torch.float64)
+            for _, p in trainable
+        ]
     )
 
 

@@ -8,7 +8,12 @@ class ToyNetwork(nn.Module):
     """The paper's two-weight network ``f(x) = w1 w2 x``.
 
     Both weights start from a standard normal distribution, so trainings land on both
-    branches of the hyperbola of solutions.
+    branches of the hyperbola of solutions, unless they are given.
+
+    Parameters
+    ----------
+    start : tuple of (float, float), default=None
+        Weights to start from. Training leaves a stationary point where it is.
 
     Attributes
     ----------
@@ -25,10 +30,11 @@ class ToyNetwork(nn.Module):
     [[2.0], [4.0]]
     """
 
-    def __init__(self):
+    def __init__(self, start=None):
         super().__init__()
-        self.w1 = nn.Parameter(torch.randn(()))
-        self.w2 = nn.Parameter(torch.randn(()))
+        w1, w2 = torch.randn(2) if start is None else torch.tensor(start)
+        self.w1 = nn.Parameter(w1.clone())
+        self.w2 = nn.Parameter(w2.clone())
 
     def forward(self, X):
         """Outputs of shape (n_samples, 1) for `X` of shape (n_samples, 1)."""
