@@ -27,7 +27,9 @@ def fitted(problem, n_restarts=1, *, start=None, weight_decay=0.0, **params):
     """Estimator on a problem of sksetsens.datasets, seeded."""
     if start is not None:
         params["module__start"] = start
-    options = {k: params.pop(k) for k in ("solver", "rcond", "perturbation") if k in params}
+    options = {
+        k: params.pop(k) for k in ("solver", "rcond", "perturbation") if k in params
+    }
     net = NeuralNetRegressor(
         problem.module,
         criterion=problem.criterion,
@@ -44,11 +46,13 @@ class TestToyNetwork:
     """The paper's toy example; reference values from its own mathematics."""
 
     @pytest.fixture(scope="class")
-    def toy(self):
+    @classmethod
+    def toy(cls):
         return make_toy_network()
 
     @pytest.fixture(scope="class")
-    def at_paper_point(self, toy):
+    @classmethod
+    def at_paper_point(cls, toy):
         return fitted(toy, start=(1.0, 2.0))
 
     def test_solution_and_hessian(self, toy, at_paper_point):
@@ -124,11 +128,13 @@ def test_underdetermined_linear(n_samples, n_features):
 
 class TestDeadFeature:
     @pytest.fixture(scope="class")
-    def problem(self):
+    @classmethod
+    def problem(cls):
         return make_dead_feature(random_state=0)
 
     @pytest.fixture(scope="class")
-    def model(self, problem):
+    @classmethod
+    def model(cls, problem):
         return fitted(problem, n_restarts=2, module__n_features=problem.X.shape[1])
 
     def test_modulus_is_infinite(self, model):
@@ -293,7 +299,8 @@ class TestInvariance:
     """Shift and modulus do not depend on how the computation is organised."""
 
     @pytest.fixture(scope="class")
-    def problem(self):
+    @classmethod
+    def problem(cls):
         return make_isolated_minimum(random_state=3)
 
     def model(self, problem, criterion=nn.MSELoss, decay=None, order=None, **params):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,23 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from .._compat import skeleton_net
 from .._isolation import isolated
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._objective import Objective
 
 _PROBE_ROWS = 256
+
+_REMEDY = "Use a smooth one, for example MSELoss or CrossEntropyLoss."
+_MIXED_ROWS = (
+    "depends on the other rows of the batch. Use running statistics or another "
+    "normalisation."
+)
+
+_UNEQUAL_SAMPLERS = (
+    torch.utils.data.WeightedRandomSampler,
+    torch.utils.data.SubsetRandomSampler,
+)
 
 # Piecewise linear in the outputs: the second derivative is zero or undefined.
 _NOT_TWICE_DIFFERENTIABLE = (
@@ -78,17 +92,25 @@ def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
     with isolated(seed=0):
         _refuse_learning_parts(net)
         _refuse_transformed_data(net, X, y)
+        _refuse_batch_statistics(net)
         _refuse_random_module(net, X)
         objective = Objective(net, X, y)
         _check_outputs(objective, y)
         _refuse_mixed_rows(objective)
-        _refuse_missing_derivatives(net, objective)
+        probe = objective.with_data(X[:_PROBE_ROWS], y[:_PROBE_ROWS])
+        _refuse_random_loss(probe)
+        _refuse_missing_derivatives(net, objective, probe)
+        _refuse_another_gradient(net, probe)
     return objective
 
 
 def _refuse_learning_parts(net: Any) -> None:
     own = {id(p) for p in net.module_.parameters()}
-    other = [n for n, p in net.get_all_learnable_params() if id(p) not in own]
+    other = [
+        name
+        for name, p in net.get_all_learnable_params()
+        if id(p) not in own and p.requires_grad
+    ]
     if other:
         raise UnsupportedObjectiveError(
             f"The net learns parameters outside its module: {other}. Move them into "
@@ -97,38 +119,64 @@ def _refuse_learning_parts(net: Any) -> None:
 
 
 def _refuse_transformed_data(net: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
-    """Compare two reads of the first rows with each other and with X."""
+    """Compare two reads of the first rows with each other and with the data."""
     dataset = net.get_dataset(X, y)
     rows = range(min(len(X), 32))
-    collate = getattr(net.get_iterator(dataset, training=True), "collate_fn", None)
+    iterator = net.get_iterator(dataset, training=True)
+    sampler = getattr(iterator, "sampler", None)
+    if isinstance(sampler, _UNEQUAL_SAMPLERS):
+        raise UnsupportedObjectiveError(
+            f"The sampler {type(sampler).__name__} of the net's training iterator does "
+            "not draw all rows equally often, so that the trained objective is not "
+            "get_loss on all rows. Use class weights in the criterion instead."
+        )
+    collate = getattr(iterator, "collate_fn", None)
     if collate is None:
         return
-    first, second = (
-        np.asarray(collate([dataset[i] for i in rows])[0]) for _ in range(2)
-    )
+    first, second = (collate([dataset[i] for i in rows]) for _ in range(2))
+    for name, one, other, given in zip("Xy", first, second, (X, y), strict=False):
+        _compare_reads(name, np.asarray(one), np.asarray(other), given[: len(rows)])
+
+
+def _compare_reads(
+    name: str, first: NDArray[Any], second: NDArray[Any], given: NDArray[Any]
+) -> None:
     if not np.array_equal(first, second):
         raise StochasticObjectiveError(
-            "The net's dataset or collate_fn returned two different versions of the "
-            "same rows: with random augmentation the solution set is random. Augment "
-            "the data once, with a seed, before fit."
+            f"The net's dataset or collate_fn returned two versions of {name} for the "
+            "same rows: with random augmentation the solution set is random. "
+            "Augment the data once, with a seed, before fit."
         )
-    expected = np.asarray(X[: len(rows)])
-    if first.shape != expected.shape or not np.allclose(first, expected, rtol=1e-5):
+    # The net's dtype may be float32. A column of targets may come back as a row.
+    same_size = first.size == given.size and (name == "y" or first.shape == given.shape)
+    if not same_size or not np.allclose(first.ravel(), np.ravel(given), rtol=1e-5):
         raise UnsupportedObjectiveError(
-            "The net's dataset or collate_fn changes X on the way to the module. Put "
-            "the transformation into a Pipeline before the estimator, so that the "
+            f"The net's dataset or collate_fn changes {name} on the way to the module. "
+            "Put the transformation into a Pipeline before the estimator, so that the "
             "sensitivity refers to the data the module sees."
         )
 
 
+def _refuse_batch_statistics(net: Any) -> None:
+    names = [
+        f"{name or 'module'} ({type(m).__name__})"
+        for name, m in net.module_.named_modules()
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+        and m.running_mean is None
+    ]
+    if names:
+        raise UnsupportedObjectiveError(
+            f"The layers {', '.join(names)} have track_running_stats=False: the output "
+            f"for a row {_MIXED_ROWS}"
+        )
+
+
 def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
-    module, criterion = net.module_, net.criterion_
-    twin = copy.deepcopy(module).train()
-    dtype = next(module.parameters()).dtype
-    rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(dtype)
-    del criterion
+    # The criterion plays no part in the outputs.
+    twin = skeleton_net(net, copy.deepcopy(net.module_).train(), net.criterion_)
+    rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(_dtype(net))
     with torch.no_grad():
-        first, second = twin(rows), twin(rows)
+        first, second = twin.infer(rows), twin.infer(rows)
     if not isinstance(first, torch.Tensor):
         raise UnsupportedObjectiveError(
             "The module must return one tensor. Got "
@@ -136,7 +184,7 @@ def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
         )
     # Two passes of the same kernel differ only by the order of atomic additions.
     if not torch.allclose(first, second, rtol=1e-5, atol=1e-7, equal_nan=True):
-        layers = _random_layers(module)
+        layers = _random_layers(net.module_)
         raise StochasticObjectiveError(
             "The module gives two different outputs for the same rows in train mode"
             f"{layers}, so that its training objective is random and has no Hessian. "
@@ -144,21 +192,39 @@ def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
         )
 
 
+def _dtype(net: Any) -> torch.dtype:
+    floating = (p.dtype for p in net.module_.parameters() if p.is_floating_point())
+    return next(floating, torch.get_default_dtype())
+
+
 def _random_layers(module: torch.nn.Module) -> str:
-    names = [
-        f"{name or 'module'} ({type(m).__name__}, p={m.p})"
-        for name, m in module.named_modules()
-        if "Dropout" in type(m).__name__ and getattr(m, "p", 0.0)
-    ]
+    names = []
+    for name, m in module.named_modules():
+        # Attention and recurrent layers keep theirs as a number named dropout.
+        own = "p" if "Dropout" in type(m).__name__ else "dropout"
+        probability = getattr(m, own, None)
+        if isinstance(probability, float | int) and probability > 0:
+            names.append(
+                f"{name or 'module'} ({type(m).__name__}, {own}={probability})"
+            )
+        elif isinstance(m, torch.nn.RReLU):
+            names.append(f"{name or 'module'} (RReLU)")
     return f" because of {', '.join(names)}" if names else ""
 
 
 def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
     shape = objective.outputs(objective.weights).shape
-    if shape[0] != len(y):
+    if shape[:1] != np.shape(y)[:1]:
         raise UnsupportedObjectiveError(
             f"The module returned outputs of shape {shape} for {len(y)} rows. The "
             "first axis must be the rows."
+        )
+    alone = objective._forward(objective._tensor(objective.weights), objective._x[:1])
+    if alone.shape != (1, *shape[1:]):
+        raise UnsupportedObjectiveError(
+            f"The module returned outputs of shape {tuple(alone.shape)} for one row "
+            f"and of shape {shape} for {len(y)} rows. The first axis must be the rows: "
+            "name the dimension in squeeze, for example squeeze(-1)."
         )
     real_valued = np.issubdtype(np.asarray(y).dtype, np.floating)
     if real_valued and shape != np.shape(y):
@@ -172,47 +238,102 @@ def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
 def _refuse_mixed_rows(objective: Objective) -> None:
     if objective.n_samples < 2:
         return
-    rows = objective._x[:2].cpu().numpy()
-    together = objective.outputs(objective.weights, rows)[:1]
-    alone = objective.outputs(objective.weights, rows[:1])
+    rows, w = objective._x[:2].cpu().numpy(), objective.weights
+    together = objective.outputs(w, rows)
+    alone = np.concatenate([objective.outputs(w, row[None]) for row in rows])
     # Different batch shapes may use different kernels: rounding only.
-    if not np.allclose(together, alone, rtol=1e-8, atol=1e-10):
+    if not np.allclose(together, alone, rtol=1e-8, atol=1e-10, equal_nan=True):
         raise UnsupportedObjectiveError(
-            "In eval mode the module's output for a row depends on the other rows of "
-            "the batch (for example BatchNorm with track_running_stats=False). Use "
-            "running statistics or another normalisation."
+            f"In eval mode the module's output for a row {_MIXED_ROWS}"
         )
 
 
-def _refuse_missing_derivatives(net: Any, objective: Objective) -> None:
-    criterion = type(net.criterion_)
-    remedy = "Use a smooth one, for example MSELoss or CrossEntropyLoss."
-    if issubclass(criterion, _NOT_TWICE_DIFFERENTIABLE):
+def _refuse_random_loss(probe: Objective) -> None:
+    first, second = probe.loss(probe.weights), probe.loss(probe.weights)
+    # Only the order of atomic additions may differ.
+    if not np.isclose(first, second, rtol=1e-9, equal_nan=True):
+        raise StochasticObjectiveError(
+            "The net's get_loss gives two different values for the same outputs: "
+            f"{first!r} and {second!r}. A random objective has no Hessian."
+        )
+
+
+def _refuse_missing_derivatives(
+    net: Any, objective: Objective, probe: Objective
+) -> None:
+    criterion = type(net.criterion_).__name__
+    if isinstance(net.criterion_, _NOT_TWICE_DIFFERENTIABLE):
         raise UnsupportedObjectiveError(
-            f"The criterion {criterion.__name__} is not twice differentiable: its "
-            f"Hessian is zero or undefined. {remedy}"
+            f"The criterion {criterion} is not twice differentiable: its "
+            f"Hessian is zero or undefined. {_REMEDY}"
         )
     w = objective.weights
     try:
-        r = objective.output_gradient(w)
         moved = objective.hessian_product(w, np.ones_like(w))
+        r = probe.output_gradient(w)
     except (NotImplementedError, RuntimeError) as error:
         raise UnsupportedObjectiveError(
             "The objective has no second derivative here: "
-            f"{str(error).splitlines()[0]}. Replace that operator, or the criterion "
-            f"{criterion.__name__}."
+            f"{str(error).splitlines()[0]} Replace that operator, or the criterion "
+            f"{criterion}."
         ) from error
     if not np.isfinite(moved).all():
         raise UnsupportedObjectiveError(
             f"H times a vector is not finite at the initial weights (criterion "
-            f"{criterion.__name__}). {remedy}"
+            f"{criterion}). {_REMEDY}"
         )
-    flat = objective.n_outputs <= _PROBE_ROWS and not objective.output_hessian(w).any()
-    if flat and r.any():
+    flat = probe.n_outputs <= _PROBE_ROWS and not probe.output_hessian(w).any()
+    # NLLLoss of log-probabilities is linear in the outputs and smooth in w.
+    if flat and r.any() and not probe.is_linear_in_outputs(w):
         raise UnsupportedObjectiveError(
-            f"The criterion {criterion.__name__} is piecewise linear in the outputs: "
-            f"its second derivative is zero everywhere. {remedy}"
+            f"The criterion {criterion} is piecewise linear in the outputs: "
+            f"its second derivative is zero everywhere. {_REMEDY}"
         )
+
+
+def _refuse_another_gradient(net: Any, probe: Objective) -> None:
+    """Compare with what skorch trains: get_loss and autograd on the net itself.
+
+    They differ where get_loss reads weights that the objective cannot exchange, for
+    example parameters kept in a list or another object since `initialize`.
+    """
+    parameters = [p for p in net.module_.parameters() if p.requires_grad]
+    dtype = _dtype(net)
+    x, y = probe._x.to(dtype), probe._y
+    y = y.to(dtype) if y.is_floating_point() else y
+    with _eval_mode(net.module_), torch.enable_grad():
+        loss = net.get_loss(net.infer(x), y, X=x, training=True)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    theirs = np.concatenate(
+        [
+            np.zeros(p.numel()) if g is None else g.double().cpu().numpy().ravel()
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+    )
+    decay = probe.decay.cpu().numpy() * probe.weights
+    ours = probe.gradient(probe.weights) - decay
+    # Rounding of the net's own dtype, amplified by what a deep net makes of it.
+    reach = max(1e-2, float(np.sqrt(torch.finfo(dtype).eps)))
+    gap, scale = (float(np.linalg.norm(v)) for v in (ours - theirs, theirs))
+    if gap > reach * scale + 1e-6:
+        raise UnsupportedObjectiveError(
+            "The gradient of the net's get_loss is not that of the objective as a "
+            f"function of the module's parameters: they are {gap:.2g} apart at norm "
+            f"{scale:.2g}. In get_loss, read the weights from "
+            "self.module_.parameters() at each call."
+        )
+
+
+@contextlib.contextmanager
+def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each layer's own mode again."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
 
 
 def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
@@ -228,9 +349,9 @@ def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """
     if not np.issubdtype(y.dtype, np.floating):
         return y
-    net.module_.eval()
-    with torch.no_grad():
-        shape = np.shape(net.infer(X[:1]))[1:]
+    row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
+    with _eval_mode(net.module_), torch.no_grad():
+        shape = np.shape(net.infer(row))[1:]
     if int(np.prod(shape)) != int(np.prod(y.shape[1:])):
         raise UnsupportedObjectiveError(
             f"The module returns outputs of shape {tuple(shape)} per row and the "

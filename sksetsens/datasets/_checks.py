@@ -1,11 +1,12 @@
 """Checks of the generators' parameters, with one error sentence."""
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 
-def check_count(owner, name, value, *, low):
+def check_count(owner: str, name: str, value: Any, *, low: int) -> None:
     """Raise unless `value` is an integer of at least `low`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
         raise ValueError(
@@ -14,9 +15,10 @@ def check_count(owner, name, value, *, low):
         )
 
 
-def check_positive(owner, name, value, *, below=np.inf):
+def check_positive(owner: str, name: str, value: Any, *, below: float = np.inf) -> None:
     """Raise unless `value` is a number strictly between 0 and `below`."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < below:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < below:
         raise ValueError(
             f"The '{name}' parameter of {owner} must be a number in (0, {below}). "
             f"Got {value!r} instead."

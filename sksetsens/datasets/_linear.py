@@ -1,21 +1,25 @@
 """Linear models with squared loss: affine, half-dead and isolated solution sets."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
 from torch import nn
 
 from sksetsens.datasets._checks import check_count, check_positive
 from sksetsens.datasets._modules import LinearNetwork
 
+Array = NDArray[np.floating[Any]]
 
-def _hessian(X, weight_decay=0.0):
+
+def _hessian(X: Array, weight_decay: float = 0.0) -> Array:
     """H of ``mean((X w - y)^2) + weight_decay / 2 |w|^2``."""
     return 2 / len(X) * X.T @ X + weight_decay * np.eye(X.shape[1])
 
 
-def _cross_derivative(X, y, weights):
+def _cross_derivative(X: Array, y: Array, weights: Array) -> Array:
     """B of the same objective, shape (d, n * d), columns row-major in (row, feature).
 
     R_a = (2/n) sum_i X_ia r_i with r = X w - y, so
@@ -27,7 +31,9 @@ def _cross_derivative(X, y, weights):
     return 2 / n_samples * B.reshape(n_features, n_samples * n_features)
 
 
-def _random_directions(rng, n_rows, n_columns):
+def _random_directions(
+    rng: np.random.RandomState, n_rows: int, n_columns: int
+) -> Array:
     """Rows of Euclidean norm 1, uniformly distributed."""
     directions = rng.standard_normal((n_rows, n_columns))
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -36,22 +42,28 @@ def _random_directions(rng, n_rows, n_columns):
 # Functions of a Bunch are partials of functions of this module, so that it pickles.
 
 
-def _interpolating_modulus(X, weights):
+def _interpolating_modulus(X: Array, weights: Array) -> float:
     return float(np.linalg.norm(weights) / np.linalg.norm(X, ord=-2))
 
 
-def _interpolating_shift(X, weights, dX):
+def _interpolating_shift(X: Array, weights: Array, dX: Array) -> Array:
     return -np.linalg.lstsq(X, dX @ weights, rcond=None)[0]
 
 
-def _distance_to_affine(X, y, weights, X_perturbed=None):
+def _distance_to_affine(
+    X: Array, y: Array, weights: Array, X_perturbed: Array | None = None
+) -> float:
     X = X if X_perturbed is None else X_perturbed
     return float(np.linalg.norm(np.linalg.lstsq(X, X @ weights - y, rcond=None)[0]))
 
 
 def make_underdetermined_linear(
-    n_samples=5, n_features=9, *, perturbation_size=0.1, random_state=None
-):
+    n_samples: int = 5,
+    n_features: int = 9,
+    *,
+    perturbation_size: float = 0.1,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     """Interpolating linear model: the solution set is affine.
 
     The model is ``f(x) = x w`` with more features than samples; its solution set is
@@ -135,7 +147,7 @@ def make_underdetermined_linear(
     )
 
 
-def _live_shift(X, y, weights, dX):
+def _live_shift(X: Array, y: Array, weights: Array, dX: Array) -> Array:
     if np.any(dX[:, -1]):
         raise ValueError(
             "The 'dX' parameter of shift must be 0 in the dead feature, else no "
@@ -147,8 +159,13 @@ def _live_shift(X, y, weights, dX):
 
 
 def make_dead_feature(
-    n_samples=40, n_features=6, *, noise=0.5, perturbation_size=0.1, random_state=None
-):
+    n_samples: int = 40,
+    n_features: int = 6,
+    *,
+    noise: float = 0.5,
+    perturbation_size: float = 0.1,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     """Least squares with a column of zeros: the Lipschitz-like property fails.
 
     The labels are noisy, so no weights interpolate. The weight of the dead (last)
@@ -252,23 +269,23 @@ def make_dead_feature(
     )
 
 
-def _ridge_weights(X, y, weight_decay):
+def _ridge_weights(X: Array, y: Array, weight_decay: float) -> Array:
     return np.linalg.solve(_hessian(X, weight_decay), 2 / len(X) * X.T @ y)
 
 
-def _influence(minus_inverse_cross, dX):
+def _influence(minus_inverse_cross: Array, dX: Array) -> Array:
     return minus_inverse_cross @ np.ravel(dX)
 
 
 def make_isolated_minimum(
-    n_samples=30,
-    n_features=5,
+    n_samples: int = 30,
+    n_features: int = 5,
     *,
-    weight_decay=0.1,
-    noise=0.5,
-    perturbation_size=0.1,
-    random_state=None,
-):
+    weight_decay: float = 0.1,
+    noise: float = 0.5,
+    perturbation_size: float = 0.1,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     """Ridge regression: one solution, the case of the influence function.
 
     The objective is ``mean((X w - y)^2) + weight_decay / 2 |w|^2``, which torch's SGD

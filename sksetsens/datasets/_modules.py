@@ -30,13 +30,13 @@ class ToyNetwork(nn.Module):
     [[2.0], [4.0]]
     """
 
-    def __init__(self, start=None):
+    def __init__(self, start: tuple[float, float] | None = None) -> None:
         super().__init__()
         w1, w2 = torch.randn(2) if start is None else torch.tensor(start)
         self.w1 = nn.Parameter(w1.clone())
         self.w2 = nn.Parameter(w2.clone())
 
-    def forward(self, X):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Outputs of shape (n_samples, 1) for `X` of shape (n_samples, 1)."""
         return self.w1 * self.w2 * X
 
@@ -59,7 +59,7 @@ class ShiftedProductNetwork(ToyNetwork):
     [[3.0], [4.0]]
     """
 
-    def forward(self, X):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Outputs of shape (n_samples, 1) for `X` of shape (n_samples, 1)."""
         return self.w1 * self.w2 + X
 
@@ -87,10 +87,10 @@ class LinearNetwork(nn.Module):
     [[3.0], [4.0]]
     """
 
-    def __init__(self, n_features=1):
+    def __init__(self, n_features: int = 1) -> None:
         super().__init__()
         self.linear = nn.Linear(n_features, 1, bias=False)
 
-    def forward(self, X):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Outputs of shape (n_samples, 1)."""
         return self.linear(X)

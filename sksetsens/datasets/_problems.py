@@ -1,14 +1,19 @@
 """Two-weight problems whose solution sets are hyperbolas, or degenerate."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
 from torch import nn
 
 from sksetsens.datasets._checks import check_count, check_positive
 from sksetsens.datasets._modules import ShiftedProductNetwork, ToyNetwork
 
+Array = NDArray[np.floating[Any]]
 
-def _nearest_on_hyperbola(weights, product):
+
+def _nearest_on_hyperbola(weights: Array, product: float) -> Array:
     """Point of ``{w : w1 w2 = product}``, product > 0, nearest to `weights`."""
     a, b = weights
     # Stationarity of (t - a)^2 + (product / t - b)^2 in t = w1, times t^3 / 2.
@@ -20,12 +25,12 @@ def _nearest_on_hyperbola(weights, product):
     return candidates[distances.argmin()]
 
 
-def _toy_loss(X, y, weights):
+def _toy_loss(X: Array, y: Array, weights: Array) -> float:
     """Mean squared error of ``f(x) = w1 w2 x``."""
     return float(np.mean((y - weights[0] * weights[1] * X[:, 0]) ** 2))
 
 
-def make_toy_network(*, perturbation_size=0.2):
+def make_toy_network(*, perturbation_size: float = 0.2) -> Bunch:
     """Toy network of the paper: a hyperbola of solutions that moves.
 
     The model is ``f(x) = w1 w2 x`` with data x = (1, 2), y = (2, 4), studied at
@@ -121,7 +126,7 @@ def make_toy_network(*, perturbation_size=0.2):
     )
 
 
-def make_saddle(*, perturbation_size=0.2):
+def make_saddle(*, perturbation_size: float = 0.2) -> Bunch:
     """Toy network of :func:`make_toy_network` at its saddle ``w = (0, 0)``.
 
     The gradient vanishes there, H is nonsingular and the first-order answer is exact
@@ -184,7 +189,12 @@ def make_saddle(*, perturbation_size=0.2):
     )
 
 
-def make_degenerate_product(n_samples=4, *, perturbation_size=0.1, random_state=None):
+def make_degenerate_product(
+    n_samples: int = 4,
+    *,
+    perturbation_size: float = 0.1,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     """Minimum where the rank drops and the first-order answer is wrong.
 
     The model is ``f(x) = w1 w2 + x`` with labels y = x, at ``w = (0, 0)``. There H and

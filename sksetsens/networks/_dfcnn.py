@@ -1,7 +1,9 @@
 """The deep fully connected network of the paper."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,17 +101,19 @@ class DFCNN(nn.Module):
     True
     """
 
+    a: torch.Tensor
+
     def __init__(
         self,
         *,
-        n_features=1,
-        n_outputs=1,
-        hidden_widths=(50, 50),
-        activation="relu",
-        bias=False,
-        train_output=False,
-        squeeze_output=False,
-    ):
+        n_features: int = 1,
+        n_outputs: int = 1,
+        hidden_widths: Sequence[int] = (50, 50),
+        activation: str | type[nn.Module] = "relu",
+        bias: bool = False,
+        train_output: bool = False,
+        squeeze_output: bool = False,
+    ) -> None:
         super().__init__()
         self.n_features = _check_size("n_features", n_features)
         self.n_outputs = _check_size("n_outputs", n_outputs)
@@ -121,20 +125,21 @@ class DFCNN(nn.Module):
 
         make_activation = _activation_class(activation)
         widths = (self.n_features, *self.hidden_widths)
-        self.hidden = nn.ModuleList(
+        layers = [
             nn.Linear(before, after, bias=bias)
             for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )
+        ]
+        self.hidden = nn.ModuleList(layers)
         self.activations = nn.ModuleList(make_activation() for _ in self.hidden)
         if train_output:
             self.output = nn.Linear(widths[-1], self.n_outputs, bias=bias)
         else:
             self.register_buffer("a", _fixed_output(self.n_outputs, widths[-1]))
         if make_activation is nn.ReLU and not bias:
-            for layer in self.hidden:
+            for layer in layers:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
-    def forward(self, X):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Outputs of the network.
 
         Parameters
@@ -159,7 +164,7 @@ class DFCNN(nn.Module):
         return outputs
 
 
-def _fixed_output(n_outputs, width):
+def _fixed_output(n_outputs: int, width: int) -> torch.Tensor:
     """Output weights (n_outputs, width) that depend on nothing but the shape."""
     generator = torch.Generator(device="cpu").manual_seed(_OUTPUT_SEED)
     # In float64 first: torch draws other numbers for other dtypes.
@@ -169,11 +174,13 @@ def _fixed_output(n_outputs, width):
     return (weights / math.sqrt(width)).to(torch.get_default_dtype())
 
 
-def _is_size(value):
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    )
 
 
-def _check_size(name, value):
+def _check_size(name: str, value: Any) -> int:
     if not _is_size(value):
         raise ValueError(
             f"The '{name}' parameter of DFCNN must be a positive integer. "
@@ -182,7 +189,7 @@ def _check_size(name, value):
     return int(value)
 
 
-def _check_widths(hidden_widths, train_output):
+def _check_widths(hidden_widths: Any, train_output: bool) -> tuple[int, ...]:
     try:
         widths = tuple(hidden_widths)
     except TypeError:
@@ -196,7 +203,7 @@ def _check_widths(hidden_widths, train_output):
     return tuple(int(width) for width in widths)
 
 
-def _activation_class(activation):
+def _activation_class(activation: str | type[nn.Module]) -> type[nn.Module]:
     if isinstance(activation, str) and activation in _ACTIVATIONS:
         return _ACTIVATIONS[activation]
     if isinstance(activation, type) and issubclass(activation, nn.Module):

@@ -1,7 +1,10 @@
 """skorch nets around a DFCNN that learn their sizes from the data at fit."""
 
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from skorch.utils import is_dataset
 from torch import nn
@@ -10,7 +13,7 @@ from sksetsens.networks._dfcnn import DFCNN
 from sksetsens.networks._sizes import as_array, missing_sizes
 
 
-def _cast(values, dtype):
+def _cast(values: Any, dtype: torch.dtype) -> Any:
     """Arrays and tensors in a torch dtype; anything else (None, Dataset) unchanged."""
     if isinstance(values, torch.Tensor):
         return values.to(dtype)
@@ -19,14 +22,21 @@ def _cast(values, dtype):
     return values
 
 
-class _SizesFromData:
+# What the mixin stands before.
+if TYPE_CHECKING:
+    from skorch import NeuralNet as _Net
+else:
+    _Net = object
+
+
+class _SizesFromData(_Net):
     """Learn the module's sizes at fit; hand skorch data in the module's dtype.
 
     The sizes live in the learned attribute `sizes_`, never in a parameter, so that
     ``get_params`` and ``clone`` see what the user wrote.
     """
 
-    def fit(self, X, y, **fit_params):
+    def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
         """Learn the sizes from the data, build the module and train it.
 
         Parameters
@@ -49,7 +59,9 @@ class _SizesFromData:
             self._learn_sizes(X, y)
         return super().fit(X, y, **fit_params)
 
-    def partial_fit(self, X, y=None, classes=None, **fit_params):
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> Self:
         """Train further; the first call learns the sizes as ``fit`` does.
 
         Parameters
@@ -75,30 +87,30 @@ class _SizesFromData:
             self._learn_sizes(X, y)
         return super().partial_fit(X, y, classes=classes, **fit_params)
 
-    def _learn_sizes(self, X, y):
+    def _learn_sizes(self, X: Any, y: Any) -> None:
         self.sizes_ = missing_sizes(self, X, y)
 
-    def initialize_module(self):
+    def initialize_module(self) -> Self:
         """Build the module from the user's parameters and the learned sizes."""
         # The user's parameters last: they win over sizes learned earlier.
         kwargs = {**getattr(self, "sizes_", {}), **self.get_params_for("module")}
         self.module_ = self.initialized_instance(self.module, kwargs)
         return self
 
-    def _module_dtype(self):
+    def _module_dtype(self) -> torch.dtype:
         dtypes = (p.dtype for p in self.module_.parameters() if p.is_floating_point())
         return next(dtypes, torch.get_default_dtype())
 
-    def _target_dtype(self):
+    def _target_dtype(self) -> torch.dtype:
         return self._module_dtype()
 
-    def get_dataset(self, X, y=None):
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
         """Dataset of `X` and `y`, cast to the dtype of the module's weights."""
         X, y = _cast(X, self._module_dtype()), _cast(y, self._target_dtype())
         return super().get_dataset(X, y)
 
 
-def _check_labels(net, y, n_classes):
+def _check_labels(net: Any, y: Any, n_classes: int | None) -> None:
     """Class labels are used as indices: they must be 0, ..., n_classes - 1."""
     if y is None or n_classes is None:
         return
@@ -171,15 +183,15 @@ class DFCNNRegressor(_SizesFromData, NeuralNetRegressor):
 
     def __init__(
         self,
-        module=DFCNN,
+        module: Any = DFCNN,
         *,
-        criterion=nn.MSELoss,
-        optimizer=torch.optim.Adam,
-        lr=0.01,
-        train_split=None,
-        verbose=0,
-        **kwargs,
-    ):
+        criterion: Any = nn.MSELoss,
+        optimizer: Any = torch.optim.Adam,
+        lr: float = 0.01,
+        train_split: Any = None,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             module,
             criterion=criterion,
@@ -190,11 +202,13 @@ class DFCNNRegressor(_SizesFromData, NeuralNetRegressor):
             **kwargs,
         )
 
-    def _learn_sizes(self, X, y):
+    def _learn_sizes(self, X: Any, y: Any) -> None:
         super()._learn_sizes(X, y)
         self.target_ndim_ = None if y is None else np.ndim(y)
 
-    def get_loss(self, y_pred, y_true, *args, **kwargs):
+    def get_loss(
+        self, y_pred: torch.Tensor, y_true: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Loss, with `y_true` in the shape of the outputs.
 
         Torch's MSELoss would broadcast outputs (n, 1) against targets (n,).
@@ -209,7 +223,7 @@ class DFCNNRegressor(_SizesFromData, NeuralNetRegressor):
             y_true = y_true.reshape(y_pred.shape)
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> NDArray[Any]:
         """Outputs of the module.
 
         Parameters
@@ -284,16 +298,16 @@ class DFCNNClassifier(_SizesFromData, NeuralNetClassifier):
 
     def __init__(
         self,
-        module=DFCNN,
+        module: Any = DFCNN,
         *,
-        criterion=nn.CrossEntropyLoss,
-        optimizer=torch.optim.Adam,
-        lr=0.01,
-        train_split=None,
-        classes=None,
-        verbose=0,
-        **kwargs,
-    ):
+        criterion: Any = nn.CrossEntropyLoss,
+        optimizer: Any = torch.optim.Adam,
+        lr: float = 0.01,
+        train_split: Any = None,
+        classes: Any = None,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             module,
             criterion=criterion,
@@ -305,10 +319,10 @@ class DFCNNClassifier(_SizesFromData, NeuralNetClassifier):
             **kwargs,
         )
 
-    def _target_dtype(self):
+    def _target_dtype(self) -> torch.dtype:
         return torch.int64
 
-    def check_data(self, X, y):
+    def check_data(self, X: Any, y: Any) -> None:
         """Check the labels, and keep them as `classes_`."""
         super().check_data(X, y)
         _check_labels(self, y, getattr(self.module_, "n_outputs", None))
@@ -369,16 +383,16 @@ class DFCNNBinaryClassifier(_SizesFromData, NeuralNetBinaryClassifier):
 
     def __init__(
         self,
-        module=DFCNN,
+        module: Any = DFCNN,
         *,
-        criterion=nn.BCEWithLogitsLoss,
-        optimizer=torch.optim.Adam,
-        lr=0.01,
-        train_split=None,
-        threshold=0.5,
-        verbose=0,
-        **kwargs,
-    ):
+        criterion: Any = nn.BCEWithLogitsLoss,
+        optimizer: Any = torch.optim.Adam,
+        lr: float = 0.01,
+        train_split: Any = None,
+        threshold: float = 0.5,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             module,
             criterion=criterion,
@@ -390,7 +404,7 @@ class DFCNNBinaryClassifier(_SizesFromData, NeuralNetBinaryClassifier):
             **kwargs,
         )
 
-    def check_data(self, X, y):
+    def check_data(self, X: Any, y: Any) -> None:
         """Check that the labels are 0 and 1."""
         super().check_data(X, y)
         _check_labels(self, None if is_dataset(X) else y, 2)

@@ -2,15 +2,17 @@
 
 import inspect
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.utils import is_dataset, to_numpy
 from torch import nn
 
 
-def data_sizes(net, X, y):
+def data_sizes(net: Any, X: Any, y: Any) -> dict[str, int]:
     """Sizes that the data ask of the module of a skorch net.
 
     Parameters
@@ -52,7 +54,7 @@ def data_sizes(net, X, y):
     return sizes
 
 
-def _n_outputs(net, y):
+def _n_outputs(net: Any, y: Any) -> int | None:
     if isinstance(net, NeuralNetBinaryClassifier):
         return 1
     if isinstance(net, NeuralNetClassifier):
@@ -64,7 +66,7 @@ def _n_outputs(net, y):
     return shape[1] if len(shape) > 1 else 1
 
 
-def missing_sizes(net, X, y):
+def missing_sizes(net: Any, X: Any, y: Any) -> dict[str, int]:
     """The part of :func:`data_sizes` that the module takes and the user left open.
 
     Parameters
@@ -101,6 +103,6 @@ def missing_sizes(net, X, y):
     return {name: size for name, size in sizes.items() if name in open_names}
 
 
-def as_array(values):
+def as_array(values: Any) -> NDArray[Any]:
     """NumPy array of an array-like or of a tensor on any device."""
     return to_numpy(values) if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,0 +1,255 @@
+"""A skorch net and its data as tensors, and the objective's value."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.func import functional_call
+
+from .._compat import predict_nonlinearity, skeleton_net
+from ._decay import weight_decay
+from ._net_function import NetFunction
+
+Array = NDArray[np.float64]
+Tensor = torch.Tensor
+
+# Forward-over-reverse with a block of tangents keeps about three copies of every
+# activation per tangent; blocks are sized so that this stays below the budget.
+TANGENT_BUDGET_BYTES = 64 * 2**20
+COPIES_PER_TANGENT = 3
+
+
+class ObjectiveBase:
+    """Weights, data and penalty of an objective, and its value at flat weights."""
+
+    def __init__(
+        self,
+        net: Any,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        *,
+        batch_size: int | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        module = copy.deepcopy(net.module_).to(dtype).eval()
+        criterion = copy.deepcopy(net.criterion_)
+        if isinstance(criterion, torch.nn.Module):
+            criterion = criterion.to(dtype).eval()
+        self._core = NetFunction(skeleton_net(net, module, criterion))
+        self._device, self._dtype = torch.device(net.device), dtype
+        self.decay = weight_decay(net).to(self._device, dtype)
+        trainable = {
+            name: p for name, p in self._core.named_parameters() if p.requires_grad
+        }
+        self._shapes = {name: p.shape for name, p in trainable.items()}
+        self._sizes = [p.numel() for p in trainable.values()]
+        self.n_params = sum(self._sizes)
+        self._constants = {
+            name: tensor.detach()
+            for name, tensor in [
+                *self._core.named_buffers(),
+                *self._core.named_parameters(),
+            ]
+            if name not in trainable
+        }
+        self.weights = self._numpy(
+            torch.cat([p.detach().reshape(-1) for p in trainable.values()])
+        )
+        self._tilt: Tensor | None = None
+        self.batch_size = batch_size
+        self._set_data(X, y)
+
+    # Variants of the same objective ------------------------------------------
+
+    def _set_data(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        self._x = self._tensor(X)
+        targets = torch.as_tensor(y)
+        dtype = self._dtype if targets.is_floating_point() else targets.dtype
+        self._y = targets.to(self._device, dtype, copy=True)
+        self.n_samples = self._x.shape[0]
+        one_row = self._forward(self._tensor(self.weights), self._x[:1])
+        self.n_outputs = one_row.numel()
+
+    def with_data(self, X: NDArray[Any], y: NDArray[Any] | None = None) -> Self:
+        """The same net, penalty and tilt on other data."""
+        other = copy.copy(self)
+        other._set_data(X, self._y.cpu().numpy() if y is None else y)
+        return other
+
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """The same objective with the weights and buffers of ``state``.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray
+            The module's ``state_dict`` as NumPy arrays. Buffers that it leaves out
+            (the non-persistent ones) stay as they are.
+        """
+        other = copy.copy(self)
+        other._constants = {
+            name: torch.tensor(
+                state.get(name.removeprefix("module."), tensor.cpu().numpy()),
+                device=self._device,
+                dtype=tensor.dtype,
+            )
+            for name, tensor in self._constants.items()
+        }
+        other.weights = np.concatenate(
+            [
+                np.asarray(state[name.removeprefix("module.")], np.float64).ravel()
+                for name in self._shapes
+            ]
+        )
+        return other
+
+    def tilted(self, tilt: Array) -> Self:
+        """The objective minus ``<tilt, w>``: stationary where the gradient is tilt.
+
+        Early-stopped weights are stationary for the objective tilted by their own
+        gradient, with the same H and B (compare the proximal Bregman objective of
+        Bae et al., 2022, arXiv 2209.05364).
+        """
+        other = copy.copy(self)
+        other._tilt = self._tensor(tilt)
+        return other
+
+    def untilted(self) -> Self:
+        """The objective without its linear term."""
+        other = copy.copy(self)
+        other._tilt = None
+        return other
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether a linear term was subtracted."""
+        return self._tilt is not None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the data, (n_samples, ...)."""
+        return tuple(self._x.shape)
+
+    def state(self, weights: Array) -> dict[str, NDArray[Any]]:
+        """The module's ``state_dict`` at ``weights``, as NumPy arrays.
+
+        Shared tensors appear under each of their names, as in ``state_dict``.
+        """
+        values = {**self._unflatten(self._tensor(weights)), **self._constants}
+        module = self._core.module
+        names = {id(t): n for n, t in _named_tensors(module, remove_duplicate=True)}
+        return {
+            name: values[f"module.{names[id(tensor)]}"].detach().cpu().numpy().copy()
+            for name, tensor in _named_tensors(module, remove_duplicate=False)
+        }
+
+    @property
+    def parameter_slices(self) -> dict[str, slice]:
+        """Where each parameter of the module lies in the flat weights."""
+        ends = np.cumsum(self._sizes)
+        return {
+            name.removeprefix("module."): slice(int(end - size), int(end))
+            for name, size, end in zip(self._shapes, self._sizes, ends, strict=True)
+        }
+
+    # Building blocks on tensors ------------------------------------------------
+
+    def _tensor(self, array: Any) -> Tensor:
+        # A copy: callers may write to theirs, and BLAS sums in another order for
+        # arrays that begin elsewhere in a cache line.
+        return torch.as_tensor(array).to(self._device, self._dtype, copy=True)
+
+    def _numpy(self, tensor: Tensor) -> Array:
+        return tensor.detach().cpu().numpy().astype(np.float64)
+
+    def _unflatten(self, w: Tensor) -> dict[str, Tensor]:
+        pieces = torch.split(w, self._sizes)
+        return {
+            name: piece.reshape(shape)
+            for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
+        }
+
+    def _call(self, w: Tensor, *args: Any) -> Tensor:
+        return functional_call(
+            self._core, {**self._unflatten(w), **self._constants}, args
+        )
+
+    def _forward(self, w: Tensor, x: Tensor) -> Tensor:
+        return self._call(w, "outputs", x)
+
+    def _loss(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        data_term = self._call(w, "loss", outputs, x, y)
+        return data_term + 0.5 * (self.decay * w * w).sum()
+
+    def _outer(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        loss = self._loss(outputs, w, x, y)
+        return loss if self._tilt is None else loss - self._tilt @ w
+
+    def _total(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self._outer(self._forward(w, x), w, x, y)
+
+    def _batches(self) -> Iterator[slice]:
+        step = self.batch_size or self.n_samples
+        for start in range(0, self.n_samples, step):
+            yield slice(start, start + step)
+
+    @property
+    def _one_batch(self) -> bool:
+        return self.batch_size is None or self.batch_size >= self.n_samples
+
+    def _outputs(self, w: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._forward(w, self._x[b]) for b in self._batches()])
+
+    def _on_rows(self, X: NDArray[Any]) -> Self:
+        other = copy.copy(self)
+        other._x = self._tensor(X)
+        other.n_samples = other._x.shape[0]
+        return other
+
+    def _activations_per_row(self) -> int:
+        """Floats that autograd keeps for one row: two rows' count less one row's."""
+        w = self._tensor(self.weights).requires_grad_()
+        counts = []
+        for n_rows in (1, 2):
+            kept: list[int] = []
+
+            def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+                kept.append(tensor.numel())
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                self._forward(w, self._x[:1].expand(n_rows, *self._x.shape[1:]))
+            counts.append(sum(kept))
+        return max(1, counts[1] - counts[0])
+
+    # Values ----------------------------------------------------------------------
+
+    def outputs(self, weights: Array, X: NDArray[Any] | None = None) -> Array:
+        """Module outputs f(X, w) of shape (n_samples, ...), on the data or on X."""
+        objective = self if X is None else self._on_rows(X)
+        return self._numpy(objective._outputs(self._tensor(weights)))
+
+    def predictions(self, weights: Array, X: NDArray[Any]) -> Array:
+        """Outputs on X after skorch's ``predict_nonlinearity`` (probabilities)."""
+        outputs = self._on_rows(X)._outputs(self._tensor(weights))
+        return self._numpy(predict_nonlinearity(self._core.net)(outputs))
+
+    def loss(self, weights: Array) -> float:
+        """Objective value, penalty included and tilt left out."""
+        # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
+        w = self._tensor(weights).detach().requires_grad_()
+        return float(self._loss(self._outputs(w), w, self._x, self._y).detach())
+
+
+def _named_tensors(
+    module: torch.nn.Module, *, remove_duplicate: bool
+) -> list[tuple[str, Tensor]]:
+    return [
+        *module.named_parameters(remove_duplicate=remove_duplicate),
+        *module.named_buffers(remove_duplicate=remove_duplicate),
+    ]

@@ -1,0 +1,159 @@
+"""The outputs' own derivatives J and D, and the loss's r and Lambda in the outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.func import grad, jacrev, vmap
+
+from ._base import (
+    COPIES_PER_TANGENT,
+    TANGENT_BUDGET_BYTES,
+    Array,
+    ObjectiveBase,
+    Tensor,
+)
+from ._net_function import map_rows, push
+
+
+class OutputDerivatives(ObjectiveBase):
+    """J = df/dw and D = df/dx row by row; r and Lambda; terms beside the outputs.
+
+    r and Lambda hold the criterion's own 1/n: where weights enter the loss through
+    the outputs only, ``H = J' Lambda J + sum_k r_k grad_w^2 f_k``.
+    """
+
+    def _per_row(self, w: Tensor, argnum: int) -> Array:
+        def one_row(w_: Tensor, x_: Tensor) -> Tensor:
+            return self._forward(w_, x_.unsqueeze(0)).reshape(-1)
+
+        def jacobians(rows: Tensor) -> Tensor:
+            try:
+                together = vmap(jacrev(one_row, argnums=argnum), in_dims=(None, 0))
+                return together(w, rows)
+            except RuntimeError:  # an operator without a batching rule
+                single = jacrev(one_row, argnums=argnum, chunk_size=1)
+                return torch.stack([single(w, row) for row in rows])
+
+        size = self.n_params if argnum == 0 else self._x[0].numel()
+        floats = self.n_outputs * (size + self._activations_per_row())
+        step = max(1, TANGENT_BUDGET_BYTES // (8 * COPIES_PER_TANGENT * floats))
+        blocks = [self._numpy(jacobians(rows)) for rows in self._x.split(step)]
+        return np.concatenate(blocks).reshape(self.n_samples, self.n_outputs, size)
+
+    def jacobian(self, weights: Array) -> Array:
+        """J = df/dw, shape (n_samples, n_outputs, n_params)."""
+        return self._per_row(self._tensor(weights), 0)
+
+    def input_jacobian(self, weights: Array) -> Array:
+        """Diagonal blocks of D = df/dx, shape (n_samples, n_outputs, n_inputs)."""
+        return self._per_row(self._tensor(weights), 1)
+
+    def output_gradient(self, weights: Array) -> Array:
+        """Gradient r of the loss in the outputs, shape (n_samples, n_outputs)."""
+        w = self._tensor(weights)
+        return self._numpy(self._r(w, self._outputs(w)))
+
+    def _r(self, w: Tensor, outputs: Tensor) -> Tensor:
+        r = grad(self._outer)(outputs, w, self._x, self._y)
+        return r.reshape(self.n_samples, self.n_outputs)
+
+    def is_linear_in_outputs(self, weights: Array) -> bool:
+        """Whether r is one constant, as for NLLLoss of log-probabilities.
+
+        Piecewise linear criteria (absolute values, hinges) have Lambda = 0 as well,
+        but another r far away on either side.
+        """
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        reach = 1.0 + outputs.abs().max()
+        if self._y.is_floating_point():
+            reach = reach + self._y.abs().max()
+        r = self._r(w, outputs)
+        return all(
+            bool(torch.equal(self._r(w, outputs + far), r)) for far in (reach, -reach)
+        )
+
+    def output_hessian(self, weights: Array) -> Array:
+        """Row blocks of Lambda, shape (n_samples, n_outputs, n_outputs).
+
+        Exact for criteria that add up over rows (`is_separable`).
+        """
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        columns = [
+            self._lambda_product(w, outputs, unit.expand(self.n_samples, -1))
+            for unit in torch.eye(self.n_outputs, device=w.device, dtype=w.dtype)
+        ]
+        return self._numpy(torch.stack(columns, dim=-1))
+
+    def output_target_product(self, weights: Array, dy: NDArray[np.floating]) -> Array:
+        """Derivative of r along the targets, shape (n_samples, n_outputs)."""
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        moved = push(
+            grad(self._outer),
+            (outputs, w, self._x, self._y),
+            (torch.zeros_like(outputs), None, None, self._target_tangent(dy)),
+        )[1]
+        return self._numpy(moved).reshape(self.n_samples, self.n_outputs)
+
+    def _target_tangent(self, dy: NDArray[np.floating]) -> Tensor:
+        if not self._y.is_floating_point():
+            raise ValueError(
+                "The 'dy' parameter must be None for class labels, along which no "
+                f"derivative exists. Got targets of type {self._y.dtype} instead."
+            )
+        return self._tensor(dy).reshape(self._y.shape)
+
+    def _lambda_product(self, w: Tensor, outputs: Tensor, v: Tensor) -> Tensor:
+        moved = push(
+            grad(self._outer),
+            (outputs, w, self._x, self._y),
+            (v.reshape(outputs.shape), None, None, None),
+        )[1]
+        return moved.reshape(self.n_samples, self.n_outputs)
+
+    def is_separable(self, weights: Array) -> bool:
+        """Whether Lambda couples no two rows: moving even rows leaves odd r alone."""
+        w = self._tensor(weights)
+        # Random, because constants lie in the kernel of softmax criteria's Lambda.
+        rng = np.random.default_rng(0)
+        v = self._tensor(rng.standard_normal((self.n_samples, self.n_outputs)))
+        v[1::2] = 0.0
+        moved = self._lambda_product(w, self._outputs(w), v)
+        return self.n_samples < 2 or not bool(moved[1::2].any())
+
+    # Beside the outputs --------------------------------------------------------------
+
+    def penalty_hessian(self, weights: Array) -> Array | None:
+        """Hessian in w at fixed outputs, (n_params, n_params); None where zero."""
+        w = self._tensor(weights)
+        if not self._depends_on_weights_directly(w):
+            return None
+        outputs = self._outputs(w)
+
+        def product(v: Tensor) -> Tensor:
+            return push(
+                grad(self._outer, argnums=1),
+                (outputs, w, self._x, self._y),
+                (torch.zeros_like(outputs), v, None, None),
+            )[1]
+
+        identity = torch.eye(self.n_params, device=w.device, dtype=w.dtype)
+        return self._numpy(map_rows(product, identity))
+
+    def is_penalised(self, weights: Array) -> bool:
+        """Whether L depends on w other than through the outputs and the tilt."""
+        return self._depends_on_weights_directly(self._tensor(weights))
+
+    def _depends_on_weights_directly(self, w: Tensor) -> bool:
+        if bool(self.decay.any()):
+            return True
+        outputs = self._outputs(w)
+        direct = grad(self._loss, argnums=1)
+        # At w + 1 too: the gradient of |w|^2 vanishes at w = 0.
+        return any(
+            bool(direct(outputs, at, self._x, self._y).any()) for at in (w, w + 1.0)
+        )

@@ -1,0 +1,168 @@
+"""Graphical derivative and modulus against dense linear algebra."""
+
+import numpy as np
+import pytest
+import torch
+from skorch import NeuralNetRegressor
+
+from sksetsens._objective import Objective, initialised_net
+from sksetsens._stationarity import polish
+from sksetsens.derivatives import GraphicalDerivative
+from sksetsens.lipschitz import modulus
+from sksetsens.networks import DFCNN
+
+
+def objective(n=12, d=3, width=8, weight_decay=0.0, seed=0):
+    """A tanh net on random data; 41 weights, interpolating for n = 12."""
+    rng = np.random.RandomState(seed)
+    X, y = rng.standard_normal((n, d)), rng.standard_normal((n, 1))
+    net = NeuralNetRegressor(
+        DFCNN,
+        module__n_features=d,
+        module__hidden_widths=(width,),
+        module__activation="tanh",
+        module__bias=True,
+        module__train_output=True,
+        optimizer=torch.optim.Adam,
+        optimizer__weight_decay=weight_decay,
+        verbose=0,
+    )
+    problem = Objective(initialised_net(net, {}, seed), X, y)
+    point = polish(problem, problem.weights, tol=1e-10)
+    assert point.converged
+    return problem, point
+
+
+def dense(gd):
+    p, size = gd.B.shape
+    return gd.H @ np.eye(p), gd.B @ np.eye(size)
+
+
+@pytest.fixture(scope="module")
+def interpolating():
+    return objective()
+
+
+@pytest.fixture(scope="module")
+def penalised():
+    return objective(n=30, weight_decay=0.01)
+
+
+@pytest.mark.parametrize("solver", ["eigh", "dual"])
+def test_interpolating_net(interpolating, solver):
+    problem, point = interpolating
+    gd = GraphicalDerivative(problem, point.weights, solver=solver)
+    assert gd.factor.rank == 12
+    H, B = dense(gd)
+    np.testing.assert_allclose(H, problem.hessian(point.weights), atol=1e-10)
+    dX = np.random.RandomState(1).standard_normal((12, 3))
+    answer = gd(dX)
+    # The dense form squares the condition of J; both are the same set.
+    expected = -np.linalg.pinv(H, rcond=1e-11, hermitian=True) @ B @ dX.ravel()
+    tolerance = 1e-5 * np.linalg.norm(expected)
+    np.testing.assert_allclose(answer.shift, expected, atol=tolerance)
+    assert not answer.is_empty
+    J = problem.jacobian(point.weights)[:, 0]
+    D = problem.input_jacobian(point.weights)[:, 0]
+    np.testing.assert_allclose(
+        answer.shift, -np.linalg.pinv(J) @ (D * dX).sum(axis=1), atol=tolerance
+    )
+
+
+def test_auto_takes_the_dual_at_interpolation(interpolating, penalised):
+    problem, point = interpolating
+    assert GraphicalDerivative(problem, point.weights).solver_ == "dual"
+    problem, point = penalised
+    assert GraphicalDerivative(problem, point.weights).solver_ == "eigh"
+
+
+def test_auto_keeps_the_exact_hessian_before_interpolation(interpolating):
+    """With residuals of a tenth the neglected curvature would be a wrong answer."""
+    problem, point = interpolating
+    moved = point.weights + 0.1 * np.random.RandomState(0).standard_normal(41)
+    assert GraphicalDerivative(problem, moved).solver_ == "eigh"
+    forced = GraphicalDerivative(problem, moved, solver="dual")
+    assert forced.neglected_curvature > 1.0
+
+
+def test_dual_refused_with_a_penalty(penalised):
+    problem, point = penalised
+    with pytest.raises(ValueError, match="'auto' or 'eigh' .* penalty on the weights"):
+        GraphicalDerivative(problem, point.weights, solver="dual")
+
+
+@pytest.mark.parametrize("kind", ["interpolating", "penalised"])
+def test_operators_are_adjoint(kind, request):
+    problem, point = request.getfixturevalue(kind)
+    gd = GraphicalDerivative(problem, point.weights)
+    rng = np.random.RandomState(0)
+    for operator in (gd.H, gd.B, gd.solution_operator):
+        left = rng.standard_normal(operator.shape[0])
+        right = rng.standard_normal(operator.shape[1])
+        forward = left @ operator.matvec(right)
+        assert forward == pytest.approx(operator.rmatvec(left) @ right, rel=1e-10)
+
+
+def test_ggn_curvature(penalised):
+    problem, point = penalised
+    gd = GraphicalDerivative(problem, point.weights, curvature="ggn")
+    J = problem.jacobian(point.weights)[:, 0]
+    expected = 2.0 / 30 * J.T @ J + 0.01 * np.eye(41)
+    np.testing.assert_allclose(gd.H @ np.eye(41), expected, atol=1e-12)
+    assert gd.factor.inertia[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["interpolating", "penalised"])
+def test_modulus_is_the_norm_of_the_solution_map(kind, request):
+    problem, point = request.getfixturevalue(kind)
+    gd = GraphicalDerivative(problem, point.weights)
+    found = modulus(gd)
+    dense_map = gd.solution_operator @ np.eye(gd.B.shape[1])
+    assert found.value == pytest.approx(np.linalg.norm(dense_map, 2), rel=1e-10)
+    assert np.linalg.norm(found.direction) == pytest.approx(1.0)
+    attained = np.linalg.norm(gd(found.direction).shift)
+    assert attained == pytest.approx(found.value, rel=1e-9)
+
+
+def test_modulus_of_some_rows(penalised):
+    problem, point = penalised
+    gd = GraphicalDerivative(problem, point.weights)
+    rows = np.zeros(30, dtype=bool)
+    rows[[2, 7]] = True
+    found = modulus(gd, rows)
+    dense_map = (gd.solution_operator @ np.eye(90)).reshape(41, 30, 3)
+    expected = np.linalg.norm(dense_map[:, rows].reshape(41, -1), 2)
+    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert not found.direction[~rows].any()
+    assert found.value <= modulus(gd).value
+
+
+def test_targets_move_solutions(penalised):
+    """Regression targets enter the right-hand side: finite difference of retraining."""
+    problem, point = penalised
+    gd = GraphicalDerivative(problem, point.weights)
+    dy = np.random.RandomState(0).standard_normal((30, 1))
+    X, y = problem._x.numpy(), problem._y.numpy()
+    shift = gd(np.zeros_like(X), dy).shift
+    h = 1e-5
+    ends = [
+        polish(problem.with_data(X, y + s * dy), point.weights, tol=1e-12, warm=True)
+        for s in (h, -h)
+    ]
+    difference = (ends[0].weights - ends[1].weights) / (2 * h)
+    # Central difference: relative error of order h^2 times third derivatives.
+    assert np.linalg.norm(shift - difference) <= 1e-5 * np.linalg.norm(shift)
+
+
+def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
+    problem, point = interpolating
+    monkeypatch.setattr("sksetsens._systems.available_bytes", lambda: 1000.0)
+    with pytest.raises(ValueError, match="0.0 GB are free .*solver='dual' needs"):
+        GraphicalDerivative(problem, point.weights, solver="eigh")
+
+
+def test_auto_names_what_would_fit_beyond_the_dense_limit(penalised, monkeypatch):
+    problem, point = penalised
+    monkeypatch.setattr("sksetsens._systems.DENSE_MAX_PARAMS", 10)
+    with pytest.raises(ValueError, match="41 weights.*'dual' does not apply"):
+        GraphicalDerivative(problem, point.weights)

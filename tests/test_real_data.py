@@ -1,0 +1,173 @@
+"""The main job on scikit-learn's own data, with retraining as the oracle."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.preprocessing import scale
+from skorch import NeuralNetClassifier
+from torch import nn
+
+from sksetsens import SolutionSetEstimator
+from sksetsens.networks import DFCNN, DFCNNRegressor
+
+TANH = {
+    "module__hidden_widths": (64,),
+    "module__activation": "tanh",
+    "module__bias": True,
+    "module__train_output": True,
+}
+
+
+class HalfSquaredError(nn.MSELoss):
+    """The paper's loss, mean of (f - y)^2 / 2."""
+
+    def forward(self, outputs, targets):
+        return 0.5 * super().forward(outputs, targets)
+
+
+@pytest.fixture(scope="module")
+def diabetes():
+    X, y = load_diabetes(return_X_y=True)
+    return scale(X), scale(y)
+
+
+def gaps(model, size):
+    """Distances from the retrained weights over the shift, the largest each.
+
+    To the predicted set and to its base point, first order and corrected once.
+    """
+    X_perturbed = model.set_params(perturbation_size=size).perturb()
+    retrained = model.retrain(X_perturbed)
+    assert retrained.converged.all()
+    found = []
+    for n_corrections in (0, 1):
+        predicted = model.sensitivity(X_perturbed, n_corrections=n_corrections)
+        to_set = np.diagonal(predicted.piece_distances(retrained))
+        to_point = np.linalg.norm(retrained.weights - predicted.weights, axis=1)
+        for distance in (to_set, to_point):
+            found.append(np.max(distance / predicted.shift_norm))
+    return found
+
+
+class TestInterpolation:
+    """Diabetes fitted exactly: n = 442 outputs, p = 769 weights, 327 null."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, diabetes):
+        X, y = diabetes
+        net = DFCNNRegressor(**TANH, max_epochs=20)
+        model = SolutionSetEstimator(
+            net, n_restarts=8, perturbation="random", random_state=0
+        )
+        return model.fit(X, y)
+
+    def test_every_restart_interpolates(self, model):
+        solutions = model.solution_set_
+        assert len(solutions) == 8
+        assert solutions.losses.max() < 1e-20
+        assert (solutions.ranks == 442).all()
+        assert (solutions.kernel_dims == 327).all()
+        assert solutions.trustworthy.all()
+
+    @pytest.mark.filterwarnings("ignore::sksetsens.exceptions.NonlinearityWarning")
+    def test_distance_of_retrained_weights(self, model):
+        """Measured by hand for one solution: 0.005, 0.05, 0.14, corrected 8e-8 ..."""
+        bounds = {0.001: (0.006, 1e-6), 0.01: (0.06, 1e-3), 0.03: (0.2, 1e-2)}
+        measured = {size: gaps(model, size) for size in bounds}
+        for size, (first_order, corrected) in bounds.items():
+            to_set, to_point, to_corrected_set, to_corrected_point = measured[size]
+            assert to_set <= first_order
+            assert to_corrected_set <= corrected
+            # Prediction and retraining are different elements of one set, so that
+            # correcting does not bring the points together.
+            assert to_corrected_point > 0.5 * to_point
+            # An error of second order is proportional to the size.
+            assert to_set == pytest.approx(measured[0.001][0] * size / 0.001, rel=0.2)
+
+
+class TestNetThatPredicts:
+    """Diabetes, 350 rows, the paper's squared loss with weight decay 0.05."""
+
+    BOUNDS = ((0.001, 0.001), (0.01, 0.006), (0.03, 0.02), (0.1, 0.06))
+
+    @staticmethod
+    def model(diabetes, n_restarts, **params):
+        X, y = diabetes
+        net = DFCNNRegressor(
+            **TANH,
+            criterion=HalfSquaredError,
+            optimizer__weight_decay=0.05,
+            max_epochs=30,
+            batch_size=32,
+        )
+        model = SolutionSetEstimator(
+            net,
+            n_restarts=n_restarts,
+            perturbation="random",
+            random_state=0,
+            **params,
+        )
+        return model.fit(X[:350], y[:350])
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def polished(cls, diabetes):
+        return cls.model(diabetes, 2)
+
+    def test_stationary_and_predictive(self, polished, diabetes):
+        X, y = diabetes
+        solutions = polished.solution_set_
+        assert solutions.gradient_norms.max() < 1e-12
+        assert (solutions.kernel_dims == 0).all()
+        assert polished.score(X[350:], y[350:]) > 0.5
+        # One function: all restarts reach the same loss.
+        np.testing.assert_allclose(solutions.losses, solutions.losses[0], rtol=1e-9)
+
+    @pytest.mark.parametrize(("size", "bound"), BOUNDS)
+    def test_gap_to_warm_retraining(self, polished, size, bound):
+        assert gaps(polished, size)[0] <= bound
+
+    @pytest.mark.filterwarnings("ignore::sksetsens.exceptions.IllPosedWarning")
+    def test_early_stopped_nets_refer_to_the_tilted_objective(self, diabetes):
+        model = self.model(diabetes, 2, polish=False)
+        assert all("early-stopped" in s for s in model.restart_report_["status"])
+        assert model.solution_set_.gradient_norms.max() < 1e-12
+        for size, bound in self.BOUNDS:
+            assert gaps(model, size)[0] <= bound
+
+    @pytest.mark.slow
+    def test_all_eight_restarts(self, diabetes):
+        model = self.model(diabetes, 8)
+        assert model.solution_set_.gradient_norms.max() < 1e-12
+        for size, bound in self.BOUNDS:
+            assert gaps(model, size)[0] <= bound
+
+
+@pytest.mark.slow
+def test_digits_classifier_is_stationary_and_predicted():
+    """1000 digits, tanh 64-32-10, cross-entropy, weight decay 1e-3: p = 2410."""
+    X, y = load_digits(return_X_y=True)
+    X = X[:1000] / 16.0
+    net = NeuralNetClassifier(
+        DFCNN,
+        module__hidden_widths=(32,),
+        module__activation="tanh",
+        module__bias=True,
+        module__train_output=True,
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        optimizer__weight_decay=1e-3,
+        lr=0.01,
+        max_epochs=20,
+        train_split=None,
+    )
+    model = SolutionSetEstimator(
+        net, n_restarts=1, perturbation="random", random_state=0
+    )
+    model.fit(X, y[:1000])
+    assert model.solution_set_.stationarity.max() < 1e-10
+    found = [gaps(model, size)[0] for size in (0.001, 0.01, 0.03, 0.1, 0.3)]
+    print("gaps of the prediction to warm retraining:", found)
+    assert np.all(np.array(found) <= [0.01, 0.1, 0.3, 1.0, 3.0])
