@@ -1,6 +1,7 @@
 """Set-valued sensitivity analysis of neural networks, as a scikit-learn estimator."""
 
-from ._estimator import SolutionSetEstimator, sensitivity
+from ._estimator import SolutionSetEstimator
+from ._sensitivity import sensitivity
 from ._version import __version__
 from .derivatives import AffineSet, GraphicalDerivative
 from .solution_set import PredictedSolutionSet, SolutionSet

@@ -104,12 +104,7 @@ def diagnose(
     constant = obstruction <= _OBSTRUCTION_TOL
     findings = [
         ("" if is_stationary else polish_status),
-        (
-            f"a saddle: {negative} negative eigenvalues, no minimum; train from "
-            "another start"
-            if negative
-            else ""
-        ),
+        _saddle_sentence(gd, negative),
         (
             ""
             if clear
@@ -136,6 +131,20 @@ def diagnose(
         jump,
         obstruction,
         told or _kind(gd),
+    )
+
+
+def _saddle_sentence(gd: GraphicalDerivative, negative: int) -> str:
+    if not negative:
+        return ""
+    if gd.objective.is_tilted:
+        return (
+            f"early-stopped with {negative} negative eigenvalues: no minimum of the "
+            "tilted objective, training would have moved on; train longer, or polish"
+        )
+    return (
+        f"a saddle: {negative} negative eigenvalues, no minimum; train from another "
+        "start"
     )
 
 

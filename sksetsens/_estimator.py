@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
-from sklearn.exceptions import DataConversionWarning
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._linearise import Linearisation, linearise, warn_of
 from ._objective import Objective, admit, initialised_net, shape_targets
-from ._peeling import peel
+from ._perturbed_data import check_inputs, check_perturbed_data, perturb_data
 from ._prediction import predict_set
 from ._restarts import (
     Restart,
@@ -33,16 +31,9 @@ from ._stationarity import polish
 from ._training_data import TrainingData, check_training_data
 from .lipschitz import Modulus, modulus
 from .networks import missing_sizes
-from .perturbations import (
-    called_directions,
-    choose_rows,
-    gradient_directions,
-    perturbed,
-    random_directions,
-)
 from .solution_set import PredictedSolutionSet, SolutionSet
 
-__all__ = ["SolutionSetEstimator", "sensitivity"]
+__all__ = ["SolutionSetEstimator"]
 
 
 def _wraps(check: Any) -> Any:
@@ -160,15 +151,14 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     Examples
     --------
     The network ``f = w1 w2 x`` on two points has the hyperbola ``w1 w2 = 2`` as its
-    solution set. Moving the data towards zero moves it to ``w1 w2 = 2.5``; the first
-    order says ``2 + dx-slope * 0.2 = 2.4`` plus a second-order remainder:
+    solution set, wherever the restarts land:
 
     >>> import numpy as np
     >>> from skorch import NeuralNetRegressor
     >>> from sksetsens import SolutionSetEstimator
     >>> from sksetsens.datasets import make_toy_network
     >>> toy = make_toy_network()
-    >>> net = NeuralNetRegressor(toy.module, lr=0.01, max_epochs=5)
+    >>> net = NeuralNetRegressor(toy.module, train_split=None, lr=0.01, max_epochs=5)
     >>> model = SolutionSetEstimator(net, n_restarts=2, random_state=0)
     >>> w = model.fit(toy.X, toy.y).solution_set_.weights
     >>> (w[:, 0] * w[:, 1]).round(6)
@@ -236,6 +226,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     # Training -----------------------------------------------------------------------
 
+    @property
+    def targets_(self):
+        """Training targets as the criterion sees them: encoded, shaped as outputs."""
+        check_is_fitted(self)
+        return self._task.y
+
     def fit(self, X, y):
         """Train the set of solutions.
 
@@ -271,6 +267,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         self._check_parameters()
         data = check_training_data(self, self.estimator, X, y)
         self._check_perturbed_fraction(len(data.X))
+        self._warn_of_train_split()
         self._net_params = self._learnt_params(data)
         seeds = draw_seeds(self.random_state, self.n_restarts + 1)
         *self._seeds, self._perturbation_seed = seeds
@@ -295,6 +292,17 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 "The 'perturbed_fraction' parameter of SolutionSetEstimator must be at "
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
+            )
+
+    def _warn_of_train_split(self) -> None:
+        split = self.estimator.train_split
+        if split is not None:
+            warnings.warn(
+                f"The net's train_split={split!r} would hold rows out of the training; "
+                "it is overridden by None, so that the solution set belongs to all rows "
+                "of X. Pass train_split=None to the net to silence this.",
+                UserWarning,
+                stacklevel=3,
             )
 
     def _learnt_params(self, data: TrainingData) -> dict[str, Any]:
@@ -372,7 +380,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             Classifiers: the class of the largest mean probability.
         """
         check_is_fitted(self)
-        return self._decide(self.solution_set_, self._check_inputs(X))
+        return self._decide(self.solution_set_, check_inputs(self, X))
 
     @_wraps(is_classifier)
     def predict_proba(self, X):
@@ -387,7 +395,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        return self.solution_set_.predict(self._check_inputs(X)).mean(axis=0)
+        return self.solution_set_.predict(check_inputs(self, X)).mean(axis=0)
 
     @_wraps(lambda net: is_classifier(net) or is_regressor(net))
     def score(self, X, y, sample_weight=None):
@@ -421,7 +429,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         """
         if np.isnan(solutions.weights).any():
             return float("nan")
-        return self._score(y, self._decide(solutions, self._check_inputs(X)))
+        return self._score(y, self._decide(solutions, check_inputs(self, X)))
 
     def _score(self, y, y_pred, sample_weight=None) -> float:
         metric = accuracy_score if is_classifier(self.estimator) else r2_score
@@ -435,9 +443,6 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         if threshold is not None:
             return self.classes_[(mean[:, 1] > threshold).astype(int)]
         return self.classes_[mean.argmax(axis=1)]
-
-    def _check_inputs(self, X):
-        return validate_data(self, X, dtype=np.float64, allow_nd=True, reset=False)
 
     # Sensitivity --------------------------------------------------------------------
 
@@ -475,7 +480,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         IllPosedWarning
             If the predicted set is empty.
         """
-        X_perturbed, targets = self._check_perturbed(X_perturbed, y_perturbed)
+        check_is_fitted(self)
+        X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
         if not isinstance(n_corrections, Integral) or n_corrections < 0:
             raise ValueError(
                 "The 'n_corrections' parameter of sensitivity must be an int >= 0. Got "
@@ -486,54 +492,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             self._linearisation.derivatives,
             self.X_train_,
             X_perturbed,
-            self._task.y,
+            self.targets_,
             targets,
             n_corrections=n_corrections,
             tol=self.tol,
             stacklevel=2,
         )
-
-    def _check_perturbed(self, X_perturbed, y_perturbed):
-        check_is_fitted(self)
-        self._warn_of_other_dtype(X_perturbed)
-        X_perturbed = self._check_inputs(X_perturbed)
-        if X_perturbed.shape != self.X_train_.shape:
-            raise ValueError(
-                "The 'X_perturbed' parameter must have the shape of the training X, "
-                f"{self.X_train_.shape}. Got {X_perturbed.shape} instead: pass all "
-                "training rows, the unperturbed ones unchanged."
-            )
-        if y_perturbed is None:
-            return X_perturbed, None
-        y_perturbed = np.asarray(y_perturbed)
-        if y_perturbed.shape != self.y_train_.shape:
-            raise ValueError(
-                "The 'y_perturbed' parameter must have the shape of the training y, "
-                f"{self.y_train_.shape}. Got {y_perturbed.shape} instead."
-            )
-        if is_classifier(self.estimator):
-            if not np.array_equal(y_perturbed, self.y_train_):
-                raise ValueError(
-                    "The 'y_perturbed' parameter must equal the training y for a "
-                    "classifier: labels have no small change. Got "
-                    f"{int((y_perturbed != self.y_train_).sum())} other labels."
-                )
-            return X_perturbed, None
-        y_perturbed = y_perturbed.astype(np.float64)
-        if not np.isfinite(y_perturbed).all():
-            raise ValueError("The 'y_perturbed' parameter contains NaN or infinity.")
-        return X_perturbed, y_perturbed.reshape(self._task.y.shape)
-
-    def _warn_of_other_dtype(self, X_perturbed) -> None:
-        dtype = getattr(X_perturbed, "dtype", None)
-        if dtype == np.float32 and np.any(self.X_train_ != self.X_train_.astype("f4")):
-            warnings.warn(
-                "The 'X_perturbed' parameter has dtype float32 and the training X has "
-                "more digits: rounding counts as a perturbation of every row. Pass "
-                "float64.",
-                DataConversionWarning,
-                stacklevel=4,
-            )
 
     def perturb(self, X=None, y=None):
         """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
@@ -552,61 +516,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             The same at every call: drawn from a seed fixed at fit.
         """
         check_is_fitted(self)
-        rng = np.random.RandomState(self._perturbation_seed % 2**32)
-        X_new = self.X_train_ if X is None else self._check_inputs(X)
-        y_new = self.y_train_ if X is None else y
-        rows = choose_rows(self.perturbed_fraction, len(X_new), rng)
-        if isinstance(self.perturbation, str) and self.perturbation == "worst_case":
-            return self._worst_case(X, rows)
-        directions = self._directions(X_new, y_new, X is None, rng)
-        return perturbed(X_new, directions, rows, self.perturbation_size)
-
-    def _directions(self, X, y, is_training, rng):
-        if callable(self.perturbation):
-            return called_directions(self.perturbation, self, X, y, rng)
-        if self.perturbation == "random":
-            return random_directions(X.shape, rng)
-        solutions = self.solution_set_
-        objectives = solutions.objectives
-        if not is_training:
-            targets = self._encode(X, y)
-            objectives = [o.with_data(X, targets) for o in objectives]
-        return gradient_directions(objectives, solutions.weights)
-
-    def _encode(self, X, y):
-        """Targets of other data, encoded and shaped as at fit."""
-        if y is None:
-            raise ValueError(
-                "The 'y' parameter of perturb must be given with X for "
-                "perturbation='gradient'. Got None instead."
-            )
-        y = column_or_1d(y) if np.ndim(self.y_train_) == 1 else np.asarray(y)
-        if is_classifier(self.estimator):
-            unknown = np.setdiff1d(y, self.classes_)
-            if len(unknown):
-                raise ValueError(f"The 'y' parameter holds unknown classes {unknown}.")
-            y = np.searchsorted(self.classes_, y)
-        shape = (len(X), *self._task.y.shape[1:])
-        return y.astype(self._task.y.dtype).reshape(shape)
-
-    def _worst_case(self, X, rows):
-        if X is not None:
-            raise ValueError(
-                "The 'X' parameter of perturb must be None for "
-                "perturbation='worst_case', which refers to the training data."
-            )
-        worst = max(
-            (modulus(gd, rows) for gd in self._linearisation.derivatives),
-            key=lambda m: m.value,
-        )
-        if not np.isfinite(worst.value):
-            raise ValueError(
-                "The 'perturbation' parameter must not be 'worst_case' where the "
-                "Lipschitz modulus is infinite: no direction attains it. Add weight "
-                "decay, or perturb rows and features that keep it finite."
-            )
-        size = self.perturbation_size * np.sqrt(rows.sum())
-        return self.X_train_ + size * worst.direction
+        return perturb_data(self, X, y)
 
     @property
     def graphical_derivatives_(self):
@@ -650,7 +560,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         retrained : SolutionSet
             Solutions that are not stationary are marked in ``status``, not dropped.
         """
-        X_perturbed, targets = self._check_perturbed(X_perturbed, y_perturbed)
+        check_is_fitted(self)
+        X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
         task = self._task.on(X_perturbed, targets)
         solutions = self.solution_set_
         if not warm_start:
@@ -662,9 +573,16 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             return self._linearise(objective, kept).solution_set
         objectives = [o.with_data(task.X, task.y) for o in solutions.objectives]
         polished = [
-            polish(objective, w, tol=self.tol, warm=True, keep_index=bool(negative))
-            for objective, w, negative in zip(
-                objectives, solutions.weights, solutions.inertias[:, 0], strict=True
+            polish(
+                objective,
+                gd.weights,
+                tol=self.tol,
+                warm=True,
+                keep_index=gd.factor.inertia[0] > 0,
+                nearby=gd.factor,
+            )
+            for objective, gd in zip(
+                objectives, self.graphical_derivatives_, strict=True
             )
         ]
         return linearise(
@@ -690,29 +608,3 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.non_deterministic = False
         return tags
-
-
-def sensitivity(
-    estimator: Any,
-    X_perturbed: Any,
-    y_perturbed: Any = None,
-    *,
-    n_corrections: int = 0,
-) -> PredictedSolutionSet:
-    """Predicted solution set of a fitted estimator, pipeline or search.
-
-    Parameters
-    ----------
-    estimator : SolutionSetEstimator, Pipeline or search
-        Fitted. ``X_perturbed`` passes through a pipeline's transformers as fitted on
-        the unperturbed data.
-
-    X_perturbed, y_perturbed, n_corrections
-        As in `SolutionSetEstimator.sensitivity`.
-
-    Returns
-    -------
-    predicted : PredictedSolutionSet
-    """
-    final, X_perturbed = peel(estimator, X_perturbed)
-    return final.sensitivity(X_perturbed, y_perturbed, n_corrections=n_corrections)

@@ -164,7 +164,7 @@ def _restart(task: RestartTask, seed: int) -> Restart:
     )
     net.initialize()
     start = Objective(net, task.X, task.y)
-    net.partial_fit(task.X_net, task.y_net)
+    _train(net, task)
     trained = Objective(net, task.X, task.y)
     _check_convergence(start, trained)
     if task.polish:
@@ -178,6 +178,19 @@ def _restart(task: RestartTask, seed: int) -> Restart:
         history=list(net.history),
         polished=point,
     )
+
+
+def _train(net: Any, task: RestartTask) -> None:
+    try:
+        net.partial_fit(task.X_net, task.y_net)
+    except KeyError as error:
+        if "valid_" not in str(error):
+            raise
+        raise ValueError(
+            f"A callback of the net looks for a validation score ({error}), and there "
+            "is none: train_split is overridden by None, because all rows make the "
+            "objective. Let the callback monitor 'train_loss' instead."
+        ) from error
 
 
 def as_trained(objective: Objective) -> Polished:

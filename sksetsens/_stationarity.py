@@ -13,6 +13,7 @@ perturbation size, so each training is followed by one of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.linalg
@@ -20,7 +21,7 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from ._objective import Objective
-from .linalg import SymmetricPseudoInverse
+from .linalg import PseudoInverse, SymmetricPseudoInverse
 
 __all__ = ["NEWTON_MAX_PARAMS", "Polished", "polish", "stationarity"]
 
@@ -29,9 +30,14 @@ Array = NDArray[np.float64]
 NEWTON_MAX_PARAMS = 3000
 _LM_MAX_ITER = 60
 _NEWTON_MAX_ITER = 30
+_CHORD_MAX_ITER = 200
 _LBFGS_MAX_ITER = 2000
-# Before Newton, L-BFGS only has to reach its neighbourhood.
-_LBFGS_BEFORE_NEWTON = (1e-4, 300)
+# Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
+# costs as much as a thousand gradients.
+_LBFGS_BEFORE_NEWTON = {"small": (1e-4, 300), "large": (1e-8, 3000)}
+_SMALL = 300
+# Relative stationarity at which no step can gain anything: rounding.
+_ROUNDING = 1e-15
 # Polishing goes on below tol while a step still shrinks |R| by this factor: the last
 # quadratically convergent steps are what takes |R| from 1e-10 to rounding.
 _STILL_SHRINKING = 0.5
@@ -93,6 +99,7 @@ def polish(
     tol: float,
     warm: bool = False,
     keep_index: bool = False,
+    nearby: PseudoInverse | None = None,
 ) -> Polished:
     """Bring weights to ``stationarity <= tol``, and on to rounding where cheap.
 
@@ -107,6 +114,9 @@ def polish(
     keep_index : bool, default=False
         Continue a point with negative curvature as the zero of R it is, instead of
         descending from it.
+    nearby : PseudoInverse, default=None
+        Factorised Hessian at a point close by. Where it is nonsingular, the solution
+        is locally unique and steps with this one factorisation reach it.
 
     Returns
     -------
@@ -115,7 +125,7 @@ def polish(
     start = np.asarray(weights, dtype=np.float64)
     initial = float(np.linalg.norm(objective.gradient(start)))
     w, n_iter, methods = start, 0, []
-    for name, step in _plan(objective, start, warm, keep_index):
+    for name, step in _plan(objective, start, warm, keep_index, nearby):
         w, iterations = step(objective, w, tol)
         n_iter += iterations
         methods.append(name)
@@ -128,10 +138,18 @@ def polish(
     return _report(objective, w, initial, n_iter, "+".join(methods), tol)
 
 
-def _plan(objective: Objective, w: Array, warm: bool, keep_index: bool) -> list:
-    if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
-        return [("newton-root", _newton_root)]
+def _plan(
+    objective: Objective,
+    w: Array,
+    warm: bool,
+    keep_index: bool,
+    nearby: PseudoInverse | None,
+) -> list:
     plan: list = []
+    if nearby is not None and nearby.kernel_dim == 0:
+        plan.append(("chord", partial(_chord, nearby)))
+    if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
+        return [*plan, ("newton-root", _newton_root)]
     if _is_quadratic_interpolation(objective, w):
         plan.append(("levenberg-marquardt", _levenberg_marquardt))
     if objective.n_params > NEWTON_MAX_PARAMS:
@@ -249,11 +267,28 @@ def _levenberg_marquardt(
     return w, n_iter
 
 
-# L-BFGS and Newton -----------------------------------------------------------------
+# Chord, L-BFGS and Newton ----------------------------------------------------------
+
+
+def _chord(
+    nearby: PseudoInverse, objective: Objective, w: Array, tol: float
+) -> tuple[Array, int]:
+    """``w -= H^-1 R(w)`` with H from nearby, while it shrinks |R|."""
+    gradient = objective.gradient(w)
+    n_iter = 0
+    while n_iter < _CHORD_MAX_ITER:
+        candidate = w - nearby.apply(gradient)
+        moved = objective.gradient(candidate)
+        n_iter += 1
+        if not np.linalg.norm(moved) < 0.8 * np.linalg.norm(gradient):
+            break
+        w, gradient = candidate, moved
+    return w, n_iter
 
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    coarse, max_iter = _LBFGS_BEFORE_NEWTON
+    size = "small" if objective.n_params <= _SMALL else "large"
+    coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
     return _lbfgs(objective, w, max(tol, coarse), max_iter)
 
 
@@ -299,15 +334,16 @@ def _newton(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
         since_best = 0 if progress else since_best + 1
         if norm < best_norm:
             best, best_norm = w, norm
-        done = stationarity(objective, best, best_norm) <= tol
-        if (done and not shrank) or since_best >= _PATIENCE or radius == 0.0:
+        relative = stationarity(objective, best, best_norm)
+        done = relative <= tol and (not shrank or relative <= _ROUNDING)
+        if done or since_best >= _PATIENCE or radius == 0.0:
             break
     return best, n_iter
 
 
 def _newton_budget(n_params: int) -> int:
     """Iterations allowed: many where an iteration costs milliseconds."""
-    return _NEWTON_MAX_ITER * (5 if n_params <= 300 else 1)
+    return _NEWTON_MAX_ITER * (5 if n_params <= _SMALL else 1)
 
 
 class _QuadraticModel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import DataConversionWarning
@@ -16,6 +17,9 @@ from sklearn.utils.validation import validate_data
 from skorch import NeuralNetBinaryClassifier
 
 __all__ = ["TrainingData", "check_training_data"]
+
+# In C order: torch takes other kernels, with other last bits, for other strides.
+_AS_ROWS = {"dtype": np.float64, "allow_nd": True, "order": "C"}
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,13 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
     """
     _warn_of_integers(X)
     if is_classifier(net):
-        X, y = validate_data(owner, X, y, dtype=np.float64, allow_nd=True)
+        X, y = validate_data(owner, X, y, **_AS_ROWS)
         return _labelled(net, X, y)
     X, y = validate_data(
         owner,
         X,
         y,
-        dtype=np.float64,
-        allow_nd=True,
+        **_AS_ROWS,
         multi_output=True,
         y_numeric=is_regressor(net),
     )
@@ -66,7 +69,7 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
             "A column-vector y was passed when a 1d array was expected. Please change "
             "the shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
         y = y.ravel()
     targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
@@ -74,7 +77,13 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
 
 
 def _real(y: NDArray[Any]) -> NDArray[np.float64]:
-    return y.astype(np.float64)
+    try:
+        return y.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The 'y' parameter of SolutionSetEstimator must hold real numbers unless "
+            f"the net is a classifier. Got dtype {y.dtype} instead ({error})."
+        ) from error
 
 
 def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData:
@@ -98,18 +107,20 @@ def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData
     return TrainingData(X, y, _real(encoded) if binary else encoded, classes)
 
 
+def _is_whole(dtype: Any) -> bool:
+    """Whether a dtype of NumPy, pandas or torch holds integers or booleans."""
+    if isinstance(dtype, torch.dtype):
+        return not (dtype.is_floating_point or dtype.is_complex)
+    return getattr(dtype, "kind", "O") in "iub"
+
+
 def _warn_of_integers(X: Any) -> None:
-    dtypes = getattr(X, "dtypes", None)
-    kinds = (
-        {getattr(dtype, "kind", "O") for dtype in np.atleast_1d(dtypes)}
-        if dtypes is not None
-        else {getattr(getattr(X, "dtype", None), "kind", "O")}
-    )
-    if kinds & set("iub"):
+    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
+    if any(_is_whole(dtype) for dtype in np.atleast_1d(dtypes)):
         warnings.warn(
             "The 'X' parameter of SolutionSetEstimator holds integers, which were "
             "converted to float64. Sensitivity moves every feature continuously: "
             "encode categories first, or pass X.astype(float) if they are quantities.",
             DataConversionWarning,
-            stacklevel=5,
+            stacklevel=4,
         )

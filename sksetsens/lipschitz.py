@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .derivatives import GraphicalDerivative
-from .linalg import operator_norm
-from .linalg._pseudoinverse import CONSISTENCY_TOL
+from .linalg import CONSISTENCY_TOL, operator_norm
 
 __all__ = ["Modulus", "modulus"]
 
@@ -61,22 +60,34 @@ def modulus(gd: GraphicalDerivative, rows: NDArray[np.bool_] | None = None) -> M
     modulus : Modulus
     """
     shape = gd.objective.input_shape
-    if rows is None:
-        leak = gd.kernel_cross_norm
-        if leak > CONSISTENCY_TOL:
-            return Modulus(np.inf, np.full(shape, np.nan), leak)
-    else:
-        leak = np.nan
-    operator = gd.solution_operator
-    if rows is not None:
-        operator = operator @ _row_selector(rows, shape)
-    value, direction = operator_norm(operator)
-    full = np.zeros(shape)
-    if rows is None:
-        full = direction.reshape(shape)
-    else:
-        full[rows] = direction.reshape(-1, *shape[1:])
-    return Modulus(value, full, leak)
+    rows = np.ones(shape[0], dtype=bool) if rows is None else rows
+    moving = _row_selector(rows, shape)
+    leak = _leak(gd, gd.B @ moving)
+    if leak > CONSISTENCY_TOL:
+        return Modulus(np.inf, np.full(shape, np.nan), leak)
+    value, direction = operator_norm(gd.solution_operator @ moving)
+    return Modulus(value, moving.matvec(direction).reshape(shape), leak)
+
+
+def _leak(gd: GraphicalDerivative, B: LinearOperator) -> float:
+    """``|P_ker B|_F / |B|_F`` from products with random unit vectors of both spaces.
+
+    For z uniform on the unit sphere of a k-dimensional space, ``k E|B'z|^2`` is the
+    squared Frobenius norm of B restricted to it. The dual's B lies in range H by
+    construction.
+    """
+    kernel = gd.kernel
+    if kernel.dim == 0 or gd.solver_ == "dual":
+        return 0.0
+    rng = np.random.RandomState(0)
+    everywhere, inside = [], []
+    for _ in range(3):
+        z = rng.standard_normal(kernel.n_dims)
+        in_kernel = kernel.project(z)
+        everywhere.append(np.linalg.norm(B.rmatvec(z / np.linalg.norm(z))))
+        inside.append(np.linalg.norm(B.rmatvec(in_kernel / np.linalg.norm(in_kernel))))
+    scale = max(everywhere) * np.sqrt(kernel.n_dims)
+    return float(max(inside) * np.sqrt(kernel.dim) / scale) if scale > 0 else 0.0
 
 
 def _row_selector(rows: NDArray[np.bool_], shape: tuple[int, ...]) -> LinearOperator:

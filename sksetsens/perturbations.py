@@ -38,11 +38,21 @@ def choose_rows(
     Returns
     -------
     rows : ndarray of bool of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If more rows are to move than there are.
     """
     if isinstance(fraction, (int, np.integer)):
         n_rows = int(fraction)
     else:
         n_rows = max(1, round(float(fraction) * n_samples))
+    if n_rows > n_samples:
+        raise ValueError(
+            "The 'perturbed_fraction' parameter of SolutionSetEstimator must be at "
+            f"most the number of rows, {n_samples}. Got {fraction!r} instead."
+        )
     rows = np.zeros(n_samples, dtype=bool)
     rows[rng.permutation(n_samples)[:n_rows]] = True
     return rows
@@ -149,9 +159,15 @@ def called_directions(
     Raises
     ------
     ValueError
-        If the result has another shape than X or is not finite.
+        If the result is not real-valued, has another shape than X or is not finite.
     """
-    directions = np.asarray(function(estimator, X, y, rng), dtype=np.float64)
+    directions = np.asarray(function(estimator, X, y, rng))
+    if directions.dtype.kind not in "biuf":
+        raise ValueError(
+            "The 'perturbation' callable of SolutionSetEstimator must return an array "
+            f"of real numbers. Got dtype {directions.dtype} instead."
+        )
+    directions = directions.astype(np.float64)
     if directions.shape != X.shape:
         raise ValueError(
             "The 'perturbation' callable of SolutionSetEstimator must return an array "

@@ -6,12 +6,15 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from ._objective import Objective
 from .linalg import Subspace
@@ -21,6 +24,16 @@ __all__ = ["PredictedSolutionSet", "SolutionSet"]
 Array = NDArray[np.float64]
 
 _FORMAT = "sksetsens-solution-set-1"
+
+# What NumPy raises for files of other kinds (a bare array has no members: TypeError).
+_UNREADABLE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class SolutionSet:
@@ -127,13 +140,19 @@ class SolutionSet:
         return self._take(self._positions(key))
 
     def _positions(self, key: Any) -> NDArray[np.int64]:
-        if isinstance(key, (int, np.integer)):
+        if isinstance(key, Integral) and not isinstance(key, bool):
             if not -len(self) <= key < len(self):
                 raise IndexError(
                     f"Solution {key} does not exist: the set has {len(self)} solutions."
                 )
             return np.array([int(key) % len(self)])
-        return np.arange(len(self))[key]
+        positions = np.arange(len(self))[key]
+        if positions.ndim != 1:
+            raise IndexError(
+                "Solutions are indexed by an integer, a slice, an array of integers or "
+                f"a mask of shape ({len(self)},). Got {key!r} instead."
+            )
+        return positions
 
     def _take(self, positions: NDArray[np.int64]) -> SolutionSet:
         taken = object.__new__(type(self))
@@ -182,11 +201,12 @@ class SolutionSet:
         points : ndarray of shape (n_solutions, n_samples, n_params)
             Uniform in the ball of ``weights[i] + ker H_i``; NaN for an empty piece.
         """
-        _check_positive("n_samples", n_samples)
-        _check_positive("radius", radius)
+        _check_positive("n_samples", n_samples, Integral, "a positive integer")
+        _check_positive("radius", radius, Real, "a positive number")
         rng = check_random_state(random_state)
         balls = [kernel.sample_ball(n_samples, radius, rng) for kernel in self.kernels]
-        return self.weights[:, None, :] + np.stack(balls)
+        offsets = np.reshape(balls, (len(self), n_samples, self.weights.shape[1]))
+        return self.weights[:, None, :] + offsets
 
     def distance(self, points: ArrayLike) -> Array:
         """Euclidean distance from each point to the nearest affine piece.
@@ -199,27 +219,35 @@ class SolutionSet:
         Returns
         -------
         distances : ndarray of shape (n_points,)
-            inf where every piece is empty.
+            inf where every piece is empty, NaN for a point that is not finite (an
+            empty predicted solution).
         """
-        pieces = self.piece_distances(points)
-        return np.min(np.where(np.isnan(pieces), np.inf, pieces), axis=-1)
+        pieces, cloud = self.piece_distances(points), self._cloud(points)
+        nearest = np.min(
+            np.where(np.isnan(pieces), np.inf, pieces), axis=-1, initial=np.inf
+        )
+        return np.where(np.isfinite(cloud).all(axis=-1), nearest, np.nan)
 
     def piece_distances(self, points: ArrayLike) -> Array:
         """Distance from each point to each piece, shape (n_points, n_solutions)."""
-        p = self.weights.shape[1]
+        cloud = self._cloud(points)
+        pieces = np.empty((*cloud.shape[:-1], len(self)))
+        for i, (kernel, w) in enumerate(zip(self.kernels, self.weights, strict=True)):
+            pieces[..., i] = kernel.complement_norm(cloud - w)
+        return pieces
+
+    def _cloud(self, points: ArrayLike) -> Array:
+        """Points as an array of weights, shape (n_points, n_params)."""
         cloud = np.asarray(getattr(points, "weights", points), dtype=np.float64)
         if cloud.ndim == 1:
             cloud = cloud[None, :]
-        if cloud.shape[-1] != p:
+        p = self.weights.shape[1]
+        if cloud.ndim == 0 or cloud.shape[-1] != p:
             raise ValueError(
                 f"The 'points' parameter must have {p} weights in its last axis. Got "
                 f"shape {cloud.shape} instead."
             )
-        columns = [
-            kernel.complement_norm(cloud - w)
-            for kernel, w in zip(self.kernels, self.weights, strict=True)
-        ]
-        return np.stack(columns, axis=-1)
+        return cloud
 
     def predict(self, X: ArrayLike) -> Array:
         """Each solution's prediction: real values, or probabilities of a classifier.
@@ -237,15 +265,18 @@ class SolutionSet:
         Raises
         ------
         ValueError
-            If the set was loaded without an estimator.
+            If the set was loaded without an estimator, is empty, or X does not have
+            the features of the training data.
         """
         if self.objectives is None:
             raise ValueError(
                 "This solution set was loaded without a net and cannot predict. Pass "
                 "estimator=<a fitted SolutionSetEstimator> to SolutionSet.load."
             )
+        if not len(self):
+            raise ValueError("This solution set holds no solutions and cannot predict.")
+        X = _check_rows(X, self.objectives[0].input_shape[1:])
         pairs = zip(self.objectives, self.weights, strict=True)
-        X = np.asarray(X, dtype=np.float64)
         predictions = np.stack([o.predictions(w, X) for o, w in pairs])
         single = predictions.ndim > 2 and predictions.shape[-1] == 1
         return predictions[..., 0] if single else predictions
@@ -286,18 +317,22 @@ class SolutionSet:
         Raises
         ------
         ValueError
-            If the file is no such set, is damaged, or belongs to another net.
+            If the file is no such set, is damaged, or belongs to another net, or if
+            the estimator is not fitted.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
                 arrays = {name: file[name] for name in file.files}
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"{path} is no solution set of sksetsens.") from error
         classes = {c.__name__: c for c in (SolutionSet, PredictedSolutionSet)}
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise ValueError(f"{path} is no solution set of format {_FORMAT!r}.")
-        template = None if estimator is None else estimator.solution_set_.objectives[0]
+        template = None
+        if estimator is not None:
+            check_is_fitted(estimator, "solution_set_")
+            template = estimator.solution_set_.objectives[0]
         try:
             return classes[header["class"]]._from_arrays("", arrays, template)
         except KeyError as error:
@@ -358,9 +393,23 @@ def _restored(
     return template.with_state(state)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not (np.isscalar(value) and value > 0 and np.isfinite(value)):
-        raise ValueError(f"The {name!r} parameter must be positive. Got {value!r}.")
+def _check_rows(X: ArrayLike, expected: tuple[int, ...]) -> Array:
+    """X as finite float64 rows of the expected shape."""
+    X = check_array(X, dtype=np.float64, allow_nd=True, input_name="X")
+    if X.shape[1:] != expected:
+        raise ValueError(
+            f"The 'X' parameter of predict must have rows of shape {expected}, as in "
+            f"training. Got {X.shape[1:]} instead."
+        )
+    return X
+
+
+def _check_positive(name: str, value: Any, kind: type, wanted: str) -> None:
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not (is_number and 0 < value < np.inf):
+        raise ValueError(
+            f"The {name!r} parameter of sample must be {wanted}. Got {value!r} instead."
+        )
 
 
 class PredictedSolutionSet(SolutionSet):

@@ -2,11 +2,12 @@
 
 from ._gram import GramPseudoInverse
 from ._norms import operator_norm
-from ._pseudoinverse import PseudoInverse, Solution
+from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Solution
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
 
 __all__ = [
+    "CONSISTENCY_TOL",
     "GramPseudoInverse",
     "PseudoInverse",
     "Solution",

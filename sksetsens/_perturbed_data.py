@@ -1,0 +1,174 @@
+"""Perturbed training data, given by the user or made by the estimator's parameters."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import validate_data
+
+from .lipschitz import modulus
+from .perturbations import (
+    called_directions,
+    choose_rows,
+    gradient_directions,
+    perturbed,
+    random_directions,
+)
+
+__all__ = ["check_inputs", "check_perturbed_data", "perturb_data"]
+
+Array = NDArray[np.float64]
+
+
+def check_inputs(estimator: Any, X: Any) -> Array:
+    """Data for a fitted estimator as float64, checked like any X."""
+    return validate_data(estimator, X, dtype=np.float64, allow_nd=True, reset=False)
+
+
+def check_perturbed_data(
+    estimator: Any, X_perturbed: Any, y_perturbed: Any
+) -> tuple[Array, Array | None]:
+    """Checked perturbed data; targets in the training targets' shape, or None.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator
+        Fitted.
+    X_perturbed, y_perturbed : array-like
+        As passed to ``sensitivity`` or ``retrain``.
+
+    Returns
+    -------
+    X_perturbed : ndarray of the shape of the training X
+    targets : ndarray or None
+        None where the targets do not change.
+    """
+    X_train = estimator.X_train_
+    _warn_of_other_dtype(X_train, X_perturbed)
+    X_perturbed = check_inputs(estimator, X_perturbed)
+    if X_perturbed.shape != X_train.shape:
+        raise ValueError(
+            "The 'X_perturbed' parameter must have the shape of the training X, "
+            f"{X_train.shape}. Got {X_perturbed.shape} instead: pass all training "
+            "rows, the unperturbed ones unchanged."
+        )
+    if y_perturbed is None:
+        return X_perturbed, None
+    return X_perturbed, _check_targets(estimator, np.asarray(y_perturbed))
+
+
+def _check_targets(estimator: Any, y_perturbed: NDArray[Any]) -> Array | None:
+    y_train = estimator.y_train_
+    if y_perturbed.shape != y_train.shape:
+        raise ValueError(
+            "The 'y_perturbed' parameter must have the shape of the training y, "
+            f"{y_train.shape}. Got {y_perturbed.shape} instead."
+        )
+    if is_classifier(estimator):
+        changed = int((y_perturbed != y_train).sum())
+        if changed:
+            raise ValueError(
+                "The 'y_perturbed' parameter must equal the training y for a "
+                f"classifier: labels have no small change. Got {changed} other labels."
+            )
+        return None
+    y_perturbed = y_perturbed.astype(np.float64)
+    bad = int((~np.isfinite(y_perturbed)).sum())
+    if bad:
+        raise ValueError(
+            f"The 'y_perturbed' parameter must be finite. Got {bad} NaN or infinite "
+            "entries instead."
+        )
+    return y_perturbed.reshape(estimator.targets_.shape)
+
+
+def _warn_of_other_dtype(X_train: Array, X_perturbed: Any) -> None:
+    if getattr(X_perturbed, "dtype", None) != np.float32:
+        return
+    if np.any(X_train != X_train.astype(np.float32)):
+        warnings.warn(
+            "The 'X_perturbed' parameter has dtype float32 and the training X has "
+            "more digits: rounding counts as a perturbation of every row. Pass "
+            "float64.",
+            DataConversionWarning,
+            stacklevel=5,
+        )
+
+
+def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
+    """Perturbed data by the estimator's ``perturbation*`` parameters.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator
+        Fitted.
+    X, y : array-like or None
+        None for the training data.
+
+    Returns
+    -------
+    X_perturbed : ndarray of the shape of X
+    """
+    rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
+    X_new = estimator.X_train_ if X is None else check_inputs(estimator, X)
+    rows = choose_rows(estimator.perturbed_fraction, len(X_new), rng)
+    kind, size = estimator.perturbation, estimator.perturbation_size
+    if callable(kind):
+        y_new = estimator.y_train_ if X is None else y
+        directions = called_directions(kind, estimator, X_new, y_new, rng)
+    elif kind == "worst_case":
+        return _worst_case(estimator, X, rows)
+    elif kind == "random":
+        directions = random_directions(X_new.shape, rng)
+    else:
+        solutions = estimator.solution_set_
+        objectives = solutions.objectives
+        if X is not None:
+            targets = _encode(estimator, X_new, y)
+            objectives = [o.with_data(X_new, targets) for o in objectives]
+        directions = gradient_directions(objectives, solutions.weights)
+    return perturbed(X_new, directions, rows, size)
+
+
+def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
+    """Targets of other data, encoded and shaped as at fit."""
+    if y is None:
+        raise ValueError(
+            "The 'y' parameter of perturb must be given with X for "
+            "perturbation='gradient'. Got None instead."
+        )
+    y = column_or_1d(y) if np.ndim(estimator.y_train_) == 1 else np.asarray(y)
+    if is_classifier(estimator):
+        unknown = np.setdiff1d(y, estimator.classes_)
+        if len(unknown):
+            raise ValueError(
+                "The 'y' parameter of perturb must hold classes seen at fit. Got "
+                f"{unknown.tolist()} too."
+            )
+        y = np.searchsorted(estimator.classes_, y)
+    targets = estimator.targets_
+    return y.astype(targets.dtype).reshape(len(X), *targets.shape[1:])
+
+
+def _worst_case(estimator: Any, X: Any, rows: NDArray[np.bool_]) -> Array:
+    if X is not None:
+        raise ValueError(
+            "The 'X' parameter of perturb must be None for "
+            "perturbation='worst_case', which refers to the training data."
+        )
+    moduli = [modulus(gd, rows) for gd in estimator.graphical_derivatives_]
+    worst = max(moduli, key=lambda m: m.value)
+    if not np.isfinite(worst.value):
+        raise ValueError(
+            "The 'perturbation' parameter must not be 'worst_case' where the "
+            "Lipschitz modulus is infinite: no direction attains it. Add weight "
+            "decay, or perturb rows and features that keep it finite."
+        )
+    size = estimator.perturbation_size * np.sqrt(rows.sum())
+    return estimator.X_train_ + size * worst.direction

@@ -1,0 +1,23 @@
+"""The README keeps what it promises."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_example_runs_as_written():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names = {}
+    exec(code, names)
+    gap = names["predicted"].distance(names["retrained"])
+    assert (gap < names["predicted"].shift_norm).all()
+
+
+def test_commands_name_files_that_exist():
+    commands = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    assert len(commands) == 2
+    assert all("-c constraints.txt" in command for command in commands)
+    for path in re.findall(r"(?:docs|examples)/[\w.]+", README):
+        assert (ROOT / path).exists(), path
