@@ -4,7 +4,8 @@ from ._estimator import SolutionSetEstimator
 from ._sensitivity import sensitivity
 from ._version import __version__
 from .derivatives import AffineSet, GraphicalDerivative
-from .solution_set import PredictedSolutionSet, SolutionSet
+from .predicted_set import PredictedSolutionSet
+from .solution_set import SolutionSet
 
 __all__ = [
     "AffineSet",

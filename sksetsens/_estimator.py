@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,24 +13,21 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
-from ._linearise import Linearisation, linearise, warn_of
-from ._objective import Objective, admit, initialised_net, shape_targets
+from ._linearise import warn_of
 from ._perturbed_data import check_inputs, check_perturbed_data, perturb_data
 from ._prediction import predict_set
-from ._restarts import (
-    Restart,
-    RestartTask,
-    draw_seeds,
-    keep_successful,
-    rebuilt_net,
-    report,
-    run_restarts,
+from ._restarts import RestartTask, draw_seeds, rebuilt_net, report
+from ._training import (
+    Trained,
+    continue_solutions,
+    prepare,
+    train,
+    warn_of_train_split,
 )
-from ._stationarity import polish
 from ._training_data import TrainingData, check_training_data
 from .lipschitz import Modulus, modulus
-from .networks import missing_sizes
-from .solution_set import PredictedSolutionSet, SolutionSet
+from .predicted_set import PredictedSolutionSet
+from .solution_set import SolutionSet
 
 __all__ = ["SolutionSetEstimator"]
 
@@ -267,17 +263,25 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         self._check_parameters()
         data = check_training_data(self, self.estimator, X, y)
         self._check_perturbed_fraction(len(data.X))
-        self._warn_of_train_split()
-        self._net_params = self._learnt_params(data)
+        warn_of_train_split(self.estimator, stacklevel=2)
         seeds = draw_seeds(self.random_state, self.n_restarts + 1)
         *self._seeds, self._perturbation_seed = seeds
-        objective, task = self._prepare(data)
-        restarts = run_restarts(
-            task, self._seeds, n_jobs=self.n_jobs, verbose=self.verbose
+        objective, task = prepare(
+            self.estimator,
+            data,
+            self._seeds[0],
+            polish=bool(self.polish),
+            tol=self.tol,
+            quiet=self.verbose < 2,
         )
-        self._store(data, task, objective, restarts)
+        trained = train(task, self._seeds, objective, stacklevel=2, **self._options())
+        self._store(data, task, trained)
         warn_of(self._linearisation.diagnoses, stacklevel=2)
         return self
+
+    def _options(self) -> dict[str, Any]:
+        names = ("curvature", "solver", "rcond", "n_jobs", "verbose")
+        return {name: getattr(self, name) for name in names}
 
     def _check_parameters(self) -> None:
         validate_parameter_constraints(
@@ -294,76 +298,15 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
             )
 
-    def _warn_of_train_split(self) -> None:
-        split = self.estimator.train_split
-        if split is not None:
-            warnings.warn(
-                f"The net's train_split={split!r} would hold rows out of the training; "
-                "it is overridden by None, so that the solution set belongs to all rows "
-                "of X. Pass train_split=None to the net to silence this.",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def _learnt_params(self, data: TrainingData) -> dict[str, Any]:
-        sizes = missing_sizes(self.estimator, data.X, data.targets)
-        params = {f"module__{name}": size for name, size in sizes.items()}
-        return params if self.verbose > 1 else {**params, "verbose": 0}
-
-    def _prepare(self, data: TrainingData) -> tuple[Objective, RestartTask]:
-        """Refuse what cannot be analysed before any training; build the task."""
-        net = initialised_net(self.estimator, self._net_params, self._seeds[0])
-        dtype = next(iter(net.module_.parameters())).detach().cpu().numpy().dtype
-        X_net = data.X.astype(dtype)
-        targets = shape_targets(net, X_net, data.targets)
-        y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
-        objective = admit(net, X_net, y_net).with_data(data.X, targets)
-        task = RestartTask(
-            self.estimator,
-            self._net_params,
-            data.X,
-            targets,
-            X_net,
-            y_net,
-            bool(self.polish),
-            self.tol,
-        )
-        return objective, task
-
-    def _store(
-        self,
-        data: TrainingData,
-        task: RestartTask,
-        objective: Objective,
-        restarts: list[Restart],
-    ) -> None:
-        self.restart_report_ = report(restarts)
-        kept = keep_successful(restarts, stacklevel=3)
+    def _store(self, data: TrainingData, task: RestartTask, trained: Trained) -> None:
+        self.restart_report_ = report(trained.restarts)
         self.X_train_, self.y_train_, self._task = data.X, data.y, task
         if data.classes is not None:
             self.classes_ = data.classes
-        self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
-        self._linearisation = self._linearise(objective, kept)
+        self.estimators_ = [rebuilt_net(task, restart) for restart in trained.kept]
+        self._linearisation = trained.linearisation
         self.solution_set_ = self._linearisation.solution_set
         self._moduli: list[Modulus] | None = None
-
-    def _linearise(
-        self, objective: Objective, restarts: list[Restart]
-    ) -> Linearisation:
-        objectives = [objective.with_state(r.state) for r in restarts]
-        polished = [r.polished for r in restarts]
-        if not self.polish:
-            objectives = [
-                o.tilted(o.gradient(point.weights))
-                for o, point in zip(objectives, polished, strict=True)
-            ]
-        return linearise(
-            objectives,
-            polished,
-            curvature=self.curvature,
-            solver=self.solver,
-            rcond=self.rcond,
-        )
 
     # Prediction ---------------------------------------------------------------------
 
@@ -427,6 +370,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         score : float
             NaN where a solution of the set is empty.
         """
+        check_is_fitted(self)
         if np.isnan(solutions.weights).any():
             return float("nan")
         return self._score(y, self._decide(solutions, check_inputs(self, X)))
@@ -516,6 +460,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             The same at every call: drawn from a seed fixed at fit.
         """
         check_is_fitted(self)
+        self._check_parameters()
+        self._check_perturbed_fraction(len(self.X_train_) if X is None else len(X))
         return perturb_data(self, X, y)
 
     @property
@@ -563,35 +509,16 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
         task = self._task.on(X_perturbed, targets)
-        solutions = self.solution_set_
-        if not warm_start:
-            restarts = run_restarts(
-                task, self._seeds, n_jobs=self.n_jobs, verbose=self.verbose
-            )
-            kept = keep_successful(restarts, stacklevel=2)
-            objective = solutions.objectives[0].with_data(task.X, task.y).untilted()
-            return self._linearise(objective, kept).solution_set
-        objectives = [o.with_data(task.X, task.y) for o in solutions.objectives]
-        polished = [
-            polish(
-                objective,
-                gd.weights,
-                tol=self.tol,
-                warm=True,
-                keep_index=gd.factor.inertia[0] > 0,
-                nearby=gd.factor,
-            )
-            for objective, gd in zip(
-                objectives, self.graphical_derivatives_, strict=True
-            )
-        ]
-        return linearise(
-            objectives,
-            polished,
-            curvature=self.curvature,
-            solver=self.solver,
-            rcond=self.rcond,
-        ).solution_set
+        options = self._options()
+        if warm_start:
+            del options["n_jobs"], options["verbose"]
+            derivatives = self.graphical_derivatives_
+            return continue_solutions(derivatives, task, **options).solution_set
+        objective = self.solution_set_.objectives[0].with_data(task.X, task.y)
+        trained = train(
+            task, self._seeds, objective.untilted(), stacklevel=2, **options
+        )
+        return trained.linearisation.solution_set
 
     # scikit-learn ------------------------------------------------------------------
 

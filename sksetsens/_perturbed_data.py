@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.exceptions import DataConversionWarning
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
 from .lipschitz import modulus
@@ -28,7 +28,9 @@ Array = NDArray[np.float64]
 
 def check_inputs(estimator: Any, X: Any) -> Array:
     """Data for a fitted estimator as float64, checked like any X."""
-    return validate_data(estimator, X, dtype=np.float64, allow_nd=True, reset=False)
+    return validate_data(
+        estimator, X, dtype=np.float64, allow_nd=True, order="C", reset=False
+    )
 
 
 def check_perturbed_data(
@@ -78,7 +80,7 @@ def _check_targets(estimator: Any, y_perturbed: NDArray[Any]) -> Array | None:
                 f"classifier: labels have no small change. Got {changed} other labels."
             )
         return None
-    y_perturbed = y_perturbed.astype(np.float64)
+    y_perturbed = _real("y_perturbed", y_perturbed)
     bad = int((~np.isfinite(y_perturbed)).sum())
     if bad:
         raise ValueError(
@@ -86,6 +88,15 @@ def _check_targets(estimator: Any, y_perturbed: NDArray[Any]) -> Array | None:
             "entries instead."
         )
     return y_perturbed.reshape(estimator.targets_.shape)
+
+
+def _real(name: str, y: NDArray[Any]) -> Array:
+    if y.dtype.kind not in "biufO":
+        raise ValueError(
+            f"The {name!r} parameter must hold real numbers. Got dtype {y.dtype} "
+            "instead."
+        )
+    return y.astype(np.float64)
 
 
 def _warn_of_other_dtype(X_train: Array, X_perturbed: Any) -> None:
@@ -97,7 +108,7 @@ def _warn_of_other_dtype(X_train: Array, X_perturbed: Any) -> None:
             "more digits: rounding counts as a perturbation of every row. Pass "
             "float64.",
             DataConversionWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
@@ -115,6 +126,10 @@ def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
     -------
     X_perturbed : ndarray of the shape of X
     """
+    if X is None and y is not None:
+        raise ValueError(
+            "The 'X' parameter of perturb must be given with y. Got None instead."
+        )
     rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
     X_new = estimator.X_train_ if X is None else check_inputs(estimator, X)
     rows = choose_rows(estimator.perturbed_fraction, len(X_new), rng)
@@ -144,6 +159,7 @@ def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
             "perturbation='gradient'. Got None instead."
         )
     y = column_or_1d(y) if np.ndim(estimator.y_train_) == 1 else np.asarray(y)
+    check_consistent_length(X, y)
     if is_classifier(estimator):
         unknown = np.setdiff1d(y, estimator.classes_)
         if len(unknown):
@@ -152,6 +168,10 @@ def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
                 f"{unknown.tolist()} too."
             )
         y = np.searchsorted(estimator.classes_, y)
+    else:
+        y = _real("y", y)
+        if not np.isfinite(y).all():
+            raise ValueError("The 'y' parameter of perturb must be finite.")
     targets = estimator.targets_
     return y.astype(targets.dtype).reshape(len(X), *targets.shape[1:])
 

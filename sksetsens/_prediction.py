@@ -14,8 +14,8 @@ from ._linearise import spectral_evidence
 from ._objective import Objective
 from .derivatives import AffineSet, GraphicalDerivative
 from .exceptions import IllPosedWarning, NonlinearityWarning
-from .linalg import Subspace
-from .solution_set import PredictedSolutionSet, SolutionSet
+from .predicted_set import PredictedSolutionSet
+from .solution_set import SolutionSet
 
 __all__ = ["predict_set"]
 
@@ -28,17 +28,22 @@ _HOLDS, _FAILS = 0.1, 0.5
 
 @dataclass(frozen=True)
 class _Piece:
-    """One solution's prediction."""
+    """One solution's prediction and its evidence."""
 
     objective: Objective
     weights: Array
-    kernel: Subspace
-    affine: AffineSet
-    loss: float
-    base_loss: float
-    gradient_norm: float
-    nonlinearity: float
     derivative: GraphicalDerivative
+    affine: AffineSet
+    base_loss: float
+    loss: float = np.nan
+    gradient_norm: float = np.nan
+    nonlinearity: float = np.nan
+    shift_error: float = np.nan
+
+    @property
+    def relative_error(self) -> float:
+        """Larger of the two relative errors."""
+        return float(np.fmax(self.nonlinearity, self.shift_error))
 
 
 def predict_set(
@@ -86,13 +91,16 @@ def predict_set(
     dX = X_perturbed - X
     dy = None if y_perturbed is None else y_perturbed - y
     targets = y if y_perturbed is None else y_perturbed
+    # Beside the gradient that polishing left, a smaller one is rounding.
+    floors = np.where(base.converged, base.gradient_norms, 0.0)
     pieces = [
-        _piece(gd, dX, dy, X_perturbed, targets, n_corrections) for gd in derivatives
+        _piece(gd, dX, dy, X_perturbed, targets, n_corrections, 10.0 * floor)
+        for gd, floor in zip(derivatives, floors, strict=True)
     ]
     weights = np.stack([piece.weights for piece in pieces])
     shift = weights - base.weights
     is_empty = np.array([piece.affine.is_empty for piece in pieces])
-    nonlinearity = np.array([piece.nonlinearity for piece in pieces])
+    relative_error = np.array([piece.relative_error for piece in pieces])
     gradient_norms = np.array([piece.gradient_norm for piece in pieces])
     scales = np.array([piece.derivative.hessian_norm for piece in pieces])
     scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
@@ -112,8 +120,9 @@ def predict_set(
         "is_empty": is_empty,
         "residual": np.array([piece.affine.residual for piece in pieces]),
         "cutoff_change": np.array([piece.affine.cutoff_change for piece in pieces]),
-        "nonlinearity": nonlinearity,
-        "trustworthy": base.trustworthy & ~is_empty & (nonlinearity < _FAILS),
+        "nonlinearity": np.array([piece.nonlinearity for piece in pieces]),
+        "shift_error": np.array([piece.shift_error for piece in pieces]),
+        "trustworthy": base.trustworthy & ~is_empty & (relative_error < _FAILS),
         "status": np.array(
             [
                 _status(p, ok, s)
@@ -121,9 +130,9 @@ def predict_set(
             ]
         ),
     }
-    kernels = [piece.kernel for piece in pieces]
+    kernels = [piece.derivative.kernel for piece in pieces]
     objectives = [piece.objective for piece in pieces]
-    _warn(is_empty, nonlinearity, stacklevel + 1)
+    _warn(is_empty, relative_error, stacklevel + 1)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
 
@@ -134,39 +143,34 @@ def _piece(
     X_perturbed: Array,
     targets: NDArray[Any],
     n_corrections: int,
+    floor: float,
 ) -> _Piece:
+    """Predict from one solution; residuals up to ``floor`` count as rounding."""
     objective = gd.objective.with_data(X_perturbed, targets)
     affine = gd(dX, dy)
-    before = float(np.linalg.norm(objective.gradient(gd.weights)))
     base_loss = objective.loss(gd.weights)
     if affine.is_empty:
-        return _Piece(
-            objective,
-            affine.shift,
-            gd.kernel,
-            affine,
-            np.nan,
-            base_loss,
-            np.nan,
-            np.nan,
-            gd,
-        )
+        return _Piece(objective, affine.shift, gd, affine, base_loss)
     weights, derivative = gd.weights + affine.shift, gd
     for _ in range(n_corrections):
         weights = weights + gd.at(objective, weights).newton_step()
     if n_corrections:
         derivative = gd.at(objective, weights)
+    before = float(np.linalg.norm(objective.gradient(gd.weights)))
     after = float(np.linalg.norm(objective.gradient(weights)))
+    next_step = derivative.newton_step(weights, objective)
+    moved = float(np.linalg.norm(weights - gd.weights))
+    is_real = before > floor and moved > 0.0
     return _Piece(
         objective,
         weights,
-        derivative.kernel,
-        affine,
-        objective.loss(weights),
-        base_loss,
-        after,
-        after / before if before > 0 else 0.0,
         derivative,
+        affine,
+        base_loss,
+        objective.loss(weights),
+        after,
+        after / before if is_real else 0.0,
+        float(np.linalg.norm(next_step)) / moved if is_real else 0.0,
     )
 
 
@@ -175,10 +179,13 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         return f"from an untrustworthy solution ({base_status})"
     if piece.affine.status != "solved":
         return piece.affine.status
-    left = f"{piece.nonlinearity:.2g} of the perturbed residual is left"
-    if piece.nonlinearity <= _HOLDS:
+    left = (
+        f"{piece.nonlinearity:.2g} of the perturbed residual is left, the next "
+        f"correction is {piece.shift_error:.2g} of the shift"
+    )
+    if piece.relative_error <= _HOLDS:
         return f"first order holds: {left}"
-    if piece.nonlinearity < _FAILS:
+    if piece.relative_error < _FAILS:
         return f"first order is rough: {left}; add corrections"
     return (
         f"outside the range of linearity: {left}; use a smaller perturbation, "
@@ -186,7 +193,7 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
     )
 
 
-def _warn(is_empty: NDArray[np.bool_], nonlinearity: Array, stacklevel: int) -> None:
+def _warn(is_empty: NDArray[np.bool_], relative_error: Array, stacklevel: int) -> None:
     if is_empty.any():
         warnings.warn(
             f"The predicted set is empty at {is_empty.sum()} of {len(is_empty)} "
@@ -196,12 +203,13 @@ def _warn(is_empty: NDArray[np.bool_], nonlinearity: Array, stacklevel: int) -> 
             IllPosedWarning,
             stacklevel=stacklevel + 1,
         )
-    far = nonlinearity >= _FAILS
+    far = relative_error >= _FAILS
     if far.any():
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
-            f"{len(far)} solutions (largest nonlinearity {np.nanmax(nonlinearity):.2g}"
-            "). Use a smaller perturbation, n_corrections, or retrain.",
+            f"{len(far)} solutions (largest relative error {np.nanmax(relative_error):.2g}; "
+            "see nonlinearity and shift_error). Use a smaller perturbation, "
+            "n_corrections, or retrain.",
             NonlinearityWarning,
             stacklevel=stacklevel + 1,
         )

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class Restart:
 
     seed: int
     duration: float
-    state: dict[str, NDArray[Any]] | None = None
+    state: dict[str, NDArray[Any]] = field(default_factory=dict)
     history: list | None = None
     polished: Polished | None = None
     error: str = ""

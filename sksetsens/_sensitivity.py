@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._peeling import peel
-from .solution_set import PredictedSolutionSet
+from .predicted_set import PredictedSolutionSet
 
 __all__ = ["sensitivity"]
 
@@ -33,4 +33,9 @@ def sensitivity(
     predicted : PredictedSolutionSet
     """
     final, X_perturbed = peel(estimator, X_perturbed)
+    if not hasattr(final, "sensitivity"):
+        raise TypeError(
+            "The 'estimator' parameter of sensitivity must end in a "
+            f"SolutionSetEstimator. Got {type(final).__name__} instead."
+        )
     return final.sensitivity(X_perturbed, y_perturbed, n_corrections=n_corrections)

@@ -206,7 +206,7 @@ def _runs_away(objective: Objective, w: Array) -> bool:
     if objective.is_tilted or objective.decay.any():
         return False
     here, further = objective.loss(w), objective.loss(1.5 * w)
-    return further < 0.5 * here and here > np.finfo(float).eps
+    return bool(further < 0.5 * here and here > np.finfo(float).eps)
 
 
 # Levenberg-Marquardt in the dual -------------------------------------------------
@@ -220,9 +220,8 @@ def _is_quadratic_interpolation(objective: Objective, w: Array) -> bool:
     if not objective.is_separable(w):
         return False
     here, there = objective.output_hessian(w), objective.output_hessian(1.1 * w + 0.1)
-    if not np.allclose(here, there, rtol=1e-10):
-        return False
-    return bool(np.linalg.eigvalsh(here).min() > 0)
+    constant = bool(np.allclose(here, there, rtol=1e-10))
+    return constant and float(np.linalg.eigvalsh(here).min()) > 0.0
 
 
 def _levenberg_marquardt(

@@ -94,8 +94,8 @@ class System(Protocol):
     def solve(self, dX: Any, dy: Any) -> Solution:
         """Shortest solution of ``H v = -B dx``."""
 
-    def newton_step(self, weights: Array) -> Array:
-        """``-H^+ R(x, weights)``."""
+    def newton_step(self, objective: Objective, weights: Array) -> Array:
+        """``-H^+ R`` with the residual of ``objective`` at ``weights``."""
 
 
 class _Dense:
@@ -117,8 +117,8 @@ class _Dense:
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve(self._objective.cross_product(self._w, dX, dy))
 
-    def newton_step(self, weights: Array) -> Array:
-        return -self.factor.apply(self._objective.gradient(weights))
+    def newton_step(self, objective: Objective, weights: Array) -> Array:
+        return -self.factor.apply(objective.gradient(weights))
 
     @property
     def H(self) -> LinearOperator:
@@ -190,8 +190,8 @@ class _Dual:
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve_factored(self._rho(dX, dy))
 
-    def newton_step(self, weights: Array) -> Array:
-        r = self._whitened(self._objective.output_gradient(weights))
+    def newton_step(self, objective: Objective, weights: Array) -> Array:
+        r = self._whitened(objective.output_gradient(weights))
         return -self.factor.apply_factored(r.ravel())
 
     @property

@@ -115,7 +115,7 @@ def _is_whole(dtype: Any) -> bool:
 
 
 def _warn_of_integers(X: Any) -> None:
-    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
+    dtypes: Any = getattr(X, "dtypes", getattr(X, "dtype", None))
     if any(_is_whole(dtype) for dtype in np.atleast_1d(dtypes)):
         warnings.warn(
             "The 'X' parameter of SolutionSetEstimator holds integers, which were "

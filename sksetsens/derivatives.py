@@ -191,6 +191,24 @@ class GraphicalDerivative:
         """``H^+ B`` as a linear operator, shape (n_params, X.size)."""
         return self._system.solution_operator
 
-    def newton_step(self, weights: Array | None = None) -> Array:
-        """``-H^+ R`` with R at ``weights`` (default: here) and H^+ from here."""
-        return self._system.newton_step(self.weights if weights is None else weights)
+    def newton_step(
+        self, weights: Array | None = None, objective: Objective | None = None
+    ) -> Array:
+        """``-H^+ R`` with H^+ from here and R of another objective or point.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_params,), default=None
+            None for this point.
+
+        objective : Objective, default=None
+            None for this objective.
+
+        Returns
+        -------
+        step : ndarray of shape (n_params,)
+        """
+        return self._system.newton_step(
+            self.objective if objective is None else objective,
+            self.weights if weights is None else weights,
+        )

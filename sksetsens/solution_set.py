@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,23 +13,12 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ._objective import Objective
+from ._storage import read_arrays, write_arrays
 from .linalg import Subspace
 
-__all__ = ["PredictedSolutionSet", "SolutionSet"]
+__all__ = ["SolutionSet"]
 
 Array = NDArray[np.float64]
-
-_FORMAT = "sksetsens-solution-set-1"
-
-# What NumPy raises for files of other kinds (a bare array has no members: TypeError).
-_UNREADABLE = (
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class SolutionSet:
@@ -103,6 +88,9 @@ class SolutionSet:
         "status",
     )
 
+    # Classes by name, for `load`.
+    _kinds: ClassVar[dict[str, type[SolutionSet]]] = {}
+
     losses: Array
     gradient_norms: Array
     stationarity: Array
@@ -127,20 +115,24 @@ class SolutionSet:
         self.kernels = list(kernels)
         self.objectives = None if objectives is None else list(objectives)
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        SolutionSet._kinds[cls.__name__] = cls
+
     # Container ------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.weights)
 
-    def __iter__(self) -> Iterator[SolutionSet]:
+    def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, key: Any) -> SolutionSet:
+    def __getitem__(self, key: Any) -> Self:
         """Solutions by integer, slice, integer array or mask; always a set again."""
         return self._take(self._positions(key))
 
     def _positions(self, key: Any) -> NDArray[np.int64]:
-        if isinstance(key, Integral) and not isinstance(key, bool):
+        if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
             if not -len(self) <= key < len(self):
                 raise IndexError(
                     f"Solution {key} does not exist: the set has {len(self)} solutions."
@@ -154,7 +146,7 @@ class SolutionSet:
             )
         return positions
 
-    def _take(self, positions: NDArray[np.int64]) -> SolutionSet:
+    def _take(self, positions: NDArray[np.int64]) -> Self:
         taken = object.__new__(type(self))
         taken.weights = self.weights[positions]
         for name in self.EVIDENCE:
@@ -291,12 +283,7 @@ class SolutionSet:
         path : path-like
             Written as given, no suffix is added.
         """
-        header = {"format": _FORMAT, "class": type(self).__name__}
-        arrays = {"header": np.array(json.dumps(header)), **self._to_arrays("")}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        with open(path, "wb") as file:
-            file.write(buffer.getvalue())
+        write_arrays(path, type(self).__name__, self._to_arrays(""))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], estimator: Any = None) -> SolutionSet:
@@ -320,21 +307,13 @@ class SolutionSet:
             If the file is no such set, is damaged, or belongs to another net, or if
             the estimator is not fitted.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                arrays = {name: file[name] for name in file.files}
-        except _UNREADABLE as error:
-            raise ValueError(f"{path} is no solution set of sksetsens.") from error
-        classes = {c.__name__: c for c in (SolutionSet, PredictedSolutionSet)}
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise ValueError(f"{path} is no solution set of format {_FORMAT!r}.")
+        kind, arrays = read_arrays(path)
         template = None
         if estimator is not None:
             check_is_fitted(estimator, "solution_set_")
             template = estimator.solution_set_.objectives[0]
         try:
-            return classes[header["class"]]._from_arrays("", arrays, template)
+            return cls._kinds[kind]._from_arrays("", arrays, template)
         except KeyError as error:
             raise ValueError(f"{path} is incomplete: {error} is missing.") from error
 
@@ -352,7 +331,7 @@ class SolutionSet:
     @classmethod
     def _from_arrays(
         cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
-    ) -> SolutionSet:
+    ) -> Self:
         weights = arrays[prefix + "weights"]
         kernels = [
             Subspace(
@@ -375,6 +354,9 @@ class SolutionSet:
         return loaded
 
 
+SolutionSet._kinds["SolutionSet"] = SolutionSet
+
+
 def _restored(
     template: Objective, arrays: dict[str, NDArray[Any]], prefix: str, n_params: int
 ) -> Objective:
@@ -395,13 +377,13 @@ def _restored(
 
 def _check_rows(X: ArrayLike, expected: tuple[int, ...]) -> Array:
     """X as finite float64 rows of the expected shape."""
-    X = check_array(X, dtype=np.float64, allow_nd=True, input_name="X")
-    if X.shape[1:] != expected:
+    rows: Array = check_array(X, dtype=np.float64, allow_nd=True, input_name="X")
+    if rows.shape[1:] != expected:
         raise ValueError(
             f"The 'X' parameter of predict must have rows of shape {expected}, as in "
-            f"training. Got {X.shape[1:]} instead."
+            f"training. Got {rows.shape[1:]} instead."
         )
-    return X
+    return rows
 
 
 def _check_positive(name: str, value: Any, kind: type, wanted: str) -> None:
@@ -410,134 +392,3 @@ def _check_positive(name: str, value: Any, kind: type, wanted: str) -> None:
         raise ValueError(
             f"The {name!r} parameter of sample must be {wanted}. Got {value!r} instead."
         )
-
-
-class PredictedSolutionSet(SolutionSet):
-    """The set of solutions predicted for perturbed data, without retraining.
-
-    Its pieces are ``w_i + v0_i + ker H_i`` (arXiv 2412.11057, Theorem 1), or are
-    empty. After corrections the kernels are those at the corrected weights.
-
-    Attributes
-    ----------
-    weights : ndarray of shape (n_solutions, n_params)
-        ``w + v0``, corrected where asked for; NaN where the predicted set is empty.
-
-    base : SolutionSet
-        The set it came from.
-
-    shift : ndarray of shape (n_solutions, n_params)
-        ``weights - base.weights``; v0, the shortest movement, without corrections.
-
-    shift_norm : ndarray of shape (n_solutions,)
-        Euclidean norm of the shift, the distance of the paper's Algorithm 1; inf
-        where the predicted set is empty.
-
-    is_empty : ndarray of bool of shape (n_solutions,)
-
-    residual : ndarray of shape (n_solutions,)
-        ``|H v0 + B dx| / |B dx|``.
-
-    cutoff_change : ndarray of shape (n_solutions,)
-        Relative change of v0 within one decade of rcond.
-
-    losses, base_losses : ndarray of shape (n_solutions,)
-        Objective on the perturbed data at the new and at the old weights.
-
-    nonlinearity : ndarray of shape (n_solutions,)
-        ``|R(x^p, weights)| / |R(x^p, w)|``: near 0 the first order holds, near 1 or
-        above it does not.
-
-    status : ndarray of str of shape (n_solutions,)
-        One sentence each.
-    """
-
-    EVIDENCE = (
-        *SolutionSet.EVIDENCE,
-        "shift",
-        "shift_norm",
-        "is_empty",
-        "residual",
-        "cutoff_change",
-        "base_losses",
-        "nonlinearity",
-    )
-
-    shift: Array
-    shift_norm: Array
-    is_empty: NDArray[np.bool_]
-    residual: Array
-    cutoff_change: Array
-    base_losses: Array
-    nonlinearity: Array
-
-    def __init__(
-        self,
-        weights: Array,
-        evidence: dict[str, NDArray[Any]],
-        kernels: Sequence[Subspace],
-        objectives: Sequence[Objective] | None,
-        base: SolutionSet,
-    ) -> None:
-        super().__init__(weights, evidence, kernels, objectives)
-        self.base = base
-
-    def _take(self, positions: NDArray[np.int64]) -> PredictedSolutionSet:
-        taken = super()._take(positions)
-        taken.base = self.base._take(positions)
-        return taken
-
-    def sample(
-        self,
-        n_samples: int,
-        radius: float,
-        random_state: Any = None,
-        *,
-        center: str = "solution",
-    ) -> Array:
-        """Points of the predicted set near each solution.
-
-        Parameters
-        ----------
-        n_samples : int
-            Points per solution.
-
-        radius : float
-            Euclidean radius of the ball.
-
-        random_state : int, RandomState instance or None, default=None
-
-        center : {"solution", "base"}, default="solution"
-            Centre of the ball: the predicted solution, or the solution it came from
-            (the paper's neighbourhood U of w_bar, whose intersection with the
-            predicted set is smaller).
-
-        Returns
-        -------
-        points : ndarray of shape (n_solutions, n_samples, n_params)
-            NaN where the piece is empty or misses the ball.
-        """
-        if center not in ("solution", "base"):
-            raise ValueError(
-                "The 'center' parameter must be 'solution' or 'base'. Got "
-                f"{center!r} instead."
-            )
-        points = super().sample(n_samples, radius, random_state)
-        if center == "solution":
-            return points
-        # The pieces are orthogonal to v0 (to first order): Pythagoras.
-        room = np.sqrt(np.maximum(radius**2 - self.shift_norm**2, 0.0)) / radius
-        room[self.shift_norm > radius] = np.nan
-        offset = points - self.weights[:, None, :]
-        return self.weights[:, None, :] + offset * room[:, None, None]
-
-    def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
-        return super()._to_arrays(prefix) | self.base._to_arrays(prefix + "base/")
-
-    @classmethod
-    def _from_arrays(
-        cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
-    ) -> PredictedSolutionSet:
-        loaded = super()._from_arrays(prefix, arrays, template)
-        loaded.base = SolutionSet._from_arrays(prefix + "base/", arrays, template)
-        return loaded

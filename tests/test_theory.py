@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from skorch import NeuralNetClassifier, NeuralNetRegressor
 from sklearn.datasets import load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 from sksetsens import SolutionSetEstimator

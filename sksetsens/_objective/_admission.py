@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
+from skorch import NeuralNetClassifier
 
 from .._compat import skeleton_net
 from .._isolation import isolated
@@ -336,6 +337,18 @@ def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
             m.training = training
 
 
+def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
+    row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
+    try:
+        with _eval_mode(net.module_), torch.no_grad():
+            return tuple(np.shape(net.infer(row))[1:])
+    except Exception as error:
+        raise UnsupportedObjectiveError(
+            f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
+            f"{X.shape[1:]}: {error}. Set its number of features to that of X."
+        ) from error
+
+
 def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """Real-valued targets in the shape of the net's outputs.
 
@@ -345,13 +358,17 @@ def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     Raises
     ------
     UnsupportedObjectiveError
-        If the outputs hold another number of values per row than the targets.
+        If the module fails on a row, or its outputs hold another number of values
+        per row than the targets, or fewer than there are classes.
     """
+    shape = _output_shape(net, X)
     if not np.issubdtype(y.dtype, np.floating):
+        if isinstance(net, NeuralNetClassifier) and shape and y.max() >= shape[0]:
+            raise UnsupportedObjectiveError(
+                f"The module has {shape[0]} outputs per row and y holds {y.max() + 1} "
+                "classes. Set the module's number of outputs to the number of classes."
+            )
         return y
-    row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
-    with _eval_mode(net.module_), torch.no_grad():
-        shape = np.shape(net.infer(row))[1:]
     if int(np.prod(shape)) != int(np.prod(y.shape[1:])):
         raise UnsupportedObjectiveError(
             f"The module returns outputs of shape {tuple(shape)} per row and the "

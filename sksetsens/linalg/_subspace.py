@@ -89,8 +89,12 @@ class Subspace:
     ) -> Array:
         """Vectors uniform in the ball of ``radius`` in V, shape (n_samples, p)."""
         directions = self.project(rng.standard_normal((n_samples, self.n_dims)))
-        norms = np.linalg.norm(directions, axis=1, keepdims=True)
         uniform = rng.uniform(size=(n_samples, 1))
         if self.dim == 0:
             return np.zeros((n_samples, self.n_dims))
+        # Twice: of a draw orthogonal to V only rounding is left, outside V. (The draws
+        # of a seed that also made the data are its rows, which lie in range H.)
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        directions = self.project(directions)
+        norms = np.linalg.norm(directions, axis=1, keepdims=True)
         return directions / norms * radius * uniform ** (1.0 / self.dim)

@@ -1,0 +1,160 @@
+"""The steps of ``fit`` and ``retrain``: prepare, restart, linearise; or continue."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._linearise import Linearisation, linearise
+from ._objective import Objective, admit, initialised_net, shape_targets
+from ._restarts import Restart, RestartTask, keep_successful, run_restarts
+from ._stationarity import polish
+from ._training_data import TrainingData
+from .derivatives import GraphicalDerivative
+from .networks import missing_sizes
+
+__all__ = ["Trained", "continue_solutions", "prepare", "train", "warn_of_train_split"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Outcome of many restarts.
+
+    Attributes
+    ----------
+    restarts : list of Restart
+        All of them, failed ones included.
+    kept : list of Restart
+        Those in the solution set, in its order.
+    linearisation : Linearisation
+    """
+
+    restarts: list[Restart]
+    kept: list[Restart]
+    linearisation: Linearisation
+
+
+def warn_of_train_split(net: Any, stacklevel: int) -> None:
+    """Say that rows the net would hold out take part in the objective."""
+    if net.train_split is None:
+        return
+    warnings.warn(
+        f"The net's train_split={net.train_split!r} would hold rows out of the "
+        "training; it is overridden by None, so that the solution set belongs to all "
+        "rows of X. Pass train_split=None to the net to silence this.",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def prepare(
+    net: Any, data: TrainingData, seed: int, *, polish: bool, tol: float, quiet: bool
+) -> tuple[Objective, RestartTask]:
+    """Refuse what cannot be analysed, before any training.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Unfitted.
+    data : TrainingData
+    seed : int
+        Of the weights at which the objective is examined.
+    polish, tol
+        As in `RestartTask`.
+    quiet : bool
+        Whether to silence skorch.
+
+    Returns
+    -------
+    objective : Objective
+        On the analysis data.
+    task : RestartTask
+    """
+    sizes = missing_sizes(net, data.X, data.targets)
+    params: dict[str, Any] = {f"module__{name}": size for name, size in sizes.items()}
+    if quiet:
+        params["verbose"] = 0
+    trial = initialised_net(net, params, seed)
+    dtype = next(iter(trial.module_.parameters())).detach().cpu().numpy().dtype
+    X_net = data.X.astype(dtype)
+    targets = shape_targets(trial, X_net, data.targets)
+    y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
+    objective = admit(trial, X_net, y_net).with_data(data.X, targets)
+    task = RestartTask(net, params, data.X, targets, X_net, y_net, polish, tol)
+    return objective, task
+
+
+def train(
+    task: RestartTask,
+    seeds: Sequence[int],
+    objective: Objective,
+    *,
+    n_jobs: int | None,
+    verbose: int,
+    stacklevel: int,
+    **options: Any,
+) -> Trained:
+    """Train once per seed and linearise the objective at each solution.
+
+    Parameters
+    ----------
+    task : RestartTask
+    seeds : sequence of int
+    objective : Objective
+        On the task's data.
+    n_jobs, verbose
+        Of joblib.
+    stacklevel : int
+        Of warnings.
+    **options
+        ``curvature``, ``solver`` and ``rcond`` of the linearisation.
+
+    Returns
+    -------
+    trained : Trained
+    """
+    restarts = run_restarts(task, seeds, n_jobs=n_jobs, verbose=verbose)
+    kept = keep_successful(restarts, stacklevel=stacklevel + 1)
+    objectives = [objective.with_state(restart.state) for restart in kept]
+    polished = [r.polished for r in kept if r.polished is not None]
+    if not task.polish:
+        objectives = [
+            o.tilted(o.gradient(point.weights))
+            for o, point in zip(objectives, polished, strict=True)
+        ]
+    return Trained(restarts, kept, linearise(objectives, polished, **options))
+
+
+def continue_solutions(
+    derivatives: Sequence[GraphicalDerivative], task: RestartTask, **options: Any
+) -> Linearisation:
+    """Bring each solution to a stationary point on the task's data, in order.
+
+    Parameters
+    ----------
+    derivatives : sequence of GraphicalDerivative
+        At the solutions on the old data.
+    task : RestartTask
+        With the new data.
+    **options
+        ``curvature``, ``solver`` and ``rcond`` of the linearisation.
+
+    Returns
+    -------
+    linearisation : Linearisation
+    """
+    objectives = [gd.objective.with_data(task.X, task.y) for gd in derivatives]
+    polished = [
+        polish(
+            objective,
+            gd.weights,
+            tol=task.tol,
+            warm=True,
+            keep_index=gd.factor.inertia[0] > 0,
+            nearby=gd.factor,
+        )
+        for objective, gd in zip(objectives, derivatives, strict=True)
+    ]
+    return linearise(objectives, polished, **options)

@@ -1,0 +1,156 @@
+"""The answer to a perturbation: a set of solutions that was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._objective import Objective
+from .linalg import Subspace
+from .solution_set import SolutionSet
+
+__all__ = ["PredictedSolutionSet"]
+
+Array = NDArray[np.float64]
+
+
+class PredictedSolutionSet(SolutionSet):
+    """The set of solutions predicted for perturbed data, without retraining.
+
+    Its pieces are ``w_i + v0_i + ker H_i`` (arXiv 2412.11057, Theorem 1), or are
+    empty. After corrections the kernels are those at the corrected weights.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_solutions, n_params)
+        ``w + v0``, corrected where asked for; NaN where the predicted set is empty.
+
+    base : SolutionSet
+        The set it came from.
+
+    shift : ndarray of shape (n_solutions, n_params)
+        ``weights - base.weights``; v0, the shortest movement, without corrections.
+
+    shift_norm : ndarray of shape (n_solutions,)
+        Euclidean norm of the shift, the distance of the paper's Algorithm 1; inf
+        where the predicted set is empty.
+
+    is_empty : ndarray of bool of shape (n_solutions,)
+
+    residual : ndarray of shape (n_solutions,)
+        ``|H v0 + B dx| / |B dx|``.
+
+    cutoff_change : ndarray of shape (n_solutions,)
+        Relative change of v0 within one decade of rcond.
+
+    losses, base_losses : ndarray of shape (n_solutions,)
+        Objective on the perturbed data at the new and at the old weights.
+
+    nonlinearity : ndarray of shape (n_solutions,)
+        ``|R(x^p, weights)| / |R(x^p, w)|``: near 0 the first order holds, near 1 or
+        above it does not.
+
+    shift_error : ndarray of shape (n_solutions,)
+        ``|H^+ R(x^p, weights)| / |shift|``: length of the next Newton correction
+        relative to the shift, an estimate of the shift's relative error. It sees what
+        `nonlinearity` does not: directions with little curvature, where a small
+        residual is a long way.
+
+    status : ndarray of str of shape (n_solutions,)
+        One sentence each.
+    """
+
+    EVIDENCE = (
+        *SolutionSet.EVIDENCE,
+        "shift",
+        "shift_norm",
+        "is_empty",
+        "residual",
+        "cutoff_change",
+        "base_losses",
+        "nonlinearity",
+        "shift_error",
+    )
+
+    shift: Array
+    shift_norm: Array
+    is_empty: NDArray[np.bool_]
+    residual: Array
+    cutoff_change: Array
+    base_losses: Array
+    nonlinearity: Array
+    shift_error: Array
+
+    def __init__(
+        self,
+        weights: Array,
+        evidence: dict[str, NDArray[Any]],
+        kernels: Sequence[Subspace],
+        objectives: Sequence[Objective] | None,
+        base: SolutionSet,
+    ) -> None:
+        super().__init__(weights, evidence, kernels, objectives)
+        self.base = base
+
+    def _take(self, positions: NDArray[np.int64]) -> Self:
+        taken = super()._take(positions)
+        taken.base = self.base._take(positions)
+        return taken
+
+    def sample(
+        self,
+        n_samples: int,
+        radius: float,
+        random_state: Any = None,
+        *,
+        center: str = "solution",
+    ) -> Array:
+        """Points of the predicted set near each solution.
+
+        Parameters
+        ----------
+        n_samples : int
+            Points per solution.
+
+        radius : float
+            Euclidean radius of the ball.
+
+        random_state : int, RandomState instance or None, default=None
+
+        center : {"solution", "base"}, default="solution"
+            Centre of the ball: the predicted solution, or the solution it came from
+            (the paper's neighbourhood U of w_bar, whose intersection with the
+            predicted set is smaller).
+
+        Returns
+        -------
+        points : ndarray of shape (n_solutions, n_samples, n_params)
+            NaN where the piece is empty or misses the ball.
+        """
+        if center not in ("solution", "base"):
+            raise ValueError(
+                "The 'center' parameter must be 'solution' or 'base'. Got "
+                f"{center!r} instead."
+            )
+        points = super().sample(n_samples, radius, random_state)
+        if center == "solution":
+            return points
+        # The pieces are orthogonal to v0 (to first order): Pythagoras.
+        room = np.sqrt(np.maximum(radius**2 - self.shift_norm**2, 0.0)) / radius
+        room[self.shift_norm > radius] = np.nan
+        offset = points - self.weights[:, None, :]
+        return self.weights[:, None, :] + offset * room[:, None, None]
+
+    def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return super()._to_arrays(prefix) | self.base._to_arrays(prefix + "base/")
+
+    @classmethod
+    def _from_arrays(
+        cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
+    ) -> Self:
+        loaded = super()._from_arrays(prefix, arrays, template)
+        loaded.base = SolutionSet._from_arrays(prefix + "base/", arrays, template)
+        return loaded
