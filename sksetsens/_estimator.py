@@ -16,12 +16,19 @@ from ._compat import Interval, StrOptions, get_tags, validate_parameter_constrai
 from ._linearise import warn_of
 from ._perturbed_data import check_inputs, check_perturbed_data, perturb_data
 from ._prediction import predict_set
-from ._restarts import RestartTask, draw_seeds, rebuilt_net, report
+from ._restarts import (
+    Restart,
+    RestartTask,
+    draw_seeds,
+    keep_successful,
+    rebuilt_net,
+    report,
+    run_restarts,
+)
 from ._training import (
-    Trained,
     continue_solutions,
+    linearise_restarts,
     prepare,
-    train,
     warn_of_train_split,
 )
 from ._training_data import TrainingData, check_training_data
@@ -274,13 +281,22 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             tol=self.tol,
             quiet=self.verbose < 2,
         )
-        trained = train(task, self._seeds, objective, stacklevel=2, **self._options())
-        self._store(data, task, trained)
+        restarts = self._run_restarts(task)
+        self.restart_report_ = report(restarts)
+        kept = keep_successful(restarts, stacklevel=2)
+        self._store(data, task, kept)
+        self._linearisation = linearise_restarts(
+            task, objective, kept, **self._options()
+        )
+        self.solution_set_ = self._linearisation.solution_set
         warn_of(self._linearisation.diagnoses, stacklevel=2)
         return self
 
+    def _run_restarts(self, task: RestartTask) -> list[Restart]:
+        return run_restarts(task, self._seeds, n_jobs=self.n_jobs, verbose=self.verbose)
+
     def _options(self) -> dict[str, Any]:
-        names = ("curvature", "solver", "rcond", "n_jobs", "verbose")
+        names = ("curvature", "solver", "rcond")
         return {name: getattr(self, name) for name in names}
 
     def _check_parameters(self) -> None:
@@ -298,14 +314,13 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
             )
 
-    def _store(self, data: TrainingData, task: RestartTask, trained: Trained) -> None:
-        self.restart_report_ = report(trained.restarts)
+    def _store(
+        self, data: TrainingData, task: RestartTask, kept: list[Restart]
+    ) -> None:
         self.X_train_, self.y_train_, self._task = data.X, data.y, task
         if data.classes is not None:
             self.classes_ = data.classes
-        self.estimators_ = [rebuilt_net(task, restart) for restart in trained.kept]
-        self._linearisation = trained.linearisation
-        self.solution_set_ = self._linearisation.solution_set
+        self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
         self._moduli: list[Modulus] | None = None
 
     # Prediction ---------------------------------------------------------------------
@@ -509,18 +524,19 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
         task = self._task.on(X_perturbed, targets)
-        options = self._options()
         if warm_start:
-            del options["n_jobs"], options["verbose"]
-            derivatives = self.graphical_derivatives_
+            derivatives, options = self.graphical_derivatives_, self._options()
             return continue_solutions(derivatives, task, **options).solution_set
+        kept = keep_successful(self._run_restarts(task), stacklevel=2)
         objective = self.solution_set_.objectives[0].with_data(task.X, task.y)
-        trained = train(
-            task, self._seeds, objective.untilted(), stacklevel=2, **options
-        )
-        return trained.linearisation.solution_set
+        return linearise_restarts(
+            task, objective.untilted(), kept, **self._options()
+        ).solution_set
 
     # scikit-learn ------------------------------------------------------------------
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "solution_set_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

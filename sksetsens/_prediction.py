@@ -207,9 +207,9 @@ def _warn(is_empty: NDArray[np.bool_], relative_error: Array, stacklevel: int) -
     if far.any():
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
-            f"{len(far)} solutions (largest relative error {np.nanmax(relative_error):.2g}; "
-            "see nonlinearity and shift_error). Use a smaller perturbation, "
-            "n_corrections, or retrain.",
+            f"{len(far)} solutions (largest error {np.nanmax(relative_error):.2g}; see "
+            "nonlinearity and shift_error). Use a smaller perturbation, n_corrections, "
+            "or retrain.",
             NonlinearityWarning,
             stacklevel=stacklevel + 1,
         )

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ._linearise import Linearisation, linearise
 from ._objective import Objective, admit, initialised_net, shape_targets
-from ._restarts import Restart, RestartTask, keep_successful, run_restarts
+from ._restarts import Restart, RestartTask
 from ._stationarity import polish
 from ._training_data import TrainingData
 from .derivatives import GraphicalDerivative
 from .networks import missing_sizes
 
-__all__ = ["Trained", "continue_solutions", "prepare", "train", "warn_of_train_split"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Outcome of many restarts.
-
-    Attributes
-    ----------
-    restarts : list of Restart
-        All of them, failed ones included.
-    kept : list of Restart
-        Those in the solution set, in its order.
-    linearisation : Linearisation
-    """
-
-    restarts: list[Restart]
-    kept: list[Restart]
-    linearisation: Linearisation
+__all__ = [
+    "continue_solutions",
+    "linearise_restarts",
+    "prepare",
+    "warn_of_train_split",
+]
 
 
 def warn_of_train_split(net: Any, stacklevel: int) -> None:
@@ -86,45 +72,33 @@ def prepare(
     return objective, task
 
 
-def train(
-    task: RestartTask,
-    seeds: Sequence[int],
-    objective: Objective,
-    *,
-    n_jobs: int | None,
-    verbose: int,
-    stacklevel: int,
-    **options: Any,
-) -> Trained:
-    """Train once per seed and linearise the objective at each solution.
+def linearise_restarts(
+    task: RestartTask, objective: Objective, restarts: Sequence[Restart], **options: Any
+) -> Linearisation:
+    """Factorise the objective at the solution of each restart.
 
     Parameters
     ----------
     task : RestartTask
-    seeds : sequence of int
     objective : Objective
         On the task's data.
-    n_jobs, verbose
-        Of joblib.
-    stacklevel : int
-        Of warnings.
+    restarts : sequence of Restart
+        Successful ones.
     **options
         ``curvature``, ``solver`` and ``rcond`` of the linearisation.
 
     Returns
     -------
-    trained : Trained
+    linearisation : Linearisation
     """
-    restarts = run_restarts(task, seeds, n_jobs=n_jobs, verbose=verbose)
-    kept = keep_successful(restarts, stacklevel=stacklevel + 1)
-    objectives = [objective.with_state(restart.state) for restart in kept]
-    polished = [r.polished for r in kept if r.polished is not None]
+    objectives = [objective.with_state(restart.state) for restart in restarts]
+    polished = [r.polished for r in restarts if r.polished is not None]
     if not task.polish:
         objectives = [
             o.tilted(o.gradient(point.weights))
             for o, point in zip(objectives, polished, strict=True)
         ]
-    return Trained(restarts, kept, linearise(objectives, polished, **options))
+    return linearise(objectives, polished, **options)
 
 
 def continue_solutions(
