@@ -12,9 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ._objective import Objective
 from .derivatives import GraphicalDerivative
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = [
+    "OBSTRUCTION_TOL",
+    "Diagnosis",
+    "diagnose",
+    "off_manifold",
+    "rank_can_change",
+]
 
 Array = NDArray[np.float64]
 
@@ -27,12 +34,18 @@ _N_KINK_DIRECTIONS = 4
 
 # Steps along ker H, relative to 1 + |w|, from which the set must be reached again.
 _KERNEL_STEPS = (1e-2, 1e-3)
+# Perturbations of the data, relative to its root mean square, with the same purpose.
+_DATA_STEPS = (1e-3, 1e-4)
 _N_CHORD_STEPS = 30
 # On a manifold the distance left after the correction is far below the step taken;
 # where the rank changes it is of the step's own size.
-_OBSTRUCTION_TOL = 1e-2
+OBSTRUCTION_TOL = 1e-2
 # |R| / (|H| (1 + |w|)) below this is rounding.
-_ROUNDING = 1e-12
+_ROUNDING = 1e-14
+
+
+# Neglected curvature over the smallest kept eigenvalue: the shift's relative error.
+_NEGLECT_TOL = 1e-2
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,10 @@ class Diagnosis:
     ----------
     is_stationary, is_minimum, has_clear_cutoff, has_constant_rank, is_smooth : bool
         The conditions under which shift and modulus mean what they say.
+        ``has_constant_rank`` is False where another one keeps it from being examined.
+
+    is_exact : bool
+        Whether the curvature that the solver neglects is negligible.
 
     kink_jump : float
         Relative jump of the curvature along random directions.
@@ -60,6 +77,7 @@ class Diagnosis:
     has_clear_cutoff: bool
     has_constant_rank: bool
     is_smooth: bool
+    is_exact: bool
     kink_jump: float
     obstruction: float
     status: str
@@ -73,6 +91,7 @@ class Diagnosis:
             and self.has_clear_cutoff
             and self.has_constant_rank
             and self.is_smooth
+            and self.is_exact
         )
 
 
@@ -100,8 +119,10 @@ def diagnose(
     clear = gd.factor.has_clear_cutoff
     jump = _kink_jump(gd)
     smooth = jump <= _KINK_TOL
-    obstruction = _obstruction(gd) if smooth and clear and is_stationary else 0.0
-    constant = obstruction <= _OBSTRUCTION_TOL
+    exact = gd.neglected_curvature <= _NEGLECT_TOL
+    examined = smooth and clear and is_stationary and exact
+    obstruction = _obstruction(gd) if examined else np.nan
+    constant = obstruction <= OBSTRUCTION_TOL
     findings = [
         ("" if is_stationary else polish_status),
         _saddle_sentence(gd, negative),
@@ -114,7 +135,7 @@ def diagnose(
         ),
         (
             ""
-            if constant
+            if constant or not examined
             else "the rank of H changes along the solution set here (degenerate "
             "point): first order does not describe how the set moves"
         ),
@@ -126,8 +147,9 @@ def diagnose(
         is_stationary,
         negative == 0,
         clear,
-        constant,
+        bool(constant),
         smooth,
+        exact,
         jump,
         obstruction,
         told or _kind(gd),
@@ -164,7 +186,7 @@ def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:
 
 
 def _neglect_sentence(gd: GraphicalDerivative) -> str:
-    if gd.neglected_curvature <= 1e-2:
+    if gd.neglected_curvature <= _NEGLECT_TOL:
         return ""
     return (
         "solver='dual' neglects curvature of "
@@ -206,43 +228,86 @@ def _kink_jump(gd: GraphicalDerivative) -> float:
 
 
 def _obstruction(gd: GraphicalDerivative) -> float:
-    """Lyapunov-Schmidt test of constant rank: a manifold along ker H, or not.
-
-    From ``w + rho z``, z in ker H, the chord iteration ``w -= H^+ R(w)`` solves the
-    range part of R = 0. What stays is the reduced equation's value; it vanishes for
-    all small z exactly where the zeros of R form a manifold tangent to ker H, that
-    is, where the rank is constant on it.
-    """
-    if gd.kernel.dim == 0:
+    """How far from a manifold the solutions are, along ker H and as the data moves."""
+    if not rank_can_change(gd):
         return 0.0
-    worst = []
+    return max(_along_kernel(gd), _along_data(gd))
+
+
+def rank_can_change(gd: GraphicalDerivative) -> bool:
+    """Whether H is singular, short of a Jacobian of full row rank at interpolation."""
+    full = gd.solver_ == "dual" and gd.factor.rank == gd.objective.n_equations
+    return gd.kernel.dim > 0 and not full
+
+
+def _along_kernel(gd: GraphicalDerivative) -> float:
     scale = 1.0 + float(np.linalg.norm(gd.weights))
-    for rho in _KERNEL_STEPS:
-        distances = [
-            _distance_left(gd, rho * scale, z) for z in _kernel_directions(gd, 2)
-        ]
-        worst.append(max(distances))
+    directions = gd.kernel.project(_directions(gd, 2))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     # A step that is merely too long fails at the larger size only.
-    return min(worst)
+    return min(
+        max(
+            off_manifold(gd, gd.objective, gd.weights + rho * scale * z, rho * scale)
+            for z in directions
+        )
+        for rho in _KERNEL_STEPS
+    )
 
 
-def _kernel_directions(gd: GraphicalDerivative, n: int) -> Array:
-    z = gd.kernel.project(_directions(gd, n))
-    return z / np.linalg.norm(z, axis=1, keepdims=True)
+def _along_data(gd: GraphicalDerivative) -> float:
+    """The same after a random perturbation of the data and its predicted shift."""
+    X = gd.objective.inputs
+    spread = float(np.sqrt(np.mean(X**2)))
+    direction = np.random.RandomState(0).standard_normal(X.shape)
+    found = []
+    for size in _DATA_STEPS:
+        dX = size * spread * direction
+        affine = gd(dX)
+        moved = float(np.linalg.norm(affine.shift))
+        if affine.is_empty or moved == 0.0:
+            return 0.0  # Emptiness is reported by the modulus; nothing to judge here.
+        objective = gd.objective.with_data(X + dX)
+        found.append(off_manifold(gd, objective, gd.weights + affine.shift, moved))
+    return min(found)
 
 
-def _distance_left(gd: GraphicalDerivative, rho: float, z: Array) -> float:
-    w = gd.weights + rho * z
+def off_manifold(
+    gd: GraphicalDerivative, objective: Objective, start: Array, length: float
+) -> float:
+    """Distance to the solution set that stays after correcting, over ``length``.
+
+    From a point ``length`` away from the solution the chord iteration
+    ``w -= H^+ R(w)`` solves the range part of R = 0 (Lyapunov-Schmidt reduction). What
+    stays is the reduced equation's value. It vanishes exactly where the zeros of R form
+    a manifold with tangent space ker H, that is, where the rank is constant.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        At the solution.
+    objective : Objective
+        On the data to solve for, the solution's or perturbed.
+    start : ndarray of shape (n_params,)
+    length : float
+        Euclidean.
+
+    Returns
+    -------
+    ratio : float
+        Near 0 on a manifold; of order 1 and above where the rank changes.
+    """
+    w = start
     for _ in range(_N_CHORD_STEPS):
-        step = gd.newton_step(w)
+        step = gd.newton_step(w, objective)
         w = w + step
         if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
             break
-    left = gd.objective.gradient(w)
+    left = objective.gradient(w)
     norm = float(np.linalg.norm(left))
-    at_start = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    at_solution = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
     floor = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
-    if norm <= floor + 10.0 * at_start:
+    if norm <= floor + 10.0 * at_solution:
         return 0.0
-    curvature = float(np.linalg.norm(gd.objective.hessian_product(w, left / norm)))
-    return np.inf if curvature == 0.0 else norm / (curvature * rho)
+    # Newton's step with the rank as it is here: new directions carry what is left.
+    step = gd.at(objective, w, keep_rank=False).newton_step()
+    return float(np.linalg.norm(step)) / length

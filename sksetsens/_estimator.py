@@ -133,14 +133,15 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     restart_report_ : dict of str to ndarray
         One entry per restart, failed ones included: seed, status, loss, gradient norm
-        before and after polishing, iterations, method, duration in seconds.
+        before and after polishing (of the tilted objective where ``polish=False``,
+        beside the untilted one), iterations, method, duration in seconds.
 
     X_train_ : ndarray of shape (n_samples, ...), float64
 
     y_train_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
 
     classes_ : ndarray of shape (n_classes,)
-        Classifiers only.
+        Classifiers only; in the order of the net's ``classes`` where they are given.
 
     n_features_in_ : int
 
@@ -254,7 +255,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         ------
         UnsupportedObjectiveError
             If the net's objective is random (dropout), decays weights outside the
-            objective (AdamW), is not twice differentiable, or wraps a module instance.
+            objective (AdamW), depends on the batch size (a summed criterion with weight
+            decay, trained in batches), is not twice differentiable, or wraps a module
+            instance.
         AllRestartsFailedError
             If no restart ends with finite weights.
 
@@ -280,6 +283,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             polish=bool(self.polish),
             tol=self.tol,
             quiet=self.verbose < 2,
+            **self._options(),
         )
         restarts = self._run_restarts(task)
         self.restart_report_ = report(restarts)
@@ -308,7 +312,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def _check_perturbed_fraction(self, n_samples: int) -> None:
         fraction = self.perturbed_fraction
-        if isinstance(fraction, Integral) and fraction > n_samples:
+        too_many = isinstance(fraction, Integral) and fraction > n_samples
+        if isinstance(fraction, bool) or too_many:
             raise ValueError(
                 "The 'perturbed_fraction' parameter of SolutionSetEstimator must be at "
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
@@ -437,7 +442,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         NonlinearityWarning
             If the perturbation is outside the range of the first order.
         IllPosedWarning
-            If the predicted set is empty.
+            If the predicted set is empty, or the rank of H changes.
+        DataConversionWarning
+            If the dtype of ``X_perturbed`` cannot hold the training data.
         """
         check_is_fitted(self)
         X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
@@ -491,7 +498,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         if self._moduli is None:
             self._moduli = [modulus(gd) for gd in self._linearisation.derivatives]
-        certified = [d.has_constant_rank for d in self._linearisation.diagnoses]
+        certified = [d.is_trustworthy for d in self._linearisation.diagnoses]
         values = np.array([m.value for m in self._moduli])
         return np.where(certified, values, np.inf)
 

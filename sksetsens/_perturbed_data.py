@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.exceptions import DataConversionWarning
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
+from ._training_data import encode_labels
 from .lipschitz import modulus
 from .perturbations import (
     called_directions,
@@ -26,11 +27,22 @@ __all__ = ["check_inputs", "check_perturbed_data", "perturb_data"]
 Array = NDArray[np.float64]
 
 
-def check_inputs(estimator: Any, X: Any) -> Array:
-    """Data for a fitted estimator as float64, checked like any X."""
-    return validate_data(
-        estimator, X, dtype=np.float64, allow_nd=True, order="C", reset=False
+def check_inputs(estimator: Any, X: Any, name: str = "X") -> Array:
+    """Data for a fitted estimator as float64, checked like any X.
+
+    ``name`` is what errors call it.
+    """
+    checked = check_array(
+        X,
+        dtype=np.float64,
+        allow_nd=True,
+        order="C",
+        estimator=estimator,
+        input_name=name,
     )
+    # Names of columns and their number; the entries were checked under their name.
+    validate_data(estimator, X, reset=False, skip_check_array=True)
+    return checked
 
 
 def check_perturbed_data(
@@ -52,8 +64,8 @@ def check_perturbed_data(
         None where the targets do not change.
     """
     X_train = estimator.X_train_
-    _warn_of_other_dtype(X_train, X_perturbed)
-    X_perturbed = check_inputs(estimator, X_perturbed)
+    _check_dtypes(X_train, X_perturbed)
+    X_perturbed = check_inputs(estimator, X_perturbed, "X_perturbed")
     if X_perturbed.shape != X_train.shape:
         raise ValueError(
             "The 'X_perturbed' parameter must have the shape of the training X, "
@@ -99,17 +111,50 @@ def _real(name: str, y: NDArray[Any]) -> Array:
     return y.astype(np.float64)
 
 
-def _warn_of_other_dtype(X_train: Array, X_perturbed: Any) -> None:
-    if getattr(X_perturbed, "dtype", None) != np.float32:
-        return
-    if np.any(X_train != X_train.astype(np.float32)):
+def _check_dtypes(X_train: Array, X_perturbed: Any) -> None:
+    """Refuse text; warn where the type alone moves rows of the training X."""
+    columns = _by_dtype(X_train, X_perturbed)
+    text = sorted({str(dtype) for dtype, _ in columns if _is_text(dtype, X_perturbed)})
+    if text:
+        raise ValueError(
+            "The 'X_perturbed' parameter must hold real numbers. Got text (dtype "
+            f"{', '.join(text)}) instead: pass X_perturbed.astype(float) if it means "
+            "numbers."
+        )
+    coarse = sorted({str(d) for d, part in columns if not _holds(d, part)})
+    if coarse:
         warnings.warn(
-            "The 'X_perturbed' parameter has dtype float32 and the training X has "
-            "more digits: rounding counts as a perturbation of every row. Pass "
-            "float64.",
+            f"The 'X_perturbed' parameter has dtype {', '.join(coarse)} and the "
+            "training X has more digits: rounding counts as a perturbation of every "
+            "row. Pass float64, converted before the data is perturbed.",
             DataConversionWarning,
             stacklevel=4,
         )
+
+
+def _by_dtype(X_train: Array, X_perturbed: Any) -> list[tuple[Any, Array]]:
+    """Each dtype of X_perturbed with the part of the training X it stands for."""
+    dtypes = getattr(X_perturbed, "dtypes", None)
+    if dtypes is None:
+        return [(np.asarray(X_perturbed).dtype, X_train)]
+    # Extension types of pandas (Int64, Float32) name the NumPy one they hold.
+    plain = [getattr(dtype, "numpy_dtype", dtype) for dtype in np.atleast_1d(dtypes)]
+    return list(zip(plain, X_train.T, strict=False))
+
+
+def _is_text(dtype: Any, X_perturbed: Any) -> bool:
+    kind = getattr(dtype, "kind", "O")
+    if kind != "O":
+        return kind in "US"
+    return any(isinstance(entry, str | bytes) for entry in np.ravel(X_perturbed))
+
+
+def _holds(dtype: Any, values: Array) -> bool:
+    """Whether the dtype represents the values exactly; other types are let through."""
+    if getattr(dtype, "kind", "O") not in "biuf":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.array_equal(values.astype(dtype).astype(np.float64), values))
 
 
 def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
@@ -167,7 +212,7 @@ def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
                 "The 'y' parameter of perturb must hold classes seen at fit. Got "
                 f"{unknown.tolist()} too."
             )
-        y = np.searchsorted(estimator.classes_, y)
+        y = encode_labels(y, estimator.classes_)
     else:
         y = _real("y", y)
         if not np.isfinite(y).all():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._linearise import spectral_evidence
 from ._objective import Objective
 from .derivatives import AffineSet, GraphicalDerivative
@@ -39,11 +40,17 @@ class _Piece:
     gradient_norm: float = np.nan
     nonlinearity: float = np.nan
     shift_error: float = np.nan
+    obstruction: float = np.nan
 
     @property
     def relative_error(self) -> float:
         """Larger of the two relative errors."""
         return float(np.fmax(self.nonlinearity, self.shift_error))
+
+    @property
+    def changes_rank(self) -> bool:
+        """Whether a perturbation in the range of linearity leaves the manifold."""
+        return self.relative_error < _FAILS and self.obstruction > OBSTRUCTION_TOL
 
 
 def predict_set(
@@ -101,6 +108,7 @@ def predict_set(
     shift = weights - base.weights
     is_empty = np.array([piece.affine.is_empty for piece in pieces])
     relative_error = np.array([piece.relative_error for piece in pieces])
+    changes_rank = np.array([piece.changes_rank for piece in pieces])
     gradient_norms = np.array([piece.gradient_norm for piece in pieces])
     scales = np.array([piece.derivative.hessian_norm for piece in pieces])
     scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
@@ -122,7 +130,10 @@ def predict_set(
         "cutoff_change": np.array([piece.affine.cutoff_change for piece in pieces]),
         "nonlinearity": np.array([piece.nonlinearity for piece in pieces]),
         "shift_error": np.array([piece.shift_error for piece in pieces]),
-        "trustworthy": base.trustworthy & ~is_empty & (relative_error < _FAILS),
+        "trustworthy": base.trustworthy
+        & ~is_empty
+        & ~changes_rank
+        & (relative_error < _FAILS),
         "status": np.array(
             [
                 _status(p, ok, s)
@@ -132,7 +143,7 @@ def predict_set(
     }
     kernels = [piece.derivative.kernel for piece in pieces]
     objectives = [piece.objective for piece in pieces]
-    _warn(is_empty, relative_error, stacklevel + 1)
+    _warn(is_empty, changes_rank, relative_error, stacklevel + 1)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
 
@@ -161,6 +172,8 @@ def _piece(
     next_step = derivative.newton_step(weights, objective)
     moved = float(np.linalg.norm(weights - gd.weights))
     is_real = before > floor and moved > 0.0
+    examined = is_real and rank_can_change(gd)
+    obstruction = off_manifold(gd, objective, weights, moved) if examined else 0.0
     return _Piece(
         objective,
         weights,
@@ -171,6 +184,7 @@ def _piece(
         after,
         after / before if is_real else 0.0,
         float(np.linalg.norm(next_step)) / moved if is_real else 0.0,
+        obstruction,
     )
 
 
@@ -179,6 +193,12 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         return f"from an untrustworthy solution ({base_status})"
     if piece.affine.status != "solved":
         return piece.affine.status
+    if piece.changes_rank:
+        return (
+            "the rank of H changes with this perturbation (for example duplicated rows "
+            "that come apart): the solutions may move much further than the shift; "
+            "retrain, or add weight decay"
+        )
     left = (
         f"{piece.nonlinearity:.2g} of the perturbed residual is left, the next "
         f"correction is {piece.shift_error:.2g} of the shift"
@@ -193,13 +213,26 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
     )
 
 
-def _warn(is_empty: NDArray[np.bool_], relative_error: Array, stacklevel: int) -> None:
+def _warn(
+    is_empty: NDArray[np.bool_],
+    changes_rank: NDArray[np.bool_],
+    relative_error: Array,
+    stacklevel: int,
+) -> None:
     if is_empty.any():
         warnings.warn(
             f"The predicted set is empty at {is_empty.sum()} of {len(is_empty)} "
             "solutions: this perturbation leaves range H, so that no first-order "
             "shift exists (see is_empty and residual). Perturb other features, or add "
             "weight decay.",
+            IllPosedWarning,
+            stacklevel=stacklevel + 1,
+        )
+    if changes_rank.any():
+        warnings.warn(
+            f"The rank of H changes with this perturbation at {changes_rank.sum()} of "
+            f"{len(is_empty)} solutions: they may move much further than the predicted "
+            "shift. Retrain, or add weight decay.",
             IllPosedWarning,
             stacklevel=stacklevel + 1,
         )

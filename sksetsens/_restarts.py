@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
 from skorch.history import History
 
 from ._isolation import isolated
-from ._objective import Objective
+from ._objective import Objective, bare_net, initialised_net
 from ._stationarity import Polished, polish, stationarity
 from .exceptions import AllRestartsFailedError
 
@@ -41,8 +40,9 @@ __all__ = [
 # Threads share torch's generator and thread count: one restart at a time there.
 _ONE_AT_A_TIME = threading.Lock()
 
-# A classifier that blew up has a finite loss (1e12 was seen). No training that
-# works ends with a hundred times the loss it began with.
+# A classifier that blew up has a finite loss (1e12 was seen). No training that works
+# ends with a hundred times the loss of its start, or of the net with zero weights: the
+# second is the data's own scale where the start happens to be near a solution.
 _DIVERGED = 100.0
 
 
@@ -132,8 +132,8 @@ def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restar
     failed = [r for r in restarts if r.error]
     if len(failed) == len(restarts):
         raise AllRestartsFailedError(
-            f"All {len(restarts)} restarts failed. The first one raised:\n"
-            f"{failed[0].error}"
+            f"All {len(restarts)} restarts failed, the first one with "
+            f"{failed[0].cause}\n\nIts traceback:\n{failed[0].error}"
         )
     if failed:
         causes = Counter(r.cause for r in failed).most_common()
@@ -159,16 +159,18 @@ def _guarded_restart(task: RestartTask, seed: int) -> Restart:
 
 
 def _restart(task: RestartTask, seed: int) -> Restart:
-    net = clone(task.estimator).set_params(
-        train_split=None, warm_start=False, **task.params
-    )
-    net.initialize()
+    net = bare_net(task.estimator, task.params).initialize()
     start = Objective(net, task.X, task.y)
     _train(net, task)
     trained = Objective(net, task.X, task.y)
     _check_convergence(start, trained)
     if task.polish:
-        point = polish(trained, trained.weights, tol=task.tol)
+        point = polish(
+            trained,
+            trained.weights,
+            tol=task.tol,
+            initial_curvature=_curvature_scale(start),
+        )
     else:
         point = as_trained(trained)
     return Restart(
@@ -178,6 +180,11 @@ def _restart(task: RestartTask, seed: int) -> Restart:
         history=list(net.history),
         polished=point,
     )
+
+
+def _curvature_scale(start: Objective) -> float:
+    """|H|_2 of a net that is not saturated: at the start, or at a hundredth of it."""
+    return max(start.hessian_norm(c * start.weights) for c in (1.0, 0.01))
 
 
 def _train(net: Any, task: RestartTask) -> None:
@@ -219,7 +226,10 @@ def _check_convergence(start: Objective, trained: Objective) -> None:
             "rate (estimator__lr)"
         )
     before, after = start.loss(start.weights), trained.loss(trained.weights)
-    if not np.isfinite(after) or after > _DIVERGED * max(before, 1e-300):
+    references = [before, start.loss(np.zeros_like(start.weights))]
+    # Normalised weights have no loss at zero; a loss of 0 is no scale.
+    scale = max([r for r in references if np.isfinite(r)], default=np.inf)
+    if not np.isfinite(after) or after > _DIVERGED * max(scale, 1e-300):
         raise FloatingPointError(
             f"training diverged: the loss went from {before:.3g} to {after:.3g}; "
             "lower the learning rate (estimator__lr)"
@@ -228,11 +238,8 @@ def _check_convergence(start: Objective, trained: Objective) -> None:
 
 def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     """The fitted skorch net of a restart, in its own dtype."""
-    net = clone(task.estimator).set_params(
-        train_split=None, warm_start=False, **task.params
-    )
+    net = initialised_net(task.estimator, task.params, restart.seed)
     with isolated(restart.seed):
-        net.initialize()
         net.check_data(task.X_net, task.y_net)
     state = net.module_.state_dict()
     net.module_.load_state_dict(
@@ -244,6 +251,14 @@ def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     net.history_ = History()
     net.history_.extend(restart.history)
     return net
+
+
+def _untilted_norm(point: Polished | None) -> float:
+    """|R| of the objective itself; unpolished weights answer for a tilted one."""
+    if point is None:
+        return np.nan
+    tilted = point.method == "none"
+    return point.initial_gradient_norm if tilted else point.gradient_norm
 
 
 def report(restarts: Sequence[Restart]) -> dict[str, NDArray[Any]]:
@@ -264,6 +279,7 @@ def report(restarts: Sequence[Restart]) -> dict[str, NDArray[Any]]:
         "loss": column("loss", np.nan),
         "initial_gradient_norm": column("initial_gradient_norm", np.nan),
         "gradient_norm": column("gradient_norm", np.nan),
+        "untilted_gradient_norm": np.array([_untilted_norm(p) for p in points]),
         "stationarity": column("stationarity", np.nan),
         "converged": column("converged", False),
         "n_iter": column("n_iter", 0),

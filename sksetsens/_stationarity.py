@@ -12,7 +12,7 @@ perturbation size, so each training is followed by one of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +21,7 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from ._objective import Objective
+from ._trust_region import trust_region_newton
 from .linalg import PseudoInverse, SymmetricPseudoInverse
 
 __all__ = ["NEWTON_MAX_PARAMS", "Polished", "polish", "stationarity"]
@@ -29,20 +30,22 @@ Array = NDArray[np.float64]
 
 NEWTON_MAX_PARAMS = 3000
 _LM_MAX_ITER = 60
-_NEWTON_MAX_ITER = 30
+_ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
 _LBFGS_MAX_ITER = 2000
 # Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
 # costs as much as a thousand gradients.
 _LBFGS_BEFORE_NEWTON = {"small": (1e-4, 300), "large": (1e-8, 3000)}
 _SMALL = 300
-# Relative stationarity at which no step can gain anything: rounding.
-_ROUNDING = 1e-15
-# Polishing goes on below tol while a step still shrinks |R| by this factor: the last
-# quadratically convergent steps are what takes |R| from 1e-10 to rounding.
+# Share of the initial curvature below which gradient and Hessian vanished together.
+_SATURATED = 1e-8
+_SATURATION = (
+    "saturated: gradient and curvature vanished together (separable classes, or "
+    "unscaled features), so that the weights solve nothing; standardise X, and add "
+    "weight decay to the optimizer"
+)
+# A step that shrinks |R| by less makes no progress worth another one.
 _STILL_SHRINKING = 0.5
-# Iterations without a new smallest |R| after which the iteration has stalled.
-_PATIENCE = 6
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def polish(
     warm: bool = False,
     keep_index: bool = False,
     nearby: PseudoInverse | None = None,
+    initial_curvature: float = 0.0,
 ) -> Polished:
     """Bring weights to ``stationarity <= tol``, and on to rounding where cheap.
 
@@ -117,6 +121,8 @@ def polish(
     nearby : PseudoInverse, default=None
         Factorised Hessian at a point close by. Where it is nonsingular, the solution
         is locally unique and steps with this one factorisation reach it.
+    initial_curvature : float, default=0.0
+        |H|_2 where training began: a solution with next to none of it is saturated.
 
     Returns
     -------
@@ -135,7 +141,10 @@ def polish(
                 break
         elif _relative(objective, w) <= tol:
             break
-    return _report(objective, w, initial, n_iter, "+".join(methods), tol)
+    report = _report(objective, w, initial, n_iter, "+".join(methods), tol)
+    if objective.hessian_norm(w) < _SATURATED * initial_curvature:
+        return replace(report, converged=False, status=_SATURATION)
+    return report
 
 
 def _plan(
@@ -156,7 +165,7 @@ def _plan(
         return [*plan, ("lbfgs", _lbfgs)]
     if not warm:
         plan.append(("lbfgs", _coarse_lbfgs))
-    return [*plan, ("newton", _newton)]
+    return [*plan, ("newton", trust_region_newton)]
 
 
 def _relative(objective: Objective, w: Array) -> float:
@@ -214,7 +223,7 @@ def _runs_away(objective: Objective, w: Array) -> bool:
 
 def _is_quadratic_interpolation(objective: Objective, w: Array) -> bool:
     """Fewer outputs than weights, no penalty, and Lambda > 0 the same everywhere."""
-    m = objective.n_samples * objective.n_outputs
+    m = objective.n_equations
     if m >= objective.n_params or objective.is_tilted or objective.is_penalised(w):
         return False
     if not objective.is_separable(w):
@@ -239,6 +248,7 @@ def _levenberg_marquardt(
         return np.linalg.solve(blocks.transpose(0, 2, 1), r[..., None])[..., 0].ravel()
 
     rho, mu, n_iter = residual(w), 1e-3, 0
+    first = np.linalg.norm(rho)
     while n_iter < _LM_MAX_ITER:
         n_iter += 1
         factor = blocks @ objective.jacobian(w)
@@ -261,7 +271,9 @@ def _levenberg_marquardt(
             break
         shrank = np.linalg.norm(moved) < _STILL_SHRINKING * np.linalg.norm(rho)
         w, rho = candidate, moved
-        if not shrank and _relative(objective, w) <= tol:
+        # |H| costs several gradients: ask only where the answer can be yes.
+        near = np.linalg.norm(rho) <= np.sqrt(tol) * first
+        if not shrank and near and _relative(objective, w) <= tol:
             break
     return w, n_iter
 
@@ -311,118 +323,11 @@ def _lbfgs(
     return (result.x if np.isfinite(result.fun) else w), int(result.nit)
 
 
-def _newton(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    """Trust-region Newton on the exact Hessian, with exact subproblems.
-
-    Conn, Gould and Toint, "Trust-Region Methods" (2000), Algorithm 6.1.1: negative
-    curvature is followed downhill, and valleys are taken in few steps.
-    """
-    value, gradient = objective.value_and_gradient(w)
-    norm = best_norm = float(np.linalg.norm(gradient))
-    best, since_best, n_iter = w, 0, 0
-    radius = 1.0 + float(np.linalg.norm(w))
-    while n_iter < _newton_budget(objective.n_params) and norm > 0.0:
-        n_iter += 1
-        model = _QuadraticModel(objective.hessian(w), gradient, w)
-        previous = value
-        w, value, gradient, radius = _trusted_step(objective, model, w, value, radius)
-        norm = float(np.linalg.norm(gradient))
-        shrank = norm < _STILL_SHRINKING * best_norm
-        # In a curved valley |R| rises while the loss falls: that is progress too.
-        progress = norm < best_norm or previous - value > 1e-6 * abs(previous)
-        since_best = 0 if progress else since_best + 1
-        if norm < best_norm:
-            best, best_norm = w, norm
-        relative = stationarity(objective, best, best_norm)
-        done = relative <= tol and (not shrank or relative <= _ROUNDING)
-        if done or since_best >= _PATIENCE or radius == 0.0:
-            break
-    return best, n_iter
-
-
-def _newton_budget(n_params: int) -> int:
-    """Iterations allowed: many where an iteration costs milliseconds."""
-    return _NEWTON_MAX_ITER * (5 if n_params <= _SMALL else 1)
-
-
-class _QuadraticModel:
-    """``g's + s'Hs / 2``, minimised over balls ``|s| <= radius``."""
-
-    def __init__(self, H: Array, gradient: Array, w: Array) -> None:
-        self.H, self.gradient = H, gradient
-        # Levenberg's shift, proportional to |R|, bounds steps along ker H and keeps
-        # the convergence quadratic; the floor keeps rounding of null eigenvalues from
-        # blowing up noise in R.
-        norm = float(np.linalg.norm(gradient))
-        self._shift = norm / (1.0 + float(np.linalg.norm(w)))
-        self._spectrum: tuple[Array, Array, Array] | None = None
-
-    def minimiser(self, radius: float) -> Array:
-        """Step of length at most ``radius``."""
-        if self._spectrum is None:
-            step = self._cholesky_step()
-            if step is not None and np.linalg.norm(step) <= radius:
-                return step
-            eigenvalues, vectors = scipy.linalg.eigh(self.H, driver="evd")
-            self._spectrum = eigenvalues, vectors, vectors.T @ self.gradient
-        eigenvalues, vectors, g = self._spectrum
-        eps = eigenvalues.size * np.finfo(float).eps * float(np.abs(eigenvalues).max())
-        lowest = max(self._shift, eps, np.finfo(float).tiny)
-        lowest += max(0.0, -float(eigenvalues[0]))
-        excess = self._excess_length(lowest, radius)
-        if excess > 0.0:
-            # |s(sigma)| <= |g| / (sigma + lambda_min) ends the bracket.
-            high = lowest + float(np.linalg.norm(g)) / radius
-            lowest = scipy.optimize.brentq(
-                self._excess_length, lowest, high, args=(radius,), rtol=1e-3
-            )
-        return -vectors @ (g / (eigenvalues + lowest))
-
-    def _excess_length(self, sigma: float, radius: float) -> float:
-        eigenvalues, _, g = self._spectrum  # type: ignore[misc]
-        return float(np.linalg.norm(g / (eigenvalues + sigma))) - radius
-
-    def _cholesky_step(self) -> Array | None:
-        """Newton's step at a tenth of the eigendecomposition's cost, if H > 0."""
-        try:
-            factor = scipy.linalg.cho_factor(self.H, lower=True)
-        except np.linalg.LinAlgError:
-            return None
-        if np.diag(factor[0]).min() ** 2 <= 1e-10 * np.abs(np.diag(self.H)).max():
-            return None
-        return -scipy.linalg.cho_solve(factor, self.gradient)
-
-    def decrease(self, step: Array) -> float:
-        """Decrease of the objective that the model promises."""
-        return -float(self.gradient @ step + 0.5 * step @ (self.H @ step))
-
-
-def _trusted_step(
-    objective: Objective, model: _QuadraticModel, w: Array, value: float, radius: float
-) -> tuple[Array, float, Array, float]:
-    """Shrink the ball until the loss, or near its rounding |R|, falls."""
-    norm = float(np.linalg.norm(model.gradient))
-    while radius > 1e-14 * (1.0 + float(np.linalg.norm(w))):
-        step = model.minimiser(radius)
-        length = float(np.linalg.norm(step))
-        new_value, new_gradient = objective.value_and_gradient(w + step)
-        promised = model.decrease(step)
-        ratio = (value - new_value) / promised if promised > 0 else 0.0
-        rounding = abs(new_value - value) <= 1e-12 * (1e-300 + abs(value))
-        better = rounding and float(np.linalg.norm(new_gradient)) < norm
-        if ratio > 0.75 and length > 0.9 * radius:
-            radius *= 2.0
-        if ratio > 1e-4 or better:
-            return w + step, new_value, new_gradient, radius
-        radius = 0.25 * min(radius, length)
-    return w, value, model.gradient, 0.0
-
-
 def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
     """Newton on R = 0 with the pseudo-inverse, whatever the sign of curvature."""
     gradient = objective.gradient(w)
     n_iter = 0
-    while n_iter < _NEWTON_MAX_ITER:
+    while n_iter < _ROOT_MAX_ITER:
         n_iter += 1
         step = -SymmetricPseudoInverse(objective.hessian(w)).apply(gradient)
         norm, t = float(np.linalg.norm(gradient)), 1.0

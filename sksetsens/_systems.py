@@ -22,7 +22,7 @@ from .linalg import (
     SymmetricPseudoInverse,
 )
 
-__all__ = ["Point", "System", "choose_system"]
+__all__ = ["Point", "System", "check_size", "choose_system"]
 
 Array = NDArray[np.float64]
 
@@ -51,6 +51,8 @@ class Point:
     rcond : float or None
     stationarity : float
         Relative stationarity of the weights.
+    rank : int or None
+        Rank of H where it is known.
     """
 
     objective: Objective
@@ -59,6 +61,7 @@ class Point:
     solver: str
     rcond: float | None
     stationarity: float
+    rank: int | None = None
 
 
 class System(Protocol):
@@ -106,12 +109,14 @@ class _Dense:
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w = point.objective, point.weights
-        _check_dense_memory(point.objective)
+        _check_dense_memory(point)
         matrix = _gauss_newton(point) if point.curvature == "ggn" else None
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
         noise = _STATIONARITY_NOISE * point.stationarity
-        self.factor = SymmetricPseudoInverse(matrix, rcond=point.rcond, noise=noise)
+        self.factor = SymmetricPseudoInverse(
+            matrix, rcond=point.rcond, noise=noise, rank=point.rank
+        )
         self._matrix_apply = matrix.__matmul__
 
     def solve(self, dX: Any, dy: Any) -> Solution:
@@ -155,7 +160,7 @@ class _Dual:
         J = point.objective.jacobian(point.weights)
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
         self._SD = self._S @ point.objective.input_jacobian(point.weights)
-        self.factor = GramPseudoInverse(self._A, rcond=point.rcond)
+        self.factor = GramPseudoInverse(self._A, rcond=point.rcond, rank=point.rank)
         self.neglected = _relative_neglect(
             self._neglected_norm(point.curvature), self.factor
         )
@@ -231,6 +236,33 @@ def _operator(shape: tuple[int, int], forward: Any, adjoint: Any) -> LinearOpera
     )
 
 
+def check_size(point: Point) -> None:
+    """Refuse a solver that cannot apply or fit, without factorising anything.
+
+    Raises
+    ------
+    ValueError
+        With the solver that would.
+    """
+    if point.solver == "eigh":
+        _check_dense_memory(point)
+        return
+    reason = _why_no_dual(point)
+    if point.solver == "dual" and reason:
+        raise ValueError(
+            "The 'solver' parameter must be 'auto' or 'eigh' here, because "
+            f"{reason}. Got 'dual' instead."
+        )
+    if point.solver == "auto" and reason and _is_too_large(point):
+        raise ValueError(
+            "The 'solver' parameter must name a solver that fits a net of "
+            f"{point.objective.n_params} weights: the dense Hessian is limited to "
+            f"{DENSE_MAX_PARAMS} weights under 'auto', and 'dual' does not apply "
+            f"because {reason}. Got 'auto' instead. Use a smaller net, or "
+            "solver='eigh' with enough memory and patience."
+        )
+
+
 def choose_system(point: Point) -> System:
     """The system in the form that ``point.solver`` names, or that fits.
 
@@ -239,35 +271,26 @@ def choose_system(point: Point) -> System:
     ValueError
         If the form does not apply or does not fit in memory.
     """
-    if point.solver == "eigh":
-        return _Dense(point)
-    reason = _why_no_dual(point)
+    check_size(point)
     if point.solver == "dual":
-        if reason:
-            raise ValueError(
-                f"The 'solver' parameter must be 'auto' or 'eigh' here, because "
-                f"{reason}. Got 'dual' instead."
-            )
         return _Dual(point)
-    too_large = point.objective.n_params > DENSE_MAX_PARAMS
-    if not reason and (too_large or _is_near_interpolation(point)):
-        dual = _Dual(point)
-        if too_large or dual.neglected <= DUAL_TOL:
-            return dual
-    if too_large:
-        raise ValueError(
-            f"The 'solver' parameter must name a solver that fits a net of "
-            f"{point.objective.n_params} weights: the dense Hessian is limited to "
-            f"{DENSE_MAX_PARAMS} weights under 'auto', and 'dual' does not apply "
-            f"because {reason}. Got 'auto' instead. Use a smaller net, or "
-            "solver='eigh' with enough memory and patience."
-        )
+    if point.solver == "auto" and not _why_no_dual(point):
+        if _is_too_large(point):
+            return _Dual(point)
+        if _is_near_interpolation(point):
+            dual = _Dual(point)
+            if dual.neglected <= DUAL_TOL:
+                return dual
     return _Dense(point)
+
+
+def _is_too_large(point: Point) -> bool:
+    return point.objective.n_params > DENSE_MAX_PARAMS
 
 
 def _why_no_dual(point: Point) -> str:
     objective = point.objective
-    m, p = objective.n_samples * objective.n_outputs, objective.n_params
+    m, p = objective.n_equations, objective.n_params
     if objective.is_tilted:
         return "the weights are early-stopped (polish=False)"
     if objective.is_penalised(point.weights):
@@ -343,21 +366,21 @@ def _relative_neglect(norm: float, factor: GramPseudoInverse) -> float:
     return norm / float(kept.min()) if kept.size else np.inf
 
 
-def _check_dense_memory(objective: Objective) -> None:
-    p = objective.n_params
+def _check_dense_memory(point: Point) -> None:
+    p = point.objective.n_params
     needed, available = 8 * p * p * _DENSE_COPIES, available_bytes()
     if needed <= available:
         return
-    m = objective.n_samples * objective.n_outputs
-    dual = (
-        f"solver='dual' needs {8 * m * p * _DENSE_COPIES / 1e9:.1f} GB and applies at "
-        "interpolation without weight decay"
-        if m < p
-        else "use a net with fewer weights"
+    needed_by_dual = 8 * point.objective.n_equations * p * _DENSE_COPIES
+    remedy = (
+        "use a net with fewer weights"
+        if _why_no_dual(point)
+        else f"solver='dual' needs {needed_by_dual / 1e9:.1f} GB and applies where the "
+        "net interpolates"
     )
     raise ValueError(
         f"The dense Hessian of {p} weights needs {needed / 1e9:.1f} GB, "
-        f"{available / 1e9:.1f} GB are free (solver='eigh'); {dual}."
+        f"{available / 1e9:.1f} GB are free (solver='eigh'); {remedy}."
     )
 
 

@@ -10,6 +10,7 @@ from ._linearise import Linearisation, linearise
 from ._objective import Objective, admit, initialised_net, shape_targets
 from ._restarts import Restart, RestartTask
 from ._stationarity import polish
+from ._systems import Point, check_size
 from ._training_data import TrainingData
 from .derivatives import GraphicalDerivative
 from .networks import missing_sizes
@@ -36,7 +37,16 @@ def warn_of_train_split(net: Any, stacklevel: int) -> None:
 
 
 def prepare(
-    net: Any, data: TrainingData, seed: int, *, polish: bool, tol: float, quiet: bool
+    net: Any,
+    data: TrainingData,
+    seed: int,
+    *,
+    polish: bool,
+    tol: float,
+    quiet: bool,
+    curvature: str,
+    solver: str,
+    rcond: float | None,
 ) -> tuple[Objective, RestartTask]:
     """Refuse what cannot be analysed, before any training.
 
@@ -51,6 +61,8 @@ def prepare(
         As in `RestartTask`.
     quiet : bool
         Whether to silence skorch.
+    curvature, solver, rcond
+        Of the linearisation, whose size is checked.
 
     Returns
     -------
@@ -68,6 +80,7 @@ def prepare(
     targets = shape_targets(trial, X_net, data.targets)
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
     objective = admit(trial, X_net, y_net).with_data(data.X, targets)
+    check_size(Point(objective, objective.weights, curvature, solver, rcond, 0.0))
     task = RestartTask(net, params, data.X, targets, X_net, y_net, polish, tol)
     return objective, task
 

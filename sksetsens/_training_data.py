@@ -16,10 +16,11 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import validate_data
 from skorch import NeuralNetBinaryClassifier
 
-__all__ = ["TrainingData", "check_training_data"]
+__all__ = ["TrainingData", "check_training_data", "encode_labels"]
 
 # In C order: torch takes other kernels, with other last bits, for other strides.
-_AS_ROWS = {"dtype": np.float64, "allow_nd": True, "order": "C"}
+# A copy: what was learnt must not change when the user writes to their own array.
+_AS_ROWS = {"dtype": np.float64, "allow_nd": True, "order": "C", "copy": True}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
     _warn_of_integers(X)
     if is_classifier(net):
         X, y = validate_data(owner, X, y, **_AS_ROWS)
-        return _labelled(net, X, y)
+        return _labelled(net, X, y.copy())
     X, y = validate_data(
         owner,
         X,
@@ -73,7 +74,7 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
         )
         y = y.ravel()
     targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
-    return TrainingData(X, y, targets, None)
+    return TrainingData(X, y.copy(), targets.copy(), None)
 
 
 def _real(y: NDArray[Any]) -> NDArray[np.float64]:
@@ -88,14 +89,14 @@ def _real(y: NDArray[Any]) -> NDArray[np.float64]:
 
 def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData:
     check_classification_targets(y)
-    encoder = LabelEncoder().fit(y)
-    classes = encoder.classes_
-    if len(classes) < 2:
+    present = LabelEncoder().fit(y).classes_
+    if len(present) < 2:
         raise ValueError(
             "The 'y' parameter of SolutionSetEstimator must hold at least two classes. "
-            f"Got only one class, {classes[0]!r}, instead. Classifier can't train when "
+            f"Got only one class, {present[0]!r}, instead. Classifier can't train when "
             "only one class is present."
         )
+    classes = _given_classes(net, present)
     binary = isinstance(net, NeuralNetBinaryClassifier)
     if binary and len(classes) > 2:
         raise ValueError(
@@ -103,8 +104,42 @@ def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData
             f"The type of the target is {type_of_target(y)}, with {len(classes)} "
             "classes. Use NeuralNetClassifier."
         )
-    encoded = encoder.transform(y)
+    encoded = encode_labels(y, classes)
     return TrainingData(X, y, _real(encoded) if binary else encoded, classes)
+
+
+def _given_classes(net: Any, present: NDArray[Any]) -> NDArray[Any]:
+    """The net's ``classes`` in the user's order, or those in y where it has none."""
+    given = getattr(net, "classes", None)
+    if given is None:
+        return present
+    classes = np.array(given)
+    if classes.ndim != 1 or len(np.unique(classes)) < len(classes):
+        raise ValueError(
+            "The 'classes' parameter of the net must be a list of distinct labels. Got "
+            f"{given!r} instead."
+        )
+    unknown = sorted(set(present.tolist()) - set(classes.tolist()))
+    if unknown:
+        raise ValueError(
+            "The 'y' parameter of SolutionSetEstimator must hold labels among the "
+            f"net's classes, {classes.tolist()}. Got {unknown} too."
+        )
+    return classes
+
+
+def encode_labels(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
+    """Position of each label in ``classes``, which need not be sorted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens._training_data import encode_labels
+    >>> encode_labels(np.array(["low", "high"]), np.array(["low", "mid", "high"]))
+    array([0, 2])
+    """
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, y, sorter=order)]
 
 
 def _is_whole(dtype: Any) -> bool:

@@ -90,6 +90,9 @@ class GraphicalDerivative:
         Relative stationarity of the weights: how well ``R = 0`` is met, which bounds
         how well H at the solution is known.
 
+    rank : int, default=None
+        Rank of H where it is known; None to judge it by ``rcond``.
+
     Attributes
     ----------
     factor : PseudoInverse
@@ -116,26 +119,44 @@ class GraphicalDerivative:
         solver: str = "auto",
         rcond: float | None = None,
         stationarity: float = 0.0,
+        rank: int | None = None,
     ) -> None:
         self.objective = objective
         self.weights = np.asarray(weights, dtype=np.float64)
         self.curvature, self.solver, self.rcond = curvature, solver, rcond
         self.stationarity = stationarity
         self._system = choose_system(
-            Point(objective, self.weights, curvature, solver, rcond, stationarity)
+            Point(objective, self.weights, curvature, solver, rcond, stationarity, rank)
         )
         self.solver_ = self._system.name
         self.factor: PseudoInverse = self._system.factor
         self.neglected_curvature = self._system.neglected
 
-    def at(self, objective: Objective, weights: Array) -> GraphicalDerivative:
-        """The same kind of derivative at another point, factorised anew."""
+    def at(
+        self, objective: Objective, weights: Array, *, keep_rank: bool = True
+    ) -> GraphicalDerivative:
+        """The same kind of derivative at a point close by.
+
+        Parameters
+        ----------
+        objective : Objective
+        weights : ndarray of shape (n_params,)
+        keep_rank : bool, default=True
+            Whether to keep the rank found here. Off the solution set the null
+            eigenvalues of H are of the residual's size; the rank of the set is the
+            solution's, wherever they fall.
+
+        Returns
+        -------
+        derivative : GraphicalDerivative
+        """
         return GraphicalDerivative(
             objective,
             weights,
             curvature=self.curvature,
             solver=self.solver_,
             rcond=self.rcond,
+            rank=self.factor.rank if keep_rank else None,
         )
 
     def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:

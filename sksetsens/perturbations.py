@@ -7,6 +7,7 @@ rows i in K and 0 otherwise: :math:`\delta` is the Euclidean size per row, so th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,8 +43,14 @@ def choose_rows(
     Raises
     ------
     ValueError
-        If more rows are to move than there are.
+        If more rows are to move than there are, or a bool is given.
     """
+    if isinstance(fraction, bool | np.bool_):
+        raise ValueError(
+            "The 'perturbed_fraction' parameter of SolutionSetEstimator must be an int "
+            "in the range [1, inf) or a float in the range (0.0, 1.0]. Got "
+            f"{fraction!r} instead."
+        )
     if isinstance(fraction, (int, np.integer)):
         n_rows = int(fraction)
     else:
@@ -154,14 +161,14 @@ def called_directions(
     y: Any,
     rng: np.random.RandomState,
 ) -> Array:
-    """Directions from the user's callable, checked.
+    """Directions from the user's callable, which gets copies of X and y, checked.
 
     Raises
     ------
     ValueError
         If the result is not real-valued, has another shape than X or is not finite.
     """
-    directions = np.asarray(function(estimator, X, y, rng))
+    directions = np.asarray(function(estimator, X.copy(), copy.deepcopy(y), rng))
     if directions.dtype.kind not in "biuf":
         raise ValueError(
             "The 'perturbation' callable of SolutionSetEstimator must return an array "

@@ -138,11 +138,15 @@ class PredictedSolutionSet(SolutionSet):
         points = super().sample(n_samples, radius, random_state)
         if center == "solution":
             return points
-        # The pieces are orthogonal to v0 (to first order): Pythagoras.
-        room = np.sqrt(np.maximum(radius**2 - self.shift_norm**2, 0.0)) / radius
-        room[self.shift_norm > radius] = np.nan
-        offset = points - self.weights[:, None, :]
-        return self.weights[:, None, :] + offset * room[:, None, None]
+        pairs = zip(self.kernels, self.shift, strict=True)
+        along = np.stack([kernel.project(v) for kernel, v in pairs])
+        # Pythagoras: what the distance to the piece leaves of the radius.
+        across = np.linalg.norm(self.shift - along, axis=1)
+        room = np.sqrt(np.maximum(radius**2 - across**2, 0.0)) / radius
+        room[across > radius] = np.nan
+        nearest = self.weights - along
+        offsets = points - self.weights[:, None, :]
+        return nearest[:, None, :] + offsets * room[:, None, None]
 
     def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         return super()._to_arrays(prefix) | self.base._to_arrays(prefix + "base/")

@@ -112,6 +112,14 @@ class StaleWeights(NeuralNetRegressor):
         return loss + sum(p.square().sum() for p in self.listed)
 
 
+class ReadWeights(NeuralNetRegressor):
+    """The penalty reads parameters at each call."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return loss + sum(p.square().sum() for p in self.module_.parameters())
+
+
 class TrainsTheHead(NeuralNetRegressor):
     def initialize_optimizer(self, *args, **kwargs):
         self.optimizer_ = torch.optim.SGD(self.module_.output.parameters(), lr=0.1)
@@ -130,6 +138,10 @@ def build(cls=NeuralNetRegressor, module=Mlp, *, after=None, end=None, **params)
         params["module__end"] = end
     settings = {"verbose": 0, "optimizer": torch.optim.SGD, **params}
     return initialised_net(cls(module, **settings), {}, SEED)
+
+
+def summed(cls=NeuralNetRegressor, **params):
+    return build(cls, criterion__reduction="sum", **params)
 
 
 def make_data():
@@ -259,9 +271,25 @@ UNSUPPORTED = {
         lambda: build(after=Function("igamma")),
         "no second derivative here: .*igamma",
     ),
-    "no forward derivative of the criterion": (
+    "Huber": (
         lambda: build(criterion=nn.HuberLoss),
-        "huber_loss_backward.* Replace that operator, or the criterion HuberLoss",
+        r"HuberLoss jumps where an error is delta=1\.0.* Use MSELoss",
+    ),
+    "not reduced": (
+        lambda: build(criterion__reduction="none"),
+        r"one number. Got a tensor of shape \(6, 1\) from the criterion MSELoss",
+    ),
+    "sum in batches beside decay": (
+        lambda: summed(batch_size=4, optimizer__weight_decay=0.1),
+        r"MSELoss adds up .* batch_size=4 .* 6 rows.*=-1 .*criterion__reduction='mean'",
+    ),
+    "sum in batches beside a penalty": (
+        lambda: summed(ReadWeights, batch_size=5),
+        r"weights are penalised, .* batch_size=5 train is not the objective",
+    ),
+    "own batch size of the iterator": (
+        lambda: summed(iterator_train__batch_size=2, optimizer__weight_decay=0.1),
+        "batch_size=2 train is not the objective",
     ),
     "NaN": (
         lambda: build(after=Function("root of 0")),
@@ -328,6 +356,11 @@ ACCEPTED = {
     "control flow on the data": lambda: build(after=Function("detached")),
     "shuffling": lambda: build(iterator_train__shuffle=True, batch_size=2),
     "half precision": lambda: half_precision(),
+    "own penalty": lambda: build(ReadWeights, batch_size=2),
+    "mean in batches": lambda: build(batch_size=2, optimizer__weight_decay=0.1),
+    "sum on all rows": lambda: summed(batch_size=-1, optimizer__weight_decay=0.1),
+    "sum in one batch": lambda: summed(batch_size=N, optimizer__weight_decay=0.1),
+    "sum without penalty": lambda: summed(batch_size=2),
 }
 
 
@@ -366,6 +399,37 @@ def test_probabilities_and_logits_are_accepted():
     assert admit(net, X, y).n_outputs == 3
     net = build(NeuralNetClassifier, module__n_out=3, criterion=nn.CrossEntropyLoss)
     assert admit(net, X, y).n_outputs == 3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
+def test_saturated_probabilities_are_accepted(scale):
+    """skorch's log of saturated probabilities has a gradient of rounding."""
+    X, y = scale * make_data()[0], np.arange(N) % 2
+    net = build(NeuralNetClassifier, end=nn.Softmax(-1), module__n_out=2)
+    with torch.no_grad():
+        net.module_.output.weight.mul_(1e3)
+    assert admit(net, X.astype("f4"), y).n_outputs == 2
+
+
+def test_a_start_at_a_solution_is_accepted():
+    """Gradients are compared at other weights: at these both are zero or rounding."""
+    net = build()
+    with torch.no_grad():
+        net.module_.output.weight.mul_(1e3)
+    X = torch.as_tensor(make_data()[0], dtype=torch.float32)
+    y = net.module_(X).detach().numpy()
+    assert np.abs(y).max() > 100.0
+    for near in (y, y * np.float32(1 + 1e-6)):
+        objective = admit(net, X.numpy(), near)
+        # Rounding of float32 in outputs of size 1e3, times weights of size 1e3.
+        assert np.linalg.norm(objective.gradient(objective.weights)) < 10.0
+
+
+def test_stale_weights_are_refused_at_a_solution():
+    net = build(StaleWeights)
+    X = torch.as_tensor(make_data()[0], dtype=torch.float32)
+    with pytest.raises(UnsupportedObjectiveError, match="read the weights from"):
+        admit(net, X.numpy(), net.module_(X).detach().numpy())
 
 
 # --- Targets -------------------------------------------------------------------------

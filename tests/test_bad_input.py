@@ -163,6 +163,89 @@ def test_classifiers_refuse_other_targets():
         _model(DFCNNBinaryClassifier(**_NET)).fit(X, LABELS)
 
 
+def _with_classes(classes):
+    net = NeuralNetClassifier(
+        DFCNN,
+        criterion=nn.CrossEntropyLoss,
+        classes=classes,
+        **_NET,
+        train_split=None,
+        verbose=0,
+    )
+    return _model(net)
+
+
+def test_classes_of_the_net_are_honoured():
+    labels = np.where(X[:, 0] > 0, 2, 0)
+    model = _with_classes([0, 1, 2]).fit(X, labels)
+    np.testing.assert_array_equal(model.classes_, [0, 1, 2])
+    probabilities = model.predict_proba(X)
+    assert probabilities.shape == (20, 3)
+    np.testing.assert_array_equal(model.targets_, labels)
+    # The label that never occurs is the least probable.
+    assert (probabilities[:, 1] < probabilities.max(axis=1)).all()
+    assert model.score(X, labels) > 0.8
+    assert model.perturb(X[:4], labels[:4]).shape == (4, 3)
+
+
+def test_classes_keep_the_users_order():
+    order = ["low", "middle", "high"]
+    model = _with_classes(order).fit(X, LABELS)
+    np.testing.assert_array_equal(model.classes_, order)
+    np.testing.assert_array_equal(np.array(order)[model.targets_], LABELS)
+    sorted_ = _with_classes(sorted(order)).fit(X, LABELS)
+    assert model.score(X, LABELS) > 0.6 < sorted_.score(X, LABELS)
+    # The same rows, encoded as at fit.
+    np.testing.assert_array_equal(model.perturb(X, LABELS), model.perturb())
+
+
+def test_classes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"among the net's classes, .*\['low'\] too"):
+        _with_classes(["middle", "high"]).fit(X, LABELS)
+    with pytest.raises(ValueError, match=r"'classes' parameter.*distinct labels. Got"):
+        _with_classes(["low", "low", "high"]).fit(X, LABELS)
+
+
+# --- The user's arrays ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_training_data_are_copies(order):
+    mine, targets = np.array(X, order=order), y.copy()
+    model = _model().fit(mine, targets)
+    mine[0] += 0.1
+    targets[:] = 0.0
+    np.testing.assert_array_equal(model.X_train_, X)
+    np.testing.assert_array_equal(model.y_train_, y)
+    np.testing.assert_array_equal(model.targets_.ravel(), y)
+    assert model.sensitivity(mine).shift_norm.min() > 0
+
+
+def test_labels_are_copies():
+    labels = LABELS.copy()
+    model = _classifier().fit(X, labels)
+    labels[:] = "low"
+    np.testing.assert_array_equal(model.y_train_, LABELS)
+
+
+def test_callables_get_copies(model):
+    def spoiling(estimator, X, y, rng):
+        X *= 0
+        y *= 0
+        return X + 1.0
+
+    mine, targets, before = X.copy(), y.copy(), X.copy()
+    model.set_params(perturbation=spoiling, perturbation_size=0.5)
+    model.perturb(mine, targets)
+    moved = model.perturb()
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(mine, before)
+    np.testing.assert_array_equal(targets, y)
+    np.testing.assert_array_equal(model.X_train_, before)
+    np.testing.assert_array_equal(model.y_train_, y)
+    np.testing.assert_allclose(np.linalg.norm(moved - X, axis=1), 0.5, rtol=1e-12)
+
+
 # --- Parameters ----------------------------------------------------------------------
 
 
@@ -219,6 +302,13 @@ def test_perturb_checks_what_was_set_after_fit(model):
     model.set_params(perturbation_size=0.1, perturbed_fraction=21)
     with pytest.raises(ValueError, match="at most the number of rows, 20. Got 21"):
         model.perturb()
+
+
+@pytest.mark.parametrize("fraction", [True, False, np.True_])
+def test_choose_rows_refuses_bools(fraction):
+    message = rf"'perturbed_fraction' parameter.*an int .*Got {fraction!r} instead"
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        choose_rows(fraction, 4, np.random.RandomState(0))
 
 
 def test_choose_rows_refuses_more_than_there_are():
@@ -385,13 +475,17 @@ def test_the_function_refuses_other_estimators():
 @pytest.mark.parametrize(
     ("X_bad", "message"),
     [
-        (_spoilt(X, np.nan), "Input X contains NaN"),
-        (_spoilt(X, np.inf), "Input X contains infinity"),
+        (_spoilt(X, np.nan), "Input X_perturbed contains NaN"),
+        (_spoilt(X, np.inf), "Input X_perturbed contains infinity"),
         (X[:5], r"shape of the training X, \(20, 3\). Got \(5, 3\).*all training rows"),
         (X[:, :2], "X has 2 features, but SolutionSetEstimator is expecting 3"),
         (X[:, 0], "Expected 2D array, got 1D array"),
         (X[..., None], r"\(20, 3\). Got \(20, 3, 1\)"),
-        (np.full(X.shape, "a"), "could not convert string to float"),
+        (np.full(X.shape, "a"), "'X_perturbed' parameter must hold real numbers"),
+        (X.astype(str), r"Got text \(dtype <U\d+\) instead: pass X_perturbed.astype"),
+        (X.astype(str).tolist(), r"Got text \(dtype <U"),
+        (X.astype(str).astype(object), r"Got text \(dtype object\)"),
+        (pd.DataFrame(X.astype(str)), r"Got text"),
         (X + 1j, "Complex data not supported"),
         (None, "Expected 2D array"),
     ],
@@ -406,6 +500,33 @@ def test_less_precise_inputs_warn(fitted, method):
     with pytest.warns(DataConversionWarning, match="float32.*Pass float64") as caught:
         getattr(fitted, method)(X.astype(np.float32))
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int8", "bool", "float16", "float32"])
+def test_types_that_cannot_hold_the_training_data_warn(fitted, dtype):
+    frame = pd.DataFrame(X)
+    frame[1] = frame[1].astype(dtype)
+    extension = frame.astype({1: "Float32"})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        warnings.filterwarnings("error", category=DataConversionWarning)
+        fitted.sensitivity(pd.DataFrame(X))
+        fitted.sensitivity(X.astype(object))
+        for coarse in (X.astype(dtype), frame):
+            message = f"'X_perturbed' parameter has dtype {dtype} .*Pass float64"
+            with pytest.raises(DataConversionWarning, match=message):
+                fitted.sensitivity(coarse)
+        with pytest.raises(DataConversionWarning, match="float32"):
+            fitted.sensitivity(extension)
+
+
+def test_whole_columns_may_come_back_as_integers():
+    whole = X.copy()
+    whole[:, 1] = np.round(3 * X[:, 1])
+    model = _model().fit(whole, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sensitivity(pd.DataFrame(whole).astype({1: "int64"}))
 
 
 def test_exact_float32_inputs_do_not_warn():

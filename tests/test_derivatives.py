@@ -7,6 +7,7 @@ from skorch import NeuralNetRegressor
 
 from sksetsens._objective import Objective, initialised_net
 from sksetsens._stationarity import polish
+from sksetsens.datasets import make_toy_network
 from sksetsens.derivatives import GraphicalDerivative
 from sksetsens.lipschitz import modulus
 from sksetsens.networks import DFCNN
@@ -154,9 +155,20 @@ def test_targets_move_solutions(penalised):
     assert np.linalg.norm(shift - difference) <= 1e-5 * np.linalg.norm(shift)
 
 
+def test_corrections_keep_the_rank():
+    """Off the set the null eigenvalues of H are not rounding; the rank is known."""
+    toy = make_toy_network()
+    net = NeuralNetRegressor(toy.module, module__start=(1.0, 2.0), verbose=0)
+    problem = Objective(initialised_net(net, {}, 0), toy.X, toy.y[:, None])
+    gd = GraphicalDerivative(problem, toy.weights)
+    off = problem.with_data(toy.X_perturbed)
+    assert gd.at(off, toy.weights + toy.shift, keep_rank=False).factor.rank == 2
+    assert gd.at(off, toy.weights + toy.shift).factor.rank == 1
+
+
 def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
     problem, point = interpolating
-    monkeypatch.setattr("sksetsens._systems.available_bytes", lambda: 1000.0)
+    monkeypatch.setattr("sksetsens._systems.available_bytes", lambda: 20_000.0)
     with pytest.raises(ValueError, match="0.0 GB are free .*solver='dual' needs"):
         GraphicalDerivative(problem, point.weights, solver="eigh")
 

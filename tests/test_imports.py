@@ -37,6 +37,7 @@ LADDER = {
     "solution_set": 4,
     "perturbations": 4,
     "_stationarity": 4,
+    "_trust_region": 2,
     "derivatives": 3,
     "_systems": 2,
     "linalg/*": 1,

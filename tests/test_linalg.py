@@ -83,6 +83,22 @@ class TestSymmetric:
         assert SymmetricPseudoInverse(H, noise=1e-8).rank == 1
         assert SymmetricPseudoInverse(H, noise=1e-8, rcond=1e-12).rank == 2
 
+    def test_eigenvalues_within_the_noise_deny_a_clear_cutoff(self):
+        """1e-11 is neither rounding nor known to differ from zero at noise 1e-8."""
+        assert not SymmetricPseudoInverse(
+            np.diag([1.0, 1e-11]), noise=1e-8
+        ).has_clear_cutoff
+        assert SymmetricPseudoInverse(
+            np.diag([1.0, 1e-16]), noise=1e-8
+        ).has_clear_cutoff
+
+    def test_known_rank_overrides_the_cutoff(self):
+        H = np.diag([1.0, -1e-2, 1e-3])
+        inverse = SymmetricPseudoInverse(H, rank=1)
+        assert inverse.rank == 1
+        np.testing.assert_allclose(inverse.apply(np.ones(3)), [1.0, 0.0, 0.0])
+        assert GramPseudoInverse(np.diag([1.0, 1e-2]), rank=1).rank == 1
+
 
 class TestGram:
     @settings(max_examples=30, deadline=None)
@@ -159,3 +175,10 @@ def test_operator_norm(shape):
     norm, direction = operator_norm(aslinearoperator(A))
     assert norm == pytest.approx(np.linalg.norm(A, 2), rel=1e-12)
     assert np.linalg.norm(A @ direction) == pytest.approx(norm, rel=1e-12)
+
+
+def test_norm_of_a_large_zero_operator():
+    """ARPACK raises on a start in the kernel."""
+    norm, direction = operator_norm(aslinearoperator(np.zeros((80, 90))))
+    assert norm == 0.0
+    assert np.linalg.norm(direction) == 1.0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from sklearn.base import clone
 from skorch import (
     NeuralNet,
     NeuralNetBinaryClassifier,
@@ -15,7 +16,9 @@ from skorch import (
 from torch import nn
 from torch.nn import functional as F
 
-from sksetsens._objective import Objective
+from sksetsens import SolutionSetEstimator
+from sksetsens._objective import Objective, _base
+from sksetsens.networks import DFCNNRegressor
 
 N, D_IN = 5, 3
 STEP = 1e-5
@@ -774,3 +777,40 @@ def test_kinks_are_counted(operator, expected):
 def test_smooth_operators_have_no_kinks():
     objective = make_objective(module=Normalised)
     assert objective.kinked_preactivations(objective.weights) == (0, 0)
+
+
+# --- Automatic batches ---------------------------------------------------------------
+
+
+def test_the_automatic_batch_size_changes_nothing(monkeypatch):
+    """Rows pass through the module as many at once as the budget allows."""
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((30, 3))
+    y = X[:, 0] + 0.1 * rng.standard_normal(30)
+    net = DFCNNRegressor(
+        module__hidden_widths=(4,),
+        module__activation="tanh",
+        module__train_output=True,
+        optimizer__weight_decay=1e-2,
+        max_epochs=3,
+    )
+    model = SolutionSetEstimator(net, n_restarts=2, random_state=0)
+    whole = model.fit(X, y)
+    moved = X + 1e-3 * rng.standard_normal(X.shape)
+    (expected, shifts), w = _answers(whole, moved), whole.solution_set_.weights
+    (objective,) = whole.solution_set_.objectives[:1]
+    assert objective._one_batch
+    for rows in (1, 7):
+        budget = 8 * rows * objective._activations_per_row()
+        monkeypatch.setattr(_base, "PASS_BUDGET_BYTES", budget)
+        batched = clone(model).fit(X, y)
+        assert batched.solution_set_.objectives[0]._batch_rows == rows
+        assert_allclose(batched.solution_set_.weights, w, rtol=0, atol=1e-9)
+        one, other = _answers(batched, moved)
+        assert_allclose(one, expected, rtol=0, atol=1e-9)
+        assert_allclose(other, shifts, rtol=1e-9)
+
+
+def _answers(model, moved):
+    predicted = model.sensitivity(moved)
+    return predicted.weights, predicted.shift_norm

@@ -9,6 +9,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
+from sksetsens.exceptions import StationarityWarning
 from sksetsens.networks import DFCNN, DFCNNRegressor
 
 TANH = {
@@ -145,20 +146,18 @@ class TestNetThatPredicts:
             assert gaps(model, size)[0] <= bound
 
 
-@pytest.mark.slow
-def test_digits_classifier_is_stationary_and_predicted():
-    """1000 digits, tanh 64-32-10, cross-entropy, weight decay 1e-3: p = 2410."""
+def digits_model(activation, weight_decay):
+    """1000 digits, 64-32-10, cross-entropy: p = 2410."""
     X, y = load_digits(return_X_y=True)
-    X = X[:1000] / 16.0
     net = NeuralNetClassifier(
         DFCNN,
         module__hidden_widths=(32,),
-        module__activation="tanh",
+        module__activation=activation,
         module__bias=True,
         module__train_output=True,
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
-        optimizer__weight_decay=1e-3,
+        optimizer__weight_decay=weight_decay,
         lr=0.01,
         max_epochs=20,
         train_split=None,
@@ -166,7 +165,25 @@ def test_digits_classifier_is_stationary_and_predicted():
     model = SolutionSetEstimator(
         net, n_restarts=1, perturbation="random", random_state=0
     )
-    model.fit(X, y[:1000])
+    return model.fit(X[:1000] / 16.0, y[:1000])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weight_decay", "told"), [(1e-3, "sit on a kink"), (0.0, "no finite minimiser")]
+)
+def test_relu_digits_are_no_solutions(weight_decay, told):
+    """Minimisers on kinks, and separable classes: every peer returns a vector there."""
+    with pytest.warns(StationarityWarning, match=told):
+        model = digits_model("relu", weight_decay)
+    assert not model.solution_set_.trustworthy[0]
+    assert np.isinf(model.lipschitz_modulus_)
+
+
+@pytest.mark.slow
+def test_digits_classifier_is_stationary_and_predicted():
+    """Cross-entropy with weight decay 1e-3."""
+    model = digits_model("tanh", 1e-3)
     assert model.solution_set_.stationarity.max() < 1e-10
     # The smallest eigenvalue of H is 3e-5 of the largest: a short range of linearity.
     bounds = {0.0003: 0.005, 0.001: 0.01, 0.003: 0.03, 0.01: 0.15, 0.03: np.inf}

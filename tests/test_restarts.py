@@ -436,6 +436,65 @@ def test_finite_divergence_is_a_failure():
         _model(net).fit(X, y)
 
 
+def test_the_first_sentence_names_the_first_cause():
+    with pytest.raises(AllRestartsFailedError, match="Traceback") as caught:
+        _model(_net_of(AlwaysRaising)).fit(X, y)
+    first = str(caught.value).splitlines()[0]
+    assert first == (
+        "All 2 restarts failed, the first one with OSError: the disk of worker 3 is "
+        "full"
+    )
+
+
+class AtTheSolution(nn.Module):
+    """Linear module that starts at f = x0 but for 1e-4."""
+
+    def __init__(self, n_features=3, n_outputs=1):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([[1.0001], [0.0], [0.0]]))
+
+    def forward(self, X):
+        return X @ self.weights
+
+
+def test_leaving_a_perfect_start_is_no_divergence():
+    """Adam's first steps have the length lr, however small the gradient."""
+    net = NeuralNetRegressor(
+        AtTheSolution,
+        optimizer=torch.optim.Adam,
+        lr=0.03,
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+    )
+    model = _model(net, polish=False).fit(X, X[:, 0])
+    assert (model.solution_set_.losses > 1e3 * 1e-8 * X[:, 0].var()).all()
+    polished = _model(net).fit(X, X[:, 0]).solution_set_.weights
+    np.testing.assert_allclose(polished, [[1.0, 0.0, 0.0]] * 2, atol=1e-8)
+
+
+def test_the_report_holds_the_gradient_before_tilting():
+    model = _model(polish=False).fit(X, y)
+    report = model.restart_report_
+    untilted = [
+        np.linalg.norm(o.untilted().gradient(w))
+        for o, w in zip(
+            model.solution_set_.objectives, model.solution_set_.weights, strict=True
+        )
+    ]
+    assert min(untilted) > 1e-3
+    np.testing.assert_allclose(report["untilted_gradient_norm"], untilted, rtol=1e-9)
+    assert not report["gradient_norm"].any()
+    assert report["converged"].all()
+
+
+def test_the_report_of_polished_weights_has_one_gradient(fitted):
+    report = fitted.restart_report_
+    np.testing.assert_array_equal(
+        report["untilted_gradient_norm"], report["gradient_norm"]
+    )
+
+
 # --- Module classes of __main__ ------------------------------------------------------
 
 _SCRIPT = """

@@ -19,6 +19,7 @@ from sksetsens.datasets import (
     make_isolated_minimum,
     make_underdetermined_linear,
 )
+from sksetsens.exceptions import StationarityWarning
 from sksetsens.metrics import (
     neg_lipschitz_modulus,
     neg_prediction_gap,
@@ -152,6 +153,15 @@ def test_empty_predictions_score_worst():
         assert scorer(model) == -np.inf
     # No prediction exists: scikit-learn's searches rank NaN last.
     assert np.isnan(perturbed_score(model, data.X, data.y))
+
+
+def test_a_truth_that_is_not_stationary_is_no_truth(fitted, monkeypatch):
+    retrained = fitted.retrain(fitted.perturb())
+    retrained.converged = np.array([True, False])
+    monkeypatch.setattr(fitted, "retrain", lambda *_: retrained, raising=False)
+    with pytest.warns(StationarityWarning, match="NaN: 1 of 2 retrained") as caught:
+        assert np.isnan(neg_prediction_gap(fitted))
+    assert caught[0].filename == __file__
 
 
 def test_smaller_perturbations_score_better(fitted):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_wine
+from sklearn.datasets import load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier, NeuralNetRegressor
@@ -18,7 +18,12 @@ from sksetsens.datasets import (
     make_toy_network,
     make_underdetermined_linear,
 )
-from sksetsens.exceptions import IllPosedWarning, NonlinearityWarning
+from sksetsens.exceptions import (
+    IllPosedWarning,
+    NonlinearityWarning,
+    StationarityWarning,
+)
+from sksetsens.networks import DFCNNRegressor
 
 SMOOTH_STEPS = {"lr": 0.02, "max_epochs": 20}
 
@@ -181,9 +186,8 @@ class TestIsolatedMinimum:
         dX = rng.standard_normal(X.shape)
         size = 1e-4
         shift = model.sensitivity(X + size * dX).shift[0]
-        (gd,) = model.graphical_derivatives_
-        H = gd.H @ np.eye(len(shift))
-        influence = -np.linalg.solve(H, gd.B @ (size * dX).ravel())
+        weights = model.solution_set_.weights[0].reshape(3, -1)
+        influence = softmax_influence(X, y, weights, penalty, size * dX)
         assert np.linalg.norm(shift - influence) <= 1e-8 * np.linalg.norm(influence)
         # L = mean loss + penalty / 2 |w|^2 is 1 / (n C) with C of LogisticRegression.
         C = 1.0 / (penalty * len(X))
@@ -206,6 +210,13 @@ class Softmax(nn.Module):
         return self.linear(X)
 
 
+class Probabilities(Softmax):
+    """For NeuralNetClassifier's default NLLLoss."""
+
+    def forward(self, X):
+        return torch.softmax(super().forward(X), dim=1)
+
+
 def softmax_model(penalty):
     net = NeuralNetClassifier(
         Softmax,
@@ -217,6 +228,24 @@ def softmax_model(penalty):
         train_split=None,
     )
     return SolutionSetEstimator(net, n_restarts=1, random_state=0)
+
+
+def softmax_influence(X, y, W, penalty, dX):
+    """Influence function -H^-1 B dx of multinomial regression, in NumPy.
+
+    R = X'(P - Y) / n + penalty W for weights W of shape (classes, features).
+    """
+    n, k = len(X), len(W)
+    logits = X @ W.T
+    P = np.exp(logits - logits.max(axis=1, keepdims=True))
+    P /= P.sum(axis=1, keepdims=True)
+    Lambda = np.einsum("ni,ij->nij", P, np.eye(k)) - np.einsum("ni,nj->nij", P, P)
+    H = np.einsum("nij,na,nb->iajb", Lambda, X, X).reshape(W.size, W.size) / n
+    H += penalty * np.eye(W.size)
+    residual = P - np.eye(k)[y]
+    dP = np.einsum("nij,nj->ni", Lambda, dX @ W.T)
+    B_dX = (residual.T @ dX + dP.T @ X) / n
+    return -np.linalg.solve(H, B_dX.ravel())
 
 
 def logistic_weights(X, y, C):
@@ -272,6 +301,73 @@ class TestWhereFirstOrderIsNotEnough:
         with pytest.warns(IllPosedWarning, match="kink here .* sit on it"):
             model.fit(X, np.zeros(2))
         assert "smooth activation" in model.solution_set_.status[0]
+
+    def test_duplicated_rows_change_the_rank_as_the_data_moves(self):
+        """Copies of a row share an equation until they come apart."""
+        rng = np.random.RandomState(0)
+        X = rng.standard_normal((10, 3))
+        X = np.r_[X, X[:3]]
+        net = DFCNNRegressor(
+            module__hidden_widths=(40,),
+            module__activation="tanh",
+            module__bias=True,
+            module__train_output=True,
+            max_epochs=30,
+        )
+        model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+        with pytest.warns(IllPosedWarning, match="rank of H changes"):
+            model.fit(X, np.sin(X[:, 0]) + X[:, 1])
+        assert model.solution_set_.ranks[0] == 10
+        assert np.isinf(model.lipschitz_modulus_)
+
+    def test_badly_scaled_features_are_solved_or_told(self):
+        """A column 1e5 times the others: its Hessian block must not hide theirs."""
+        rng = np.random.RandomState(0)
+        X = rng.standard_normal((40, 4)) * [1e5, 1, 1, 1]
+        y = X @ [1e-5, 1, 1, 1] + 0.3 * rng.standard_normal(40)
+        net = NeuralNetRegressor(
+            make_underdetermined_linear().module,
+            module__n_features=4,
+            train_split=None,
+            lr=1e-11,
+            max_epochs=2,
+        )
+        model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+        exact = np.linalg.lstsq(X, y, rcond=None)[0]
+        error = np.linalg.norm(model.solution_set_.weights[0] - exact)
+        assert error <= 1e-4 * np.linalg.norm(exact)
+        assert model.solution_set_.kernel_dims[0] == 0
+
+    def test_moduli_of_saddles_are_not_certified(self):
+        problem = make_saddle()
+        with pytest.warns(IllPosedWarning, match="saddle"):
+            model = fitted(problem, start=(0.0, 0.0))
+        assert np.isinf(model.lipschitz_modulus_)
+
+    def test_small_dead_feature_beside_a_large_one(self):
+        problem = make_dead_feature(random_state=0)
+        X = problem.X.copy()
+        X[:, 0] *= 1e4
+        net = NeuralNetRegressor(
+            problem.module,
+            module__n_features=X.shape[1],
+            train_split=None,
+            lr=1e-10,
+            max_epochs=2,
+        )
+        model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+        assert np.isinf(model.fit(X, problem.y).lipschitz_modulus_)
+
+    def test_saturated_classifier_is_no_solution(self):
+        """Unscaled data: the probabilities are 0 and 1, R and H exactly 0."""
+        X, y = load_iris(return_X_y=True)
+        X, y = 1000.0 * X[y < 2], y[y < 2]
+        net = NeuralNetClassifier(Probabilities, train_split=None, max_epochs=5)
+        model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+        with pytest.warns(StationarityWarning, match="saturated"):
+            model.fit(X, y)
+        assert not model.solution_set_.trustworthy[0]
+        assert np.isinf(model.lipschitz_modulus_)
 
     def test_outside_the_range_of_linearity(self):
         toy = make_toy_network(perturbation_size=0.7)

@@ -4,7 +4,7 @@ This package alone knows ``torch.func`` and skorch's loss. Everything above it
 speaks of NumPy arrays: flat weights, residuals, Hessians and cross derivatives.
 """
 
-from ._admission import admit, initialised_net, shape_targets
+from ._admission import admit, bare_net, initialised_net, shape_targets
 from ._objective import Objective
 
-__all__ = ["Objective", "admit", "initialised_net", "shape_targets"]
+__all__ = ["Objective", "admit", "bare_net", "initialised_net", "shape_targets"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,11 @@ from .._compat import skeleton_net
 from .._isolation import isolated
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._objective import Objective
+from ._trained_objective import (
+    eval_mode,
+    refuse_another_gradient,
+    refuse_dependence_on_batch_size,
+)
 
 _PROBE_ROWS = 256
 
@@ -45,8 +48,7 @@ _NOT_TWICE_DIFFERENTIABLE = (
 def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
     """Clone of a skorch net with ``params`` set, built and seeded by ``seed``.
 
-    The clone trains on exactly the rows it is given (``train_split=None``) and on
-    its own (``warm_start=False``). Global random state is left as found.
+    See `bare_net` for what is overridden. Global random state is left as found.
 
     Raises
     ------
@@ -61,9 +63,13 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
             f"{name} instead, with which every restart begins at the same weights. "
             f"Pass module={name} and its arguments as module__<name>=<value>."
         )
-    net = clone(estimator).set_params(train_split=None, warm_start=False, **params)
     with isolated(seed):
-        return net.initialize()
+        return bare_net(estimator, params).initialize()
+
+
+def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
+    """Unbuilt clone with ``params`` set that trains on all rows and on its own."""
+    return clone(estimator).set_params(train_split=None, warm_start=False, **params)
 
 
 def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
@@ -88,7 +94,8 @@ def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
         If the objective differs between two evaluations at the same weights.
     UnsupportedObjectiveError
         If parts outside the module learn, the data is transformed on the way, rows
-        influence each other, or second derivatives do not exist.
+        influence each other, what is trained depends on the batch size, the loss is
+        no number, or second derivatives do not exist.
     """
     with isolated(seed=0):
         _refuse_learning_parts(net)
@@ -97,11 +104,13 @@ def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
         _refuse_random_module(net, X)
         objective = Objective(net, X, y)
         _check_outputs(objective, y)
+        _check_loss(net, objective)
         _refuse_mixed_rows(objective)
         probe = objective.with_data(X[:_PROBE_ROWS], y[:_PROBE_ROWS])
         _refuse_random_loss(probe)
         _refuse_missing_derivatives(net, objective, probe)
-        _refuse_another_gradient(net, probe)
+        refuse_another_gradient(net, probe)
+        refuse_dependence_on_batch_size(net, X, y, probe)
     return objective
 
 
@@ -236,6 +245,16 @@ def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
         )
 
 
+def _check_loss(net: Any, objective: Objective) -> None:
+    shape = objective.loss_shape(objective.weights)
+    if shape:
+        raise UnsupportedObjectiveError(
+            "The net's get_loss must return one number. Got a tensor of shape "
+            f"{shape} from the criterion {type(net.criterion_).__name__} instead: "
+            "reduce the rows to their mean, for example criterion__reduction='mean'."
+        )
+
+
 def _refuse_mixed_rows(objective: Objective) -> None:
     if objective.n_samples < 2:
         return
@@ -268,6 +287,12 @@ def _refuse_missing_derivatives(
             f"The criterion {criterion} is not twice differentiable: its "
             f"Hessian is zero or undefined. {_REMEDY}"
         )
+    if isinstance(net.criterion_, torch.nn.HuberLoss):
+        raise UnsupportedObjectiveError(
+            "The second derivative of the criterion HuberLoss jumps where an error "
+            f"is delta={net.criterion_.delta}, and torch has no forward derivative "
+            "of it. Use MSELoss."
+        )
     w = objective.weights
     try:
         moved = objective.hessian_product(w, np.ones_like(w))
@@ -292,55 +317,10 @@ def _refuse_missing_derivatives(
         )
 
 
-def _refuse_another_gradient(net: Any, probe: Objective) -> None:
-    """Compare with what skorch trains: get_loss and autograd on the net itself.
-
-    They differ where get_loss reads weights that the objective cannot exchange, for
-    example parameters kept in a list or another object since `initialize`.
-    """
-    parameters = [p for p in net.module_.parameters() if p.requires_grad]
-    dtype = _dtype(net)
-    x, y = probe._x.to(dtype), probe._y
-    y = y.to(dtype) if y.is_floating_point() else y
-    with _eval_mode(net.module_), torch.enable_grad():
-        loss = net.get_loss(net.infer(x), y, X=x, training=True)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    theirs = np.concatenate(
-        [
-            np.zeros(p.numel()) if g is None else g.double().cpu().numpy().ravel()
-            for p, g in zip(parameters, gradients, strict=True)
-        ]
-    )
-    decay = probe.decay.cpu().numpy() * probe.weights
-    ours = probe.gradient(probe.weights) - decay
-    # Rounding of the net's own dtype, amplified by what a deep net makes of it.
-    reach = max(1e-2, float(np.sqrt(torch.finfo(dtype).eps)))
-    gap, scale = (float(np.linalg.norm(v)) for v in (ours - theirs, theirs))
-    if gap > reach * scale + 1e-6:
-        raise UnsupportedObjectiveError(
-            "The gradient of the net's get_loss is not that of the objective as a "
-            f"function of the module's parameters: they are {gap:.2g} apart at norm "
-            f"{scale:.2g}. In get_loss, read the weights from "
-            "self.module_.parameters() at each call."
-        )
-
-
-@contextlib.contextmanager
-def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each layer's own mode again."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
 def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
     row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
     try:
-        with _eval_mode(net.module_), torch.no_grad():
+        with eval_mode(net.module_), torch.no_grad():
             return tuple(np.shape(net.infer(row))[1:])
     except Exception as error:
         raise UnsupportedObjectiveError(

@@ -23,6 +23,11 @@ Tensor = torch.Tensor
 TANGENT_BUDGET_BYTES = 64 * 2**20
 COPIES_PER_TANGENT = 3
 
+# All rows pass through the module at once where one copy of their activations stays
+# below this (about 30 000 rows of a net of 1000 units), otherwise as many as do.
+# Batches cost one more forward pass.
+PASS_BUDGET_BYTES = 256 * 2**20
+
 
 class ObjectiveBase:
     """Weights, data and penalty of an objective, and its value at flat weights."""
@@ -63,6 +68,9 @@ class ObjectiveBase:
         self._tilt: Tensor | None = None
         self.batch_size = batch_size
         self._set_data(X, y)
+        self._automatic_batch = max(
+            1, PASS_BUDGET_BYTES // (dtype.itemsize * self._activations_per_row())
+        )
 
     # Variants of the same objective ------------------------------------------
 
@@ -130,6 +138,16 @@ class ObjectiveBase:
         return self._tilt is not None
 
     @property
+    def inputs(self) -> Array:
+        """Copy of the data X, shape (n_samples, ...)."""
+        return self._numpy(self._x).copy()
+
+    @property
+    def n_equations(self) -> int:
+        """Number of outputs over all rows, n*c."""
+        return self.n_samples * self.n_outputs
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the data, (n_samples, ...)."""
         return tuple(self._x.shape)
@@ -193,13 +211,17 @@ class ObjectiveBase:
         return self._outer(self._forward(w, x), w, x, y)
 
     def _batches(self) -> Iterator[slice]:
-        step = self.batch_size or self.n_samples
-        for start in range(0, self.n_samples, step):
-            yield slice(start, start + step)
+        for start in range(0, self.n_samples, self._batch_rows):
+            yield slice(start, start + self._batch_rows)
+
+    @property
+    def _batch_rows(self) -> int:
+        """Rows per pass through the module."""
+        return min(self.batch_size or self._automatic_batch, self.n_samples)
 
     @property
     def _one_batch(self) -> bool:
-        return self.batch_size is None or self.batch_size >= self.n_samples
+        return self._batch_rows >= self.n_samples
 
     def _outputs(self, w: Tensor) -> Tensor:
         with torch.no_grad():
@@ -238,6 +260,11 @@ class ObjectiveBase:
         """Outputs on X after skorch's ``predict_nonlinearity`` (probabilities)."""
         outputs = self._on_rows(X)._outputs(self._tensor(weights))
         return self._numpy(predict_nonlinearity(self._core.net)(outputs))
+
+    def loss_shape(self, weights: Array) -> tuple[int, ...]:
+        """Shape of what the criterion returns; () for a number."""
+        w = self._tensor(weights)
+        return tuple(self._loss(self._outputs(w), w, self._x, self._y).shape)
 
     def loss(self, weights: Array) -> float:
         """Objective value, penalty included and tilt left out."""

@@ -41,7 +41,8 @@ class Objective(OutputDerivatives):
         Targets in the form the criterion expects.
 
     batch_size : int, default=None
-        Rows per pass through the module; None for all rows at once.
+        Rows per pass through the module; None for all rows at once, or as many as
+        keep 256 MB of activations.
 
     dtype : torch.dtype, default=torch.float64
         Floating type of the analysis.
@@ -192,8 +193,8 @@ class Objective(OutputDerivatives):
         )
 
     def _tangent_block(self) -> int:
-        rows = min(self.batch_size or self.n_samples, self.n_samples)
-        per_tangent = 8 * COPIES_PER_TANGENT * rows * self._activations_per_row()
+        activations = self._batch_rows * self._activations_per_row()
+        per_tangent = 8 * COPIES_PER_TANGENT * activations
         return max(1, min(self.n_params, TANGENT_BUDGET_BYTES // max(per_tangent, 1)))
 
     # Evidence ----------------------------------------------------------------------

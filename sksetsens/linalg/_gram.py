@@ -10,6 +10,7 @@ from ._pseudoinverse import (
     DECADE,
     Solution,
     clear_at,
+    cutoff_of_rank,
     gap_at,
     relative_change,
     solution,
@@ -36,6 +37,9 @@ class GramPseudoInverse:
         Eigenvalues of ``A'A`` up to ``rcond * |A|_2^2`` count as zero. None for
         ``(max(m, p, 1000) * eps)^2``.
 
+    rank : int, default=None
+        Keep this many eigenvalues, the largest, whatever ``rcond``.
+
     Examples
     --------
     >>> import numpy as np
@@ -47,7 +51,9 @@ class GramPseudoInverse:
     array([-0.6, -0. , -0.8])
     """
 
-    def __init__(self, A: Array, *, rcond: float | None = None) -> None:
+    def __init__(
+        self, A: Array, *, rcond: float | None = None, rank: int | None = None
+    ) -> None:
         m, p = A.shape
         self._u, self._sigma, self._vt = scipy.linalg.svd(A, full_matrices=False)
         scale = float(self._sigma.max(initial=0.0))
@@ -55,6 +61,8 @@ class GramPseudoInverse:
         if rcond is None:
             rcond = (max(m, p, MIN_DIMENSION) * eps) ** 2
         self.cutoff = rcond * scale**2
+        if rank is not None:
+            self.cutoff = cutoff_of_rank(self._sigma**2, rank)
         self._kept = self._sigma > np.sqrt(self.cutoff)
         self.rank = int(self._kept.sum())
         self.kernel_dim = p - self.rank

@@ -46,10 +46,19 @@ def operator_norm(operator: LinearOperator) -> tuple[float, Array]:
         _, sigma, vt = np.linalg.svd(dense, full_matrices=False)
         norm, u = float(sigma[0]), vt[0]
     else:
-        start = np.random.default_rng(0).standard_normal(min(m, n))
-        _, sigma, vt = svds(operator, k=1, v0=start, tol=0)
-        norm, u = float(sigma[0]), vt[0]
+        norm, u = _lanczos(operator)
     return norm, u * (1.0 if u[np.argmax(np.abs(u))] >= 0 else -1.0)
+
+
+def _lanczos(operator: LinearOperator) -> tuple[float, Array]:
+    m, n = operator.shape
+    start = np.random.default_rng(0).standard_normal(min(m, n))
+    image = operator.rmatvec(start) if m <= n else operator.matvec(start)
+    if not np.any(image):
+        # A random start in the kernel: the operator is zero, and ARPACK would raise.
+        return 0.0, np.eye(1, n)[0]
+    _, sigma, vt = svds(operator, k=1, v0=start, tol=0)
+    return float(sigma[0]), vt[0]
 
 
 # Below this many rows or columns a product with the identity costs less than a

@@ -97,6 +97,12 @@ def gap_at(magnitudes: Array, cutoff: float, noise: float) -> float:
     return float(kept.min() / floor) if floor > 0 else np.inf
 
 
+def cutoff_of_rank(magnitudes: Array, rank: int) -> float:
+    """Largest cut-off that keeps at least ``rank`` magnitudes, short of ties."""
+    dropped = np.sort(magnitudes)[::-1][rank:]
+    return float(dropped[0]) if dropped.size else 0.0
+
+
 def clear_at(magnitudes: Array, cutoff: float) -> bool:
     """Whether no magnitude lies within a decade of the cut-off on either side."""
     close = (magnitudes > cutoff / DECADE) & (magnitudes < cutoff * DECADE)

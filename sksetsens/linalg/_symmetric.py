@@ -10,6 +10,7 @@ from ._pseudoinverse import (
     DECADE,
     Solution,
     clear_at,
+    cutoff_of_rank,
     gap_at,
     relative_change,
     solution,
@@ -37,7 +38,11 @@ class SymmetricPseudoInverse:
 
     noise : float, default=0.0
         Relative error of H itself, for example from weights that are not exactly
-        stationary; widens the default cut-off only.
+        stationary; widens the default cut-off only. Eigenvalues between rounding and
+        the widened cut-off are neither zero nor not: they deny a clear cut-off.
+
+    rank : int, default=None
+        Keep this many eigenvalues, the largest in absolute value, whatever ``rcond``.
 
     Examples
     --------
@@ -53,16 +58,23 @@ class SymmetricPseudoInverse:
     """
 
     def __init__(
-        self, H: Array, *, rcond: float | None = None, noise: float = 0.0
+        self,
+        H: Array,
+        *,
+        rcond: float | None = None,
+        noise: float = 0.0,
+        rank: int | None = None,
     ) -> None:
         p = H.shape[0]
         self.eigenvalues, self._vectors = scipy.linalg.eigh(H, driver="evd")
         magnitudes = np.abs(self.eigenvalues)
         scale = float(magnitudes.max(initial=0.0))
         eps = float(np.finfo(H.dtype).eps)
-        if rcond is None:
-            rcond = max(p, MIN_DIMENSION) * eps + noise
-        self.cutoff = rcond * scale
+        rounding = max(p, MIN_DIMENSION) * eps
+        self._unresolved_from = np.inf if rcond is not None else rounding * scale
+        self.cutoff = (rounding + noise if rcond is None else rcond) * scale
+        if rank is not None:
+            self.cutoff = cutoff_of_rank(magnitudes, rank)
         self._kept = magnitudes > self.cutoff
         self.rank = int(self._kept.sum())
         self.kernel_dim = p - self.rank
@@ -79,7 +91,9 @@ class SymmetricPseudoInverse:
     @property
     def has_clear_cutoff(self) -> bool:
         """Whether no eigenvalue lies within a decade of the cut-off."""
-        return clear_at(np.abs(self.eigenvalues), self.cutoff)
+        magnitudes = np.abs(self.eigenvalues)
+        unresolved = (magnitudes > self._unresolved_from) & (magnitudes <= self.cutoff)
+        return clear_at(magnitudes, self.cutoff) and not bool(unresolved.any())
 
     def apply(self, b: Array, *, cutoff: float | None = None) -> Array:
         """``H^+ b`` for vectors in the last axis of b; a cut-off may replace ours."""

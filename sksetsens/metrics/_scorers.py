@@ -7,11 +7,13 @@ estimator was fitted on; only `perturbed_score` reads X and y.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from .._peeling import peel
+from ..exceptions import StationarityWarning
 
 __all__ = [
     "neg_lipschitz_modulus",
@@ -70,7 +72,17 @@ def _neg_prediction_gap(estimator: Any, X: Any, y: Any) -> float:
     pieces = np.diagonal(predicted.piece_distances(retrained))
     with np.errstate(invalid="ignore", divide="ignore"):
         gaps = np.where(pieces == 0.0, 0.0, pieces / predicted.shift_norm)
+    gaps[~retrained.converged] = np.nan
     gaps[predicted.is_empty] = np.inf
+    unknown = int(np.isnan(gaps).sum())
+    if unknown:
+        warnings.warn(
+            f"neg_prediction_gap is NaN: {unknown} of {len(gaps)} retrained solutions "
+            "did not become stationary, so that there is no truth to compare with. Add "
+            "weight decay, loosen tol, or perturb less.",
+            StationarityWarning,
+            stacklevel=3,
+        )
     return -float(np.max(gaps))
 
 
@@ -95,5 +107,6 @@ neg_prediction_gap = _SensitivityScorer(
     "neg_prediction_gap",
     _neg_prediction_gap,
     "Minus the distance from the warm-retrained weights to their predicted piece, "
-    "relative to the shift; the largest over the solutions.",
+    "relative to the shift; the largest over the solutions. NaN, with a warning, where "
+    "retraining did not become stationary.",
 )
