@@ -33,6 +33,7 @@ from ._training import (
 )
 from ._training_data import TrainingData, check_training_data
 from .lipschitz import Modulus, modulus
+from .moduli import feature_moduli, layer_moduli, sample_moduli
 from .predicted_set import PredictedSolutionSet
 from .solution_set import SolutionSet
 
@@ -130,6 +131,18 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         ``|H^+ B|_2`` at each solution: Euclidean movement of the weights per Frobenius
         norm of the perturbation of X. inf where the Lipschitz-like property fails or
         cannot be certified. Computed at first access.
+
+    sample_lipschitz_moduli_ : ndarray of shape (n_solutions, n_samples)
+        The same for perturbations of one row alone.
+
+    feature_lipschitz_moduli_ : ndarray of shape (n_solutions, n_features)
+        The same for perturbations of one feature in all rows.
+
+    layer_lipschitz_moduli_ : ndarray of shape (n_solutions, n_layers)
+        The same where one parameter tensor alone may move, in the order of
+        `layer_names_`.
+
+    layer_names_ : list of str
 
     restart_report_ : dict of str to ndarray
         One entry per restart, failed ones included: seed, status, loss, gradient norm
@@ -327,6 +340,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             self.classes_ = data.classes
         self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
         self._moduli: list[Modulus] | None = None
+        self._moduli_by_level: dict[str, Any] = {}
 
     # Prediction ---------------------------------------------------------------------
 
@@ -506,6 +520,36 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     def lipschitz_modulus_(self):
         """Largest Lipschitz modulus over the solutions."""
         return float(self.lipschitz_moduli_.max())
+
+    @property
+    def sample_lipschitz_moduli_(self):
+        """Modulus of each row's perturbations, shape (n_solutions, n_samples)."""
+        return self._moduli_by("sample", sample_moduli)
+
+    @property
+    def feature_lipschitz_moduli_(self):
+        """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
+        return self._moduli_by("feature", feature_moduli)
+
+    @property
+    def layer_lipschitz_moduli_(self):
+        """Modulus of each parameter tensor moving alone, (n_solutions, n_layers)."""
+        return self._moduli_by("layer", lambda gd: list(layer_moduli(gd).values()))
+
+    @property
+    def layer_names_(self):
+        """Names of the parameter tensors, in the order of the weights."""
+        check_is_fitted(self)
+        return list(self.solution_set_.objectives[0].parameter_slices)
+
+    def _moduli_by(self, level, function):
+        check_is_fitted(self)
+        if level not in self._moduli_by_level:
+            values = [np.asarray(function(gd)) for gd in self.graphical_derivatives_]
+            certified = [d.is_trustworthy for d in self._linearisation.diagnoses]
+            table = np.where(np.array(certified)[:, None], np.stack(values), np.inf)
+            self._moduli_by_level[level] = table
+        return self._moduli_by_level[level]
 
     # Retraining -----------------------------------------------------------------------
 

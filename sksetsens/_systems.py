@@ -97,6 +97,12 @@ class System(Protocol):
     def solve(self, dX: Any, dy: Any) -> Solution:
         """Shortest solution of ``H v = -B dx``."""
 
+    def reduced_map(self) -> Array:
+        """``H^+ B`` in an orthonormal basis of range H: (rank, n_samples, n_inputs)."""
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        """H of some weights alone, and their rows of B, (k, n_samples, n_inputs)."""
+
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         """``-H^+ R`` with the residual of ``objective`` at ``weights``."""
 
@@ -117,7 +123,7 @@ class _Dense:
         self.factor = SymmetricPseudoInverse(
             matrix, rcond=point.rcond, noise=noise, rank=point.rank
         )
-        self._matrix_apply = matrix.__matmul__
+        self._matrix, self._rcond = matrix, point.rcond
 
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve(self._objective.cross_product(self._w, dX, dy))
@@ -125,10 +131,20 @@ class _Dense:
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         return -self.factor.apply(objective.gradient(weights))
 
+    def reduced_map(self) -> Array:
+        basis, eigenvalues = self.factor.range_basis()
+        rows = self._objective.cross_adjoints(self._w, basis.T)
+        return rows / eigenvalues[:, None, None]
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        units = np.eye(self._objective.n_params)[part]
+        inverse = SymmetricPseudoInverse(self._matrix[part, part], rcond=self._rcond)
+        return inverse, self._objective.cross_adjoints(self._w, units)
+
     @property
     def H(self) -> LinearOperator:
         p = self._objective.n_params
-        return _operator((p, p), self._matrix_apply, self._matrix_apply)
+        return _operator((p, p), self._matrix.__matmul__, self._matrix.__matmul__)
 
     @property
     def B(self) -> LinearOperator:
@@ -160,6 +176,7 @@ class _Dual:
         J = point.objective.jacobian(point.weights)
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
         self._SD = self._S @ point.objective.input_jacobian(point.weights)
+        self._rcond = point.rcond
         self.factor = GramPseudoInverse(self._A, rcond=point.rcond, rank=point.rank)
         self.neglected = _relative_neglect(
             self._neglected_norm(point.curvature), self.factor
@@ -194,6 +211,17 @@ class _Dual:
 
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve_factored(self._rho(dX, dy))
+
+    def reduced_map(self) -> Array:
+        u, sigma = self.factor.left_basis()
+        per_row = (u / sigma).reshape(*self._SD.shape[:2], -1)
+        return np.einsum("icr,icd->rid", per_row, self._SD)
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        A = self._A[:, part]
+        per_row = A.reshape(*self._SD.shape[:2], -1)
+        B = np.einsum("ick,icd->kid", per_row, self._SD)
+        return GramPseudoInverse(A, rcond=self._rcond), B
 
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         r = self._whitened(objective.output_gradient(weights))

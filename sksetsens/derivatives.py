@@ -212,6 +212,34 @@ class GraphicalDerivative:
         """``H^+ B`` as a linear operator, shape (n_params, X.size)."""
         return self._system.solution_operator
 
+    def reduced_map(self) -> Array:
+        """``H^+ B`` in an orthonormal basis of range H.
+
+        Norms of its columns, and of groups of columns, are those of ``H^+ B``.
+
+        Returns
+        -------
+        reduced_map : ndarray of shape (rank, n_samples, n_inputs)
+        """
+        return self._system.reduced_map()
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        """The problem in which some of the weights alone may move.
+
+        Parameters
+        ----------
+        part : slice
+            Of the flat weights, k of them.
+
+        Returns
+        -------
+        factor : PseudoInverse
+            Of their k x k block of H.
+        B : ndarray of shape (k, n_samples, n_inputs)
+            Their rows of B.
+        """
+        return self._system.restricted(part)
+
     def newton_step(
         self, weights: Array | None = None, objective: Objective | None = None
     ) -> Array:

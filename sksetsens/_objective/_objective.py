@@ -177,6 +177,17 @@ class Objective(OutputDerivatives):
         w, v_t = self._tensor(weights), self._tensor(v)
         return self._numpy(self._tangent(w, v_t, wrt=(1,))[0])
 
+    def cross_adjoints(self, weights: Array, V: Array) -> Array:
+        """B' v for each row v of V, shape (len(V), n_samples, n_inputs)."""
+        w, directions = self._tensor(weights), self._tensor(V)
+
+        def one(v: Tensor) -> Tensor:
+            return self._tangent(w, v, wrt=(1,))[0]
+
+        blocks = torch.split(directions, self._tangent_block())
+        rows = [self._numpy(map_rows(one, block)) for block in blocks]
+        return np.concatenate(rows).reshape(len(V), self.n_samples, -1)
+
     def hessian(self, weights: Array) -> Array:
         """Dense exact Hessian H, shape (n_params, n_params), symmetrised."""
         identity = torch.eye(self.n_params, device=self._device, dtype=self._dtype)

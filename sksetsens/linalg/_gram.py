@@ -76,6 +76,10 @@ class GramPseudoInverse:
         """Whether no eigenvalue lies within a decade of the cut-off."""
         return clear_at(self._sigma**2, self.cutoff)
 
+    def left_basis(self) -> tuple[Array, Array]:
+        """Kept left singular vectors of A, shape (m, rank), and singular values."""
+        return self._u[:, self._kept], self._sigma[self._kept]
+
     def _part(self, cutoff: float | None) -> tuple[Array, Array, Array]:
         kept = self._kept if cutoff is None else self._sigma > np.sqrt(cutoff)
         return self._u[:, kept], self._sigma[kept], self._vt[kept]

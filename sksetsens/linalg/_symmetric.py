@@ -95,6 +95,10 @@ class SymmetricPseudoInverse:
         unresolved = (magnitudes > self._unresolved_from) & (magnitudes <= self.cutoff)
         return clear_at(magnitudes, self.cutoff) and not bool(unresolved.any())
 
+    def range_basis(self) -> tuple[Array, Array]:
+        """Eigenvectors of the kept eigenvalues, shape (p, rank), and those."""
+        return self._vectors[:, self._kept], self.eigenvalues[self._kept]
+
     def apply(self, b: Array, *, cutoff: float | None = None) -> Array:
         """``H^+ b`` for vectors in the last axis of b; a cut-off may replace ours."""
         kept = self._kept if cutoff is None else np.abs(self.eigenvalues) > cutoff
