@@ -171,9 +171,14 @@ def _saddle_sentence(gd: GraphicalDerivative, negative: int) -> str:
 
 
 def _kind(gd: GraphicalDerivative) -> str:
+    tilted = (
+        " (early-stopped: of the objective tilted by the gradient left)"
+        if gd.objective.is_tilted
+        else ""
+    )
     if gd.factor.kernel_dim == 0:
-        return "isolated minimum: H is positive definite"
-    return f"minimum in a set of dimension {gd.factor.kernel_dim} (ker H)"
+        return f"isolated minimum: H is positive definite{tilted}"
+    return f"minimum in a set of dimension {gd.factor.kernel_dim} (ker H){tilted}"
 
 
 def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:

@@ -135,6 +135,7 @@ class TestNetThatPredicts:
         model = self.model(diabetes, 2, polish=False)
         assert all("early-stopped" in s for s in model.restart_report_["status"])
         assert model.solution_set_.gradient_norms.max() < 1e-12
+        assert all("tilted" in s for s in model.solution_set_.status)
         for size, bound in self.BOUNDS:
             assert gaps(model, size)[0] <= bound
 
