@@ -1,0 +1,187 @@
+"""What a fitted set of solutions answers: shifts, moduli, perturbed data, the truth."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ._perturbed_data import check_perturbed_data, perturb_data
+from ._prediction import predict_set
+from ._restarts import keep_successful
+from ._training import continue_solutions, linearise_restarts
+from .lipschitz import modulus
+from .moduli import feature_moduli, layer_moduli, sample_moduli
+from .predicted_set import PredictedSolutionSet
+from .solution_set import SolutionSet
+
+__all__ = ["SensitivityMixin"]
+
+
+class SensitivityMixin:
+    """Sensitivity, moduli and retraining of a fitted `SolutionSetEstimator`.
+
+    The estimator stores what training made: the task, the solution set and the
+    factorised derivatives. Everything here reads them and changes nothing but caches.
+    """
+
+    def sensitivity(
+        self, X_perturbed, y_perturbed=None, *, n_corrections=0
+    ) -> PredictedSolutionSet:
+        """Predict the set of solutions on perturbed training data, not retraining.
+
+        Parameters
+        ----------
+        X_perturbed : array-like of the shape of the training X
+            Rows that differ from the training data are the perturbed ones.
+
+        y_perturbed : array-like of the shape of the training y, default=None
+            Perturbed targets of a regressor.
+
+        n_corrections : int, default=0
+            Newton (Gauss-Newton in the dual) steps on the residual of the perturbed
+            problem after the first-order prediction. With at least one, the affine
+            pieces are those at the corrected weights.
+
+        Returns
+        -------
+        predicted : PredictedSolutionSet
+
+        Raises
+        ------
+        ValueError
+            If a shape differs, an entry is not finite, or class labels changed.
+
+        Warns
+        -----
+        NonlinearityWarning
+            If the perturbation is outside the range of the first order.
+        IllPosedWarning
+            If the predicted set is empty, or the rank of H changes.
+        DataConversionWarning
+            If the dtype of ``X_perturbed`` cannot hold the training data.
+        """
+        check_is_fitted(self)
+        X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
+        if not isinstance(n_corrections, Integral) or n_corrections < 0:
+            raise ValueError(
+                "The 'n_corrections' parameter of sensitivity must be an int >= 0. Got "
+                f"{n_corrections!r} instead."
+            )
+        return predict_set(
+            self.solution_set_,
+            self._linearisation.derivatives,
+            self.X_train_,
+            X_perturbed,
+            self.targets_,
+            targets,
+            n_corrections=n_corrections,
+            tol=self.tol,
+            stacklevel=2,
+        )
+
+    def perturb(self, X=None, y=None):
+        """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), default=None
+            Data to perturb; None for the training data.
+
+        y : array-like of shape (n_samples,), default=None
+            Its targets, needed for "gradient" and callables.
+
+        Returns
+        -------
+        X_perturbed : ndarray of the shape of X, float64
+            The same at every call: drawn from a seed fixed at fit.
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        self._check_perturbed_fraction(len(self.X_train_) if X is None else len(X))
+        return perturb_data(self, X, y)
+
+    @property
+    def graphical_derivatives_(self):
+        """Graphical derivative at each solution, a list of `GraphicalDerivative`."""
+        check_is_fitted(self)
+        return self._linearisation.derivatives
+
+    @property
+    def lipschitz_moduli_(self):
+        """Lipschitz modulus at each solution, computed at first access."""
+        check_is_fitted(self)
+        if self._moduli is None:
+            self._moduli = [modulus(gd) for gd in self._linearisation.derivatives]
+        certified = [d.is_trustworthy for d in self._linearisation.diagnoses]
+        values = np.array([m.value for m in self._moduli])
+        return np.where(certified, values, np.inf)
+
+    @property
+    def lipschitz_modulus_(self):
+        """Largest Lipschitz modulus over the solutions."""
+        return float(self.lipschitz_moduli_.max())
+
+    @property
+    def sample_lipschitz_moduli_(self):
+        """Modulus of each row's perturbations, shape (n_solutions, n_samples)."""
+        return self._moduli_by("sample", sample_moduli)
+
+    @property
+    def feature_lipschitz_moduli_(self):
+        """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
+        return self._moduli_by("feature", feature_moduli)
+
+    @property
+    def layer_lipschitz_moduli_(self):
+        """Modulus of each parameter tensor moving alone, (n_solutions, n_layers)."""
+        return self._moduli_by("layer", lambda gd: list(layer_moduli(gd).values()))
+
+    @property
+    def layer_names_(self):
+        """Names of the parameter tensors, in the order of the weights."""
+        check_is_fitted(self)
+        return list(self.solution_set_.objectives[0].parameter_slices)
+
+    def _moduli_by(self, level, function):
+        check_is_fitted(self)
+        if level not in self._moduli_by_level:
+            values = [np.asarray(function(gd)) for gd in self.graphical_derivatives_]
+            certified = [d.is_trustworthy for d in self._linearisation.diagnoses]
+            table = np.where(np.array(certified)[:, None], np.stack(values), np.inf)
+            self._moduli_by_level[level] = table
+        return self._moduli_by_level[level]
+
+    # Retraining -----------------------------------------------------------------------
+
+    def retrain(self, X_perturbed, y_perturbed=None, *, warm_start=True) -> SolutionSet:
+        """Solutions on perturbed data by training: the truth to compare with.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        warm_start : bool, default=True
+            Whether to continue each solution by second-order steps from its weights
+            (element i continues solution i), or to train anew from the same seeds. A
+            cold start may end in another minimum, or in a copy with hidden units
+            permuted: then only sets can be compared.
+
+        Returns
+        -------
+        retrained : SolutionSet
+            Solutions that are not stationary are marked in ``status``, not dropped.
+        """
+        check_is_fitted(self)
+        X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
+        task = self._task.on(X_perturbed, targets)
+        if warm_start:
+            derivatives, options = self.graphical_derivatives_, self._options()
+            return continue_solutions(derivatives, task, **options).solution_set
+        kept = keep_successful(self._run_restarts(task), stacklevel=2)
+        objective = self.solution_set_.objectives[0].with_data(task.X, task.y)
+        return linearise_restarts(
+            task, objective.untilted(), kept, **self._options()
+        ).solution_set
