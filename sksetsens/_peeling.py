@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 __all__ = ["peel"]
 
 
-def peel(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
     """The estimator at the end of searches and pipelines, and X as it sees it.
 
     Parameters
@@ -21,9 +21,17 @@ def peel(estimator: Any, X: Any = None) -> tuple[Any, Any]:
     X : array-like, default=None
         Data, sent through the transformers on the way; None stays None.
 
+    caller : str
+        Name of the function asked, for the error.
+
     Returns
     -------
     estimator, X : tuple
+
+    Raises
+    ------
+    TypeError
+        If no `SolutionSetEstimator` is at the end.
     """
     while True:
         if hasattr(estimator, "best_estimator_"):
@@ -32,5 +40,10 @@ def peel(estimator: Any, X: Any = None) -> tuple[Any, Any]:
             if X is not None and len(estimator.steps) > 1:
                 X = estimator[:-1].transform(X)
             estimator = estimator.steps[-1][1]
-        else:
+        elif hasattr(estimator, "sensitivity"):
             return estimator, X
+        else:
+            raise TypeError(
+                f"The 'estimator' parameter of {caller} must end in a "
+                f"SolutionSetEstimator. Got {type(estimator).__name__} instead."
+            )

@@ -32,10 +32,5 @@ def sensitivity(
     -------
     predicted : PredictedSolutionSet
     """
-    final, X_perturbed = peel(estimator, X_perturbed)
-    if not hasattr(final, "sensitivity"):
-        raise TypeError(
-            "The 'estimator' parameter of sensitivity must end in a "
-            f"SolutionSetEstimator. Got {type(final).__name__} instead."
-        )
+    final, X_perturbed = peel(estimator, X_perturbed, caller="sensitivity")
     return final.sensitivity(X_perturbed, y_perturbed, n_corrections=n_corrections)

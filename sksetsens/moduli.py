@@ -49,7 +49,7 @@ def lipschitz_modulus(
         float, the largest over the solutions, for the data set. inf where the
         Lipschitz-like property fails or cannot be certified.
     """
-    final, _ = peel(estimator)
+    final, _ = peel(estimator, caller="lipschitz_modulus")
     for name, value, known in (("level", level, _LEVELS), ("method", method, _METHODS)):
         if value not in known:
             raise ValueError(

@@ -108,6 +108,7 @@ def _vanishes(objective: Objective, w: Array) -> NDArray[np.bool_]:
 def _root_growth(objective: Objective, w: Array) -> Array:
     """``S D`` per row: a movement u of the row costs ``|S D u|^2 / 2``."""
     eigenvalues, vectors = np.linalg.eigh(objective.output_hessian(w))
+    # Concave directions of the loss are left out: it does not grow along them.
     root = np.sqrt(np.maximum(eigenvalues, 0.0))[..., None]
     return (root * vectors.transpose(0, 2, 1)) @ objective.input_jacobian(w)
 

@@ -526,7 +526,8 @@ def test_whole_columns_may_come_back_as_integers():
     model = _model().fit(whole, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.sensitivity(pd.DataFrame(whole).astype({1: "int64"}))
+        predicted = model.sensitivity(pd.DataFrame(whole).astype({1: "int64"}))
+    np.testing.assert_array_equal(predicted.shift, 0.0)
 
 
 def test_exact_float32_inputs_do_not_warn():
@@ -534,7 +535,8 @@ def test_exact_float32_inputs_do_not_warn():
     model = _model().fit(coarse, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.sensitivity(coarse)
+        predicted = model.sensitivity(coarse)
+    np.testing.assert_array_equal(predicted.shift, 0.0)
 
 
 def test_unchanged_data_move_nothing_and_warn_of_nothing(fitted):

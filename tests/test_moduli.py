@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 from skorch import NeuralNetRegressor
 
 from sksetsens import Coderivative, SolutionSetEstimator, lipschitz_modulus
@@ -160,3 +161,8 @@ def test_unknown_level_or_method(penalised, bad):
     ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=f"'{name}' parameter .* Got '{value}'"):
         lipschitz_modulus(penalised, **bad)
+
+
+def test_other_estimators_are_refused():
+    with pytest.raises(TypeError, match="lipschitz_modulus must end in .* Got Ridge"):
+        lipschitz_modulus(Ridge())

@@ -32,12 +32,7 @@ class _SensitivityScorer:
         self.__doc__ = doc
 
     def __call__(self, estimator: Any, X: Any = None, y: Any = None) -> float:
-        final, X = peel(estimator, X)
-        if not hasattr(final, "sensitivity"):
-            raise TypeError(
-                f"The 'estimator' parameter of {self.__name__} must end in a "
-                f"SolutionSetEstimator. Got {type(final).__name__} instead."
-            )
+        final, X = peel(estimator, X, caller=self.__name__)
         return float(self._function(final, X, y))
 
     def __repr__(self) -> str:
