@@ -11,12 +11,27 @@ from ._perturbed_data import check_perturbed_data, perturb_data
 from ._prediction import predict_set
 from ._restarts import keep_successful
 from ._training import continue_solutions, linearise_restarts
-from .lipschitz import modulus
-from .moduli import feature_moduli, layer_moduli, sample_moduli
+from .moduli import (
+    PartModuli,
+    dataset_modulus,
+    feature_moduli,
+    group_moduli,
+    layer_moduli,
+    sample_moduli,
+    target_modulus,
+)
 from .predicted_set import PredictedSolutionSet
 from .solution_set import SolutionSet
 
 __all__ = ["SensitivityMixin"]
+
+_MODULI = {
+    "dataset": dataset_modulus,
+    "sample": sample_moduli,
+    "feature": feature_moduli,
+    "layer": layer_moduli,
+    "target": target_modulus,
+}
 
 
 class SensitivityMixin:
@@ -111,12 +126,7 @@ class SensitivityMixin:
     @property
     def lipschitz_moduli_(self):
         """Lipschitz modulus at each solution, computed at first access."""
-        check_is_fitted(self)
-        if self._moduli is None:
-            self._moduli = [modulus(gd) for gd in self._linearisation.derivatives]
-        certified = [d.is_trustworthy for d in self._linearisation.diagnoses]
-        values = np.array([m.value for m in self._moduli])
-        return np.where(certified, values, np.inf)
+        return self._moduli_table("dataset")[:, 0]
 
     @property
     def lipschitz_modulus_(self):
@@ -126,17 +136,17 @@ class SensitivityMixin:
     @property
     def sample_lipschitz_moduli_(self):
         """Modulus of each row's perturbations, shape (n_solutions, n_samples)."""
-        return self._moduli_by("sample", sample_moduli)
+        return self._moduli_table("sample")
 
     @property
     def feature_lipschitz_moduli_(self):
         """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
-        return self._moduli_by("feature", feature_moduli)
+        return self._moduli_table("feature")
 
     @property
     def layer_lipschitz_moduli_(self):
         """Modulus of each parameter tensor moving alone, (n_solutions, n_layers)."""
-        return self._moduli_by("layer", lambda gd: list(layer_moduli(gd).values()))
+        return self._moduli_table("layer")
 
     @property
     def layer_names_(self):
@@ -144,14 +154,26 @@ class SensitivityMixin:
         check_is_fitted(self)
         return list(self.solution_set_.objectives[0].parameter_slices)
 
-    def _moduli_by(self, level, function):
+    def _moduli_table(self, level):
+        return np.stack([parts.values for parts in self._part_moduli(level)])
+
+    def _part_moduli(self, level, groups=None) -> list[PartModuli]:
+        """Moduli by part at each solution, kept; inf where it is not trustworthy."""
         check_is_fitted(self)
+        if groups is not None:
+            return self._certified(lambda gd: group_moduli(gd, groups))
         if level not in self._moduli_by_level:
-            values = [np.asarray(function(gd)) for gd in self.graphical_derivatives_]
-            certified = [d.is_trustworthy for d in self._linearisation.diagnoses]
-            table = np.where(np.array(certified)[:, None], np.stack(values), np.inf)
-            self._moduli_by_level[level] = table
+            self._moduli_by_level[level] = self._certified(_MODULI[level])
         return self._moduli_by_level[level]
+
+    def _certified(self, function) -> list[PartModuli]:
+        pairs = zip(
+            self.graphical_derivatives_, self._linearisation.diagnoses, strict=True
+        )
+        return [
+            parts if diagnosis.is_trustworthy else parts.uncertified()
+            for parts, diagnosis in ((function(gd), d) for gd, d in pairs)
+        ]
 
     # Retraining -----------------------------------------------------------------------
 

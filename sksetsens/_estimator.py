@@ -27,7 +27,6 @@ from ._restarts import (
 )
 from ._training import linearise_restarts, prepare, warn_of_train_split
 from ._training_data import TrainingData, check_training_data
-from .lipschitz import Modulus
 from .solution_set import SolutionSet
 
 __all__ = ["SolutionSetEstimator"]
@@ -332,7 +331,6 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         if data.classes is not None:
             self.classes_ = data.classes
         self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
-        self._moduli: list[Modulus] | None = None
         self._moduli_by_level: dict[str, Any] = {}
 
     # Prediction ---------------------------------------------------------------------

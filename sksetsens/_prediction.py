@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._linearise import spectral_evidence
 from ._objective import Objective
+from ._reach import FirstOrderError, first_order_error
 from .derivatives import AffineSet, GraphicalDerivative
 from .exceptions import IllPosedWarning, NonlinearityWarning
 from .predicted_set import PredictedSolutionSet
@@ -25,6 +26,8 @@ Array = NDArray[np.float64]
 # Share of the perturbed residual that the prediction leaves. Up to a tenth the shift
 # is first-order accurate; above a half the prediction removed less than it claims.
 _HOLDS, _FAILS = 0.1, 0.5
+# Of an empty piece.
+_UNKNOWN = FirstOrderError(np.nan, np.nan, np.nan, False)
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,13 @@ class _Piece:
     affine: AffineSet
     base_loss: float
     loss: float = np.nan
-    gradient_norm: float = np.nan
-    nonlinearity: float = np.nan
-    shift_error: float = np.nan
+    error: FirstOrderError = _UNKNOWN
     obstruction: float = np.nan
-
-    @property
-    def relative_error(self) -> float:
-        """Larger of the two relative errors."""
-        return float(np.fmax(self.nonlinearity, self.shift_error))
 
     @property
     def changes_rank(self) -> bool:
         """Whether a perturbation in the range of linearity leaves the manifold."""
-        return self.relative_error < _FAILS and self.obstruction > OBSTRUCTION_TOL
+        return self.error.worse < _FAILS and self.obstruction > OBSTRUCTION_TOL
 
 
 def predict_set(
@@ -107,9 +103,9 @@ def predict_set(
     weights = np.stack([piece.weights for piece in pieces])
     shift = weights - base.weights
     is_empty = np.array([piece.affine.is_empty for piece in pieces])
-    relative_error = np.array([piece.relative_error for piece in pieces])
+    relative_error = np.array([piece.error.worse for piece in pieces])
     changes_rank = np.array([piece.changes_rank for piece in pieces])
-    gradient_norms = np.array([piece.gradient_norm for piece in pieces])
+    gradient_norms = np.array([piece.error.residual for piece in pieces])
     scales = np.array([piece.derivative.hessian_norm for piece in pieces])
     scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
     relative = np.divide(
@@ -128,8 +124,8 @@ def predict_set(
         "is_empty": is_empty,
         "residual": np.array([piece.affine.residual for piece in pieces]),
         "cutoff_change": np.array([piece.affine.cutoff_change for piece in pieces]),
-        "nonlinearity": np.array([piece.nonlinearity for piece in pieces]),
-        "shift_error": np.array([piece.shift_error for piece in pieces]),
+        "nonlinearity": np.array([piece.error.nonlinearity for piece in pieces]),
+        "shift_error": np.array([piece.error.shift_error for piece in pieces]),
         "trustworthy": base.trustworthy
         & ~is_empty
         & ~changes_rank
@@ -167,13 +163,9 @@ def _piece(
         weights = weights + gd.at(objective, weights).newton_step()
     if n_corrections:
         derivative = gd.at(objective, weights)
-    before = float(np.linalg.norm(objective.gradient(gd.weights)))
-    after = float(np.linalg.norm(objective.gradient(weights)))
-    next_step = derivative.newton_step(weights, objective)
+    error = first_order_error(gd, objective, weights, floor=floor, corrected=derivative)
+    examined = not error.is_rounding and rank_can_change(gd)
     moved = float(np.linalg.norm(weights - gd.weights))
-    is_real = before > floor and moved > 0.0
-    examined = is_real and rank_can_change(gd)
-    obstruction = off_manifold(gd, objective, weights, moved) if examined else 0.0
     return _Piece(
         objective,
         weights,
@@ -181,10 +173,8 @@ def _piece(
         affine,
         base_loss,
         objective.loss(weights),
-        after,
-        after / before if is_real else 0.0,
-        float(np.linalg.norm(next_step)) / moved if is_real else 0.0,
-        obstruction,
+        error,
+        off_manifold(gd, objective, weights, moved) if examined else 0.0,
     )
 
 
@@ -200,12 +190,12 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
             "retrain, or add weight decay"
         )
     left = (
-        f"{piece.nonlinearity:.2g} of the perturbed residual is left, the next "
-        f"correction is {piece.shift_error:.2g} of the shift"
+        f"{piece.error.nonlinearity:.2g} of the perturbed residual is left, the next "
+        f"correction is {piece.error.shift_error:.2g} of the shift"
     )
-    if piece.relative_error <= _HOLDS:
+    if piece.error.worse <= _HOLDS:
         return f"first order holds: {left}"
-    if piece.relative_error < _FAILS:
+    if piece.error.worse < _FAILS:
         return f"first order is rough: {left}; add corrections"
     return (
         f"outside the range of linearity: {left}; use a smaller perturbation, "

@@ -142,7 +142,8 @@ def polish(
         elif _relative(objective, w) <= tol:
             break
     report = _report(objective, w, initial, n_iter, "+".join(methods), tol)
-    if objective.hessian_norm(w) < _SATURATED * initial_curvature:
+    floor = _SATURATED * initial_curvature
+    if floor > 0.0 and objective.hessian_norm(w) < floor:
         return replace(report, converged=False, status=_SATURATION)
     return report
 

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ._continuation import continued
 from ._linearise import Linearisation, linearise
 from ._objective import Objective, admit, initialised_net, shape_targets
 from ._restarts import Restart, RestartTask
-from ._stationarity import polish
 from ._systems import Point, check_size
 from ._training_data import TrainingData
 from .derivatives import GraphicalDerivative
@@ -134,14 +134,7 @@ def continue_solutions(
     """
     objectives = [gd.objective.with_data(task.X, task.y) for gd in derivatives]
     polished = [
-        polish(
-            objective,
-            gd.weights,
-            tol=task.tol,
-            warm=True,
-            keep_index=gd.factor.inertia[0] > 0,
-            nearby=gd.factor,
-        )
+        continued(gd, objective, tol=task.tol)
         for objective, gd in zip(objectives, derivatives, strict=True)
     ]
     return linearise(objectives, polished, **options)

@@ -13,6 +13,7 @@ which is empty, or the affine set :math:`v_0 + \ker H` with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,24 @@ class GraphicalDerivative:
         reduced_map : ndarray of shape (rank, n_samples, n_inputs)
         """
         return self._system.reduced_map()
+
+    @property
+    def target_operator(self) -> LinearOperator:
+        """Shift per movement of real-valued targets, up to sign: (n_params, y.size)."""
+        return self._system.target_operator
+
+    @property
+    def target_leak(self) -> float:
+        """Share of the derivative of R in the targets outside range H."""
+        return self._system.target_leak
+
+    @cached_property
+    def column_leaks(self) -> Array:
+        """Share of each column b of B outside range H, ``|P_ker b| / |b|``.
+
+        Shape (n_samples, n_inputs); 0 for columns that are rounding beside the largest.
+        """
+        return self._system.column_leaks()
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         """The problem in which some of the weights alone may move.

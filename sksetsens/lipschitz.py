@@ -36,8 +36,8 @@ class Modulus:
         Perturbation of Frobenius norm 1 that attains it; NaN where it is infinite.
 
     leak : float
-        Largest ``|P_ker b| / |b|`` over the columns b of B, estimated: the part of B
-        outside range H.
+        Largest ``|P_ker b| / |b|`` over the columns b of B: the part of B outside
+        range H.
     """
 
     value: float
@@ -45,7 +45,10 @@ class Modulus:
     leak: float
 
 
-def modulus(gd: GraphicalDerivative, rows: NDArray[np.bool_] | None = None) -> Modulus:
+def modulus(
+    gd: GraphicalDerivative,
+    rows: NDArray[np.bool_] | None = None,
+) -> Modulus:
     """Modulus over the whole data set, or over perturbations of some rows.
 
     Parameters
@@ -62,38 +65,12 @@ def modulus(gd: GraphicalDerivative, rows: NDArray[np.bool_] | None = None) -> M
     """
     shape = gd.objective.input_shape
     rows = np.ones(shape[0], dtype=bool) if rows is None else rows
-    moving = _row_selector(rows, shape)
-    leak = _leak(gd, gd.B @ moving)
+    leak = float(gd.column_leaks[rows].max(initial=0.0))
     if leak > CONSISTENCY_TOL:
         return Modulus(np.inf, np.full(shape, np.nan), leak)
+    moving = _row_selector(rows, shape)
     value, direction = operator_norm(gd.solution_operator @ moving)
     return Modulus(value, moving.matvec(direction).reshape(shape), leak)
-
-
-def _leak(gd: GraphicalDerivative, B: LinearOperator) -> float:
-    """Largest ``|P_ker b| / |b|`` over the columns b of B, estimated.
-
-    For z uniform on the unit sphere of a k-dimensional space, ``k E (b'z)^2`` is the
-    squared norm of b's projection on it. Columns are judged one by one, so that a
-    feature of small scale is not hidden by a large one. The dual's B lies in range H
-    by construction.
-    """
-    kernel = gd.kernel
-    if kernel.dim == 0 or gd.solver_ == "dual":
-        return 0.0
-    rng = np.random.RandomState(0)
-    everywhere, inside = np.zeros(B.shape[1]), np.zeros(B.shape[1])
-    for _ in range(4):
-        z = rng.standard_normal(kernel.n_dims)
-        in_kernel = kernel.project(z)
-        for seen, v in ((everywhere, z), (inside, in_kernel)):
-            np.maximum(seen, np.abs(B.rmatvec(v / np.linalg.norm(v))), out=seen)
-    # Columns ten decades below the largest are rounding.
-    real = everywhere > 1e-10 * everywhere.max()
-    if not real.any():
-        return 0.0
-    ratios = inside[real] / everywhere[real]
-    return float(ratios.max() * np.sqrt(kernel.dim / kernel.n_dims))
 
 
 def _row_selector(rows: NDArray[np.bool_], shape: tuple[int, ...]) -> LinearOperator:

@@ -7,110 +7,149 @@ factorisation is made once, whatever the number of rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import aslinearoperator
 
-from ._peeling import peel
 from .derivatives import GraphicalDerivative
 from .linalg import CONSISTENCY_TOL, operator_norm
+from .lipschitz import modulus
 
-__all__ = ["feature_moduli", "layer_moduli", "lipschitz_modulus", "sample_moduli"]
+__all__ = [
+    "PartModuli",
+    "dataset_modulus",
+    "feature_moduli",
+    "group_moduli",
+    "layer_moduli",
+    "sample_moduli",
+    "target_modulus",
+]
 
 Array = NDArray[np.float64]
 
-_LEVELS = ("dataset", "sample", "feature", "layer")
-_METHODS = ("coderivative",)
+
+@dataclass(frozen=True)
+class PartModuli:
+    """Moduli at one solution, one per part of the data or of the net.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_parts,)
+        Euclidean movement of the weights per Frobenius norm of the perturbation; inf
+        where the Lipschitz-like property fails.
+
+    directions : ndarray of shape (n_parts, ...)
+        Perturbations of Frobenius norm 1 that attain them, NaN for an infinite one:
+        of a row or a feature, the moving entries only; otherwise of the shape of X.
+    """
+
+    values: Array
+    directions: Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def uncertified(self) -> PartModuli:
+        """All infinite, without directions."""
+        return PartModuli(
+            np.full_like(self.values, np.inf), np.full_like(self.directions, np.nan)
+        )
 
 
-def lipschitz_modulus(
-    estimator: Any, *, level: str = "dataset", method: str = "coderivative"
-) -> float | Array:
-    """Lipschitz modulus of the solution set, as a whole or by parts of the data or net.
+def dataset_modulus(gd: GraphicalDerivative) -> PartModuli:
+    """Modulus of all rows together, as one part."""
+    found = modulus(gd)
+    return PartModuli(np.array([found.value]), found.direction[None])
+
+
+def target_modulus(gd: GraphicalDerivative) -> PartModuli:
+    """Modulus of real-valued targets, all together as one part."""
+    shape = gd.objective.target_shape
+    if gd.target_leak > CONSISTENCY_TOL:
+        return PartModuli(np.array([np.inf]), np.full((1, *shape), np.nan))
+    value, direction = operator_norm(gd.target_operator)
+    return PartModuli(np.array([value]), direction.reshape(1, *shape))
+
+
+def sample_moduli(gd: GraphicalDerivative) -> PartModuli:
+    """Modulus of each row's perturbations alone; directions (n_samples, ...)."""
+    values, directions = _block_norms(gd.reduced_map().transpose(1, 0, 2))
+    leaks = gd.column_leaks.max(axis=1, initial=0.0)
+    return _certified(values, directions.reshape(gd.objective.input_shape), leaks)
+
+
+def feature_moduli(gd: GraphicalDerivative) -> PartModuli:
+    """Modulus of each feature in all rows; directions (n_features, n_samples)."""
+    values, directions = _block_norms(gd.reduced_map().transpose(2, 0, 1))
+    return _certified(values, directions, gd.column_leaks.max(axis=0, initial=0.0))
+
+
+def group_moduli(gd: GraphicalDerivative, groups: NDArray[Any]) -> PartModuli:
+    """Modulus of each group of rows; parts in the order of the sorted labels.
 
     Parameters
     ----------
-    estimator : SolutionSetEstimator, Pipeline or search
-        Fitted.
-
-    level : {"dataset", "sample", "feature", "layer"}, default="dataset"
-        What may move: all rows, one row, one feature in all rows; or all rows while
-        only one layer's weights answer.
-
-    method : {"coderivative"}, default="coderivative"
-        Exact, ``|H^+ B|_2``.
-
-    Returns
-    -------
-    modulus : float, or ndarray of shape (n_solutions, n_parts)
-        Euclidean movement of the weights per Frobenius norm of the perturbation. A
-        float, the largest over the solutions, for the data set. inf where the
-        Lipschitz-like property fails or cannot be certified.
+    gd : GraphicalDerivative
+    groups : ndarray of shape (n_samples,)
+        Label of each row.
     """
-    final, _ = peel(estimator, caller="lipschitz_modulus")
-    for name, value, known in (("level", level, _LEVELS), ("method", method, _METHODS)):
-        if value not in known:
-            raise ValueError(
-                f"The {name!r} parameter of lipschitz_modulus must be one of {known}. "
-                f"Got {value!r} instead."
-            )
-    if level == "dataset":
-        return final.lipschitz_modulus_
-    return getattr(final, f"{level}_lipschitz_moduli_")
+    found = [modulus(gd, groups == label) for label in np.unique(groups)]
+    return PartModuli(
+        np.array([m.value for m in found]), np.stack([m.direction for m in found])
+    )
 
 
-def sample_moduli(gd: GraphicalDerivative) -> Array:
-    """Modulus of each row's perturbations alone, shape (n_samples,)."""
-    reduced = gd.reduced_map()
-    blocks = reduced.transpose(1, 0, 2)
-    return _certified(gd, _block_norms(blocks), axis=1)
-
-
-def feature_moduli(gd: GraphicalDerivative) -> Array:
-    """Modulus of each feature's perturbations in all rows, shape (n_inputs,)."""
-    reduced = gd.reduced_map()
-    blocks = reduced.transpose(2, 0, 1)
-    return _certified(gd, _block_norms(blocks), axis=0)
-
-
-def layer_moduli(gd: GraphicalDerivative) -> dict[str, float]:
+def layer_moduli(gd: GraphicalDerivative) -> PartModuli:
     """Modulus of each parameter tensor when it alone may move.
 
     Where a tensor cannot follow the data (range B_h not in range H_h), the modulus is
     infinite.
     """
-    found = {}
-    for name, part in gd.objective.parameter_slices.items():
+    shape = gd.objective.input_shape
+    values, directions = [], []
+    for part in gd.objective.parameter_slices.values():
         factor, B = gd.restricted(part)
         flat = B.reshape(len(B), -1)
         leak = np.linalg.norm(factor.kernel.project(flat.T))
-        follows = leak <= CONSISTENCY_TOL * np.linalg.norm(flat)
-        mapped = factor.apply(flat.T)
-        found[name] = operator_norm(aslinearoperator(mapped))[0] if follows else np.inf
-    return found
+        if leak > CONSISTENCY_TOL * np.linalg.norm(flat):
+            value, direction = np.inf, np.full(flat.shape[1], np.nan)
+        else:
+            value, direction = operator_norm(aslinearoperator(factor.apply(flat.T).T))
+        values.append(value)
+        directions.append(direction.reshape(shape))
+    return PartModuli(np.array(values), np.stack(directions))
 
 
-def _block_norms(blocks: Array) -> Array:
-    """Spectral norm of each matrix of a stack, by its smaller Gram matrix."""
-    _, rows, columns = blocks.shape
-    short = blocks if rows <= columns else blocks.transpose(0, 2, 1)
-    gram = short @ short.transpose(0, 2, 1)
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[:, -1], 0.0))
+def _block_norms(blocks: Array) -> tuple[Array, Array]:
+    """Spectral norm of each matrix of a stack, and the direction that attains it.
 
-
-def _certified(gd: GraphicalDerivative, norms: Array, axis: int) -> Array:
-    """Infinite where a block of B leaves range H; the dual's never does.
-
-    ``axis`` of the data (rows, inputs) is summed over within a block.
+    By the smaller Gram matrix. The sign makes the largest entry positive.
     """
-    if gd.kernel.dim == 0 or gd.solver_ == "dual":
-        return norms
-    objective, w = gd.objective, gd.weights
-    inside = objective.cross_adjoints(w, gd.kernel.spanning_basis().T)
-    leak = np.sqrt((inside**2).sum(axis=0).sum(axis=axis))
-    # For z standard normal, E|b'z|^2 = |b|^2: the blocks' Frobenius norms.
-    probes = np.random.RandomState(0).standard_normal((8, len(w)))
-    scale = np.sqrt((objective.cross_adjoints(w, probes) ** 2).mean(axis=0).sum(axis))
-    return np.where(leak > CONSISTENCY_TOL * scale, np.inf, norms)
+    _, n_rows, n_columns = blocks.shape
+    is_wide = n_rows <= n_columns
+    gram = blocks @ blocks.transpose(0, 2, 1) if is_wide else None
+    if gram is None:
+        gram = blocks.transpose(0, 2, 1) @ blocks
+    eigenvalues, vectors = np.linalg.eigh(gram)
+    norms = np.sqrt(np.maximum(eigenvalues[:, -1], 0.0))
+    directions = vectors[:, :, -1]
+    if is_wide:
+        directions = np.einsum("brc,br->bc", blocks, directions)
+    largest = np.take_along_axis(
+        directions, np.abs(directions).argmax(axis=1)[:, None], axis=1
+    )
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = np.where(largest < 0, -lengths, lengths)
+    return norms, np.divide(
+        directions, lengths, out=np.zeros_like(directions), where=lengths != 0
+    )
+
+
+def _certified(values: Array, directions: Array, leaks: Array) -> PartModuli:
+    fails = leaks > CONSISTENCY_TOL
+    directions = directions.copy()
+    directions[fails] = np.nan
+    return PartModuli(np.where(fails, np.inf, values), directions)

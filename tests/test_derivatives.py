@@ -168,13 +168,13 @@ def test_corrections_keep_the_rank():
 
 def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
     problem, point = interpolating
-    monkeypatch.setattr("sksetsens._systems.available_bytes", lambda: 20_000.0)
+    monkeypatch.setattr("sksetsens._systems._choice.available_bytes", lambda: 20_000.0)
     with pytest.raises(ValueError, match="0.0 GB are free .*solver='dual' needs"):
         GraphicalDerivative(problem, point.weights, solver="eigh")
 
 
 def test_auto_names_what_would_fit_beyond_the_dense_limit(penalised, monkeypatch):
     problem, point = penalised
-    monkeypatch.setattr("sksetsens._systems.DENSE_MAX_PARAMS", 10)
+    monkeypatch.setattr("sksetsens._systems._choice.DENSE_MAX_PARAMS", 10)
     with pytest.raises(ValueError, match="41 weights.*'dual' does not apply"):
         GraphicalDerivative(problem, point.weights)

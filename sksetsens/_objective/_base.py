@@ -143,6 +143,11 @@ class ObjectiveBase:
         return self._numpy(self._x).copy()
 
     @property
+    def targets(self) -> NDArray[Any]:
+        """Copy of the targets y as the criterion sees them."""
+        return self._y.cpu().numpy().copy()
+
+    @property
     def n_equations(self) -> int:
         """Number of outputs over all rows, n*c."""
         return self.n_samples * self.n_outputs
@@ -173,6 +178,21 @@ class ObjectiveBase:
             name.removeprefix("module."): slice(int(end - size), int(end))
             for name, size, end in zip(self._shapes, self._sizes, ends, strict=True)
         }
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of the targets as the criterion sees them."""
+        return tuple(self._y.shape)
+
+    @property
+    def has_real_targets(self) -> bool:
+        """Whether targets are real numbers, along which derivatives exist."""
+        return bool(self._y.is_floating_point())
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The net's module in the analysis dtype; to be read, not changed."""
+        return self._core.module
 
     # Building blocks on tensors ------------------------------------------------
 

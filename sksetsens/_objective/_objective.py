@@ -177,6 +177,18 @@ class Objective(OutputDerivatives):
         w, v_t = self._tensor(weights), self._tensor(v)
         return self._numpy(self._tangent(w, v_t, wrt=(1,))[0])
 
+    def target_adjoint(self, weights: Array, v: Array) -> Array:
+        """Adjoint of ``dy -> cross_product(weights, 0, dy)``, in the shape of y."""
+        w, v_t = self._tensor(weights), self._tensor(v)
+        outputs, moved = self._pushed_outputs(w, v_t, None)
+        return self._numpy(
+            push(
+                grad(self._outer, argnums=3),
+                (outputs, w, self._x, self._y),
+                (moved, v_t, None, None),
+            )[1]
+        )
+
     def cross_adjoints(self, weights: Array, V: Array) -> Array:
         """B' v for each row v of V, shape (len(V), n_samples, n_inputs)."""
         w, directions = self._tensor(weights), self._tensor(V)

@@ -75,6 +75,22 @@ class OutputDerivatives(ObjectiveBase):
             bool(torch.equal(self._r(w, outputs + far), r)) for far in (reach, -reach)
         )
 
+    def is_squared_error(self, weights: Array) -> bool:
+        """Whether r is ``c (f - y)`` with one constant c for all rows."""
+        if not self.has_real_targets:
+            return False
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        if outputs.numel() != self._y.numel():
+            return False
+        # Random, so that no other criterion agrees by accident.
+        rng = np.random.default_rng(0)
+        offset = self._tensor(rng.standard_normal((self.n_samples, self.n_outputs)))
+        targets = self._y.reshape(outputs.shape)
+        r = self._r(w, targets + offset.reshape(outputs.shape))
+        c = (r * offset).sum() / (offset * offset).sum()
+        return bool(torch.allclose(r, c * offset, rtol=1e-10, atol=0.0))
+
     def output_hessian(self, weights: Array) -> Array:
         """Row blocks of Lambda, shape (n_samples, n_outputs, n_outputs).
 
@@ -98,6 +114,20 @@ class OutputDerivatives(ObjectiveBase):
             (torch.zeros_like(outputs), None, None, self._target_tangent(dy)),
         )[1]
         return self._numpy(moved).reshape(self.n_samples, self.n_outputs)
+
+    def target_output_product(self, weights: Array, v: Array) -> Array:
+        """Derivative of ``grad_y loss`` along a movement of the outputs, shape of y.
+
+        The adjoint of `output_target_product`; v of shape (n_samples, n_outputs).
+        """
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        moved = push(
+            grad(self._outer, argnums=3),
+            (outputs, w, self._x, self._y),
+            (self._tensor(v).reshape(outputs.shape), None, None, None),
+        )[1]
+        return self._numpy(moved)
 
     def _target_tangent(self, dy: NDArray[np.floating]) -> Tensor:
         if not self._y.is_floating_point():

@@ -1,0 +1,272 @@
+"""Moduli of a fitted estimator by level and by method: what asks for which."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+
+from ._peeling import peel
+from .closed_form import check_closed_form, closed_form_moduli, interpolates
+from .empirical import EmpiricalModuli, empirical_moduli
+from .exceptions import IllPosedWarning
+from .moduli import PartModuli
+
+__all__ = ["lipschitz_modulus"]
+
+Array = NDArray[np.float64]
+
+_LEVELS = ("dataset", "sample", "feature", "layer", "group", "target")
+# Levels that a method knows, with the reason why not the others.
+_METHODS = {
+    "coderivative": (_LEVELS, ""),
+    "closed_form": (
+        ("dataset", "sample", "layer"),
+        "Theorem 2 speaks of rows and layers",
+    ),
+    "empirical": (
+        ("dataset", "sample", "feature", "group"),
+        "retraining moves all weights, on perturbed inputs",
+    ),
+}
+# One value for all data: reported as the largest over the solutions.
+_WHOLE = ("dataset", "target")
+
+
+def lipschitz_modulus(
+    estimator: Any,
+    *,
+    level: str = "dataset",
+    method: str = "coderivative",
+    groups: ArrayLike | None = None,
+    return_direction: bool = False,
+    return_evidence: bool = False,
+    n_directions: int = 4,
+    size: float | None = None,
+    random_state: Any = 0,
+) -> Any:
+    """Lipschitz modulus of the solution set, as a whole or by parts of data or net.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator, Pipeline or search
+        Fitted.
+
+    level : {"dataset", "sample", "feature", "layer", "group", "target"}, \
+            default="dataset"
+        What may move: all rows, one row, one feature in all rows, one group of rows;
+        all rows while only one layer's weights (one parameter tensor) answer; or
+        the real-valued targets of a regressor instead of X.
+
+    method : {"coderivative", "closed_form", "empirical"}, default="coderivative"
+        "coderivative" is exact, ``|H^+ B|_2``. "closed_form" is the paper's Theorem 2,
+        ``|grad_x f| / |grad_w f|`` of a row, for a DFCNN at interpolation: a lower
+        bound of the exact modulus at every level ("sample": all layers answer;
+        "layer" and "dataset": the largest over the rows). "empirical" retrains on
+        perturbed data, in the worst-case and in random directions: a lower bound up to
+        terms of second order, at ``n_directions + 1`` warm retrainings per part and
+        solution.
+
+    groups : array-like of shape (n_samples,), default=None
+        Label of each training row, for ``level="group"``.
+
+    return_direction : bool, default=False
+        Whether to return the perturbations that attain the moduli too. Not for
+        "closed_form".
+
+    return_evidence : bool, default=False
+        Whether to return, last, what was found at each solution, one object each: a
+        `PartModuli`, or for "empirical" an `EmpiricalModuli`, which tells the sizes, the
+        second-order terms and the retrainings that failed. Not for "closed_form".
+
+    n_directions : int, default=4
+        Random directions per part, "empirical" only.
+
+    size : float, default=None
+        Frobenius norm of the perturbations, "empirical" only; None for sizes at which
+        the first order errs by 1 per cent.
+
+    random_state : int, RandomState instance or None, default=0
+        Draws the random directions, "empirical" only.
+
+    Returns
+    -------
+    modulus : float, or ndarray of shape (n_solutions, n_parts)
+        Euclidean movement of the weights per Frobenius norm of the perturbation. A
+        float, the largest over the solutions, for "dataset" and "target". Groups are
+        in the order of their sorted labels. inf where the Lipschitz-like property
+        fails or cannot be certified; NaN where a method has no answer (a solution that
+        does not interpolate, no retraining that became stationary).
+
+    direction : ndarray
+        Only with ``return_direction``; perturbations of Frobenius norm 1, NaN where
+        there is none. "dataset", "target": of the shape of X or y, at the solution with
+        the largest modulus. "sample": (n_solutions, *X.shape), each row moving alone.
+        "feature": (n_solutions, n_features, n_samples), its entries in each row. Other
+        levels: (n_solutions, n_parts, *X.shape).
+
+    evidence : list of PartModuli or of EmpiricalModuli
+        Only with ``return_evidence``.
+
+    Raises
+    ------
+    ValueError
+        If a level or method does not exist or does not apply, or a parameter has no
+        meaning.
+
+    References
+    ----------
+    X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural
+    Networks", AAAI 2025, arXiv 2412.11057, Section 3 and Theorems 2 and 3.
+    """
+    final, _ = peel(estimator, caller="lipschitz_modulus")
+    check_is_fitted(final)
+    _check_choice("level", level, _LEVELS)
+    _check_choice("method", method, tuple(_METHODS))
+    known, reason = _METHODS[method]
+    if level not in known:
+        raise ValueError(
+            f"The 'level' parameter of lipschitz_modulus must be one of {known} with "
+            f"method={method!r}: {reason}. Got {level!r} instead."
+        )
+    labels = _check_groups(level, groups, len(final.X_train_))
+    if method == "closed_form":
+        return _closed_form(final, level, return_direction or return_evidence)
+    if level == "target" and not final.solution_set_.objectives[0].has_real_targets:
+        raise ValueError(
+            "The 'level' parameter of lipschitz_modulus must not be 'target' for a "
+            "classifier: labels have no small change. Got 'target' instead."
+        )
+    if method == "empirical":
+        _check_sampling(n_directions, size)
+        rng = check_random_state(random_state)
+        moduli = _empirical(final, level, labels, n_directions, size, rng)
+    else:
+        moduli = final._part_moduli(level, labels)
+    values, directions = _answer(level, moduli)
+    answer = [values]
+    answer += [directions] if return_direction else []
+    answer += [moduli] if return_evidence else []
+    return answer[0] if len(answer) == 1 else tuple(answer)
+
+
+def _answer(level: str, moduli: list[Any]) -> tuple[Any, Array]:
+    """Values and directions over the solutions; of the worst one for a whole."""
+    values = np.stack([m.values for m in moduli])
+    directions = [m.directions for m in moduli]
+    if level not in _WHOLE:
+        return values, np.stack(directions)
+    known = np.where(np.isnan(values[:, 0]), -np.inf, values[:, 0])
+    worst = int(known.argmax())
+    return float(values[worst, 0]), directions[worst][0]
+
+
+def _closed_form(final: Any, level: str, return_more: bool) -> Any:
+    check_closed_form(final.solution_set_.objectives[0])
+    if return_more:
+        raise ValueError(
+            "The 'return_direction' and 'return_evidence' parameters of "
+            "lipschitz_modulus must be False with method='closed_form', which has "
+            "neither. Got True instead."
+        )
+    derivatives = final.graphical_derivatives_
+    exact = np.array([interpolates(gd) for gd in derivatives])
+    if not exact.all():
+        warnings.warn(
+            f"The closed form needs interpolation: {np.sum(~exact)} of {len(exact)} "
+            "solutions miss their targets and have NaN moduli. Train longer, or use "
+            "method='coderivative'.",
+            IllPosedWarning,
+            stacklevel=4,
+        )
+    tables = [closed_form_moduli(gd, by_layer=level == "layer") for gd in derivatives]
+    values = np.stack(tables)
+    values[~exact] = np.nan
+    if level == "sample":
+        return values
+    largest = values.max(axis=1)
+    return largest if level == "layer" else float(np.nanmax(largest, initial=-np.inf))
+
+
+def _empirical(
+    final: Any,
+    level: str,
+    labels: NDArray[Any] | None,
+    n_directions: int,
+    size: float | None,
+    rng: np.random.RandomState,
+) -> list[EmpiricalModuli]:
+    shape = final.X_train_.shape
+
+    def embed(part: int, direction: Array) -> Array:
+        """What a part's direction is as a perturbation of X."""
+        full = np.zeros(shape)
+        if level == "sample":
+            full[part] = direction
+        elif level == "feature":
+            full.reshape(shape[0], -1)[:, part] = direction
+        else:
+            full = direction
+        return full
+
+    exact: list[PartModuli] = final._part_moduli(level, labels)
+    pairs = zip(final.graphical_derivatives_, exact, strict=True)
+    return [
+        empirical_moduli(
+            gd,
+            parts,
+            embed,
+            n_directions=n_directions,
+            size=size,
+            tol=final.tol,
+            rng=rng,
+        )
+        for gd, parts in pairs
+    ]
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(
+            f"The {name!r} parameter of lipschitz_modulus must be one of {known}. "
+            f"Got {value!r} instead."
+        )
+
+
+def _check_groups(
+    level: str, groups: ArrayLike | None, n_samples: int
+) -> NDArray[Any] | None:
+    if (groups is None) != (level != "group"):
+        raise ValueError(
+            "The 'groups' parameter of lipschitz_modulus must be given with "
+            f"level='group', and only then. Got level={level!r} and "
+            f"groups={groups!r} instead."
+        )
+    if groups is None:
+        return None
+    labels: NDArray[Any] = column_or_1d(groups)
+    if len(labels) != n_samples:
+        raise ValueError(
+            "The 'groups' parameter of lipschitz_modulus must hold one label per "
+            f"training row, {n_samples}. Got {len(labels)} instead."
+        )
+    return labels
+
+
+def _check_sampling(n_directions: Any, size: Any) -> None:
+    if not isinstance(n_directions, Integral) or int(n_directions) < 0:
+        raise ValueError(
+            "The 'n_directions' parameter of lipschitz_modulus must be an int >= 0. "
+            f"Got {n_directions!r} instead."
+        )
+    is_size = isinstance(size, Real) and 0 < float(size) < np.inf
+    if size is not None and not is_size:
+        raise ValueError(
+            "The 'size' parameter of lipschitz_modulus must be a positive number or "
+            f"None. Got {size!r} instead."
+        )

@@ -1,0 +1,140 @@
+"""The dual form: the outputs' Jacobian in the metric of the loss, decomposed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from .._objective import Objective
+from ..linalg import GramPseudoInverse, PseudoInverse, Solution
+from ._point import Point, matrix_shape, operator, root
+
+__all__ = ["Dual"]
+
+Array = NDArray[np.float64]
+
+
+class Dual:
+    """``H = A'A`` and ``B = A' S D`` with ``A = S J``, ``S'S = Lambda``."""
+
+    name = "dual"
+
+    def __init__(self, point: Point) -> None:
+        self._objective, self._w = point.objective, point.weights
+        self._S = root(point.objective.output_hessian(point.weights))
+        J = point.objective.jacobian(point.weights)
+        self._A = (self._S @ J).reshape(-1, point.objective.n_params)
+        self._SD = self._S @ point.objective.input_jacobian(point.weights)
+        self._rcond = point.rcond
+        self.factor = GramPseudoInverse(self._A, rcond=point.rcond, rank=point.rank)
+        self.neglected = _relative_neglect(
+            self._neglected_norm(point.curvature), self.factor
+        )
+
+    def _neglected_norm(self, curvature: str, n_iter: int = 8) -> float:
+        """|H - A'A|_2 to within a small factor, by power iteration."""
+        if curvature == "ggn":
+            return 0.0
+        v = _unit(np.random.RandomState(0).standard_normal(self._A.shape[1]))
+        norm = 0.0
+        for _ in range(n_iter):
+            v = self._objective.hessian_product(self._w, v) - self._A.T @ (self._A @ v)
+            norm = float(np.linalg.norm(v))
+            if norm == 0.0:
+                break
+            v = v / norm
+        return norm
+
+    def _rho(self, dX: Any, dy: Any = None) -> Array:
+        rows = np.reshape(dX, (self._SD.shape[0], self._SD.shape[2], 1))
+        rho = self._SD @ rows
+        if dy is not None:
+            rho = rho + self._whitened(
+                self._objective.output_target_product(self._w, dy)
+            )
+        return rho.ravel()
+
+    def _whitened(self, r: Array) -> Array:
+        """rho with ``S' rho = r`` per row, shape (n_samples, n_outputs, 1)."""
+        return np.linalg.pinv(self._S.transpose(0, 2, 1)) @ r[..., None]
+
+    def solve(self, dX: Any, dy: Any) -> Solution:
+        return self.factor.solve_factored(self._rho(dX, dy))
+
+    def reduced_map(self) -> Array:
+        u, sigma = self.factor.left_basis()
+        per_row = (u / sigma).reshape(*self._SD.shape[:2], -1)
+        return np.einsum("icr,icd->rid", per_row, self._SD)
+
+    def column_leaks(self) -> Array:
+        # B = A' S D lies in range A' by construction.
+        return np.zeros(matrix_shape(self._objective))
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        A = self._A[:, part]
+        per_row = A.reshape(*self._SD.shape[:2], -1)
+        B = np.einsum("ick,icd->kid", per_row, self._SD)
+        return GramPseudoInverse(A, rcond=self._rcond), B
+
+    def newton_step(self, objective: Objective, weights: Array) -> Array:
+        r = self._whitened(objective.output_gradient(weights))
+        return -self.factor.apply_factored(r.ravel())
+
+    @property
+    def H(self) -> LinearOperator:
+        p, A = self._objective.n_params, self._A
+        return operator((p, p), lambda v: A.T @ (A @ v), lambda v: A.T @ (A @ v))
+
+    def _to_input(self, rho: Array) -> Array:
+        columns = rho.reshape(self._SD.shape[0], 1, self._SD.shape[1])
+        return (columns @ self._SD).ravel()
+
+    def _from_input(self, left: Any, left_adjoint: Any) -> LinearOperator:
+        shape = (self._objective.n_params, int(np.prod(self._objective.input_shape)))
+        return operator(
+            shape,
+            lambda dx: left(self._rho(dx)),
+            lambda v: self._to_input(left_adjoint(v)),
+        )
+
+    @property
+    def B(self) -> LinearOperator:
+        return self._from_input(self._A.T.__matmul__, self._A.__matmul__)
+
+    @property
+    def solution_operator(self) -> LinearOperator:
+        factor = self.factor
+        return self._from_input(factor.apply_factored, factor.apply_factored_adjoint)
+
+    target_leak = 0.0
+
+    @property
+    def target_operator(self) -> LinearOperator:
+        o, w, factor = self._objective, self._w, self.factor
+
+        def forward(dy: Array) -> Array:
+            r = o.output_target_product(w, dy)
+            return factor.apply_factored(self._whitened(r).ravel())
+
+        def adjoint(v: Array) -> Array:
+            rho = factor.apply_factored_adjoint(v).reshape(*self._SD.shape[:2], 1)
+            whitened = np.linalg.pinv(self._S) @ rho
+            return o.target_output_product(w, whitened[..., 0]).ravel()
+
+        shape = (o.n_params, int(np.prod(o.target_shape)))
+        return operator(shape, forward, adjoint)
+
+
+def _relative_neglect(norm: float, factor: GramPseudoInverse) -> float:
+    kept = factor.eigenvalues[factor.eigenvalues > factor.cutoff]
+    if norm == 0.0:
+        return 0.0
+    return norm / float(kept.min()) if kept.size else np.inf
+
+
+def _unit(v: Array) -> Array:
+    norm = float(np.linalg.norm(v))
+    return v / norm if norm > 0 else v
