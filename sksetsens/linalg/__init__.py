@@ -1,5 +1,6 @@
 """Singular linear systems: pseudo-inverses that report what they decided."""
 
+from ._farthest import FarthestPoint
 from ._gram import GramPseudoInverse
 from ._norms import operator_norm
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Solution
@@ -8,6 +9,7 @@ from ._symmetric import SymmetricPseudoInverse
 
 __all__ = [
     "CONSISTENCY_TOL",
+    "FarthestPoint",
     "GramPseudoInverse",
     "PseudoInverse",
     "Solution",

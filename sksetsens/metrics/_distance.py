@@ -7,13 +7,16 @@ weights: copies that differ by a permutation of hidden units are far apart.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-__all__ = ["distance_to_set", "excess", "pompeiu_hausdorff"]
+from ._truncation import truncated_excess
+
+__all__ = ["distance_to_set", "excess", "excess_bounds", "pompeiu_hausdorff"]
 
 Array = NDArray[np.float64]
 
@@ -75,20 +78,33 @@ def _finite(name: str, points: Array) -> Array:
     return points
 
 
-def excess(C: Any, D: Any) -> float:
+def excess(C: Any, D: Any, *, radius: float | None = None, center: Any = None) -> float:
     r"""Excess :math:`e(C, D) = \sup_{c \in C} d(c, D)` of C beyond D.
 
     Parameters
     ----------
     C, D : array-like of shape (n_points, n_dims) or SolutionSet
-        D counts with its affine pieces, C with its solutions: the pieces of two
-        curved sets are never quite parallel, and unbounded ones are infinitely far
-        apart.
+        D counts with its affine pieces. C counts with its solutions, or, where a
+        radius is given, with its affine pieces too.
+
+    radius : float, default=None
+        Cut C at U, the balls of this Euclidean radius around the centres: the
+        truncated excess :math:`e(C \cap U, D)`. Unbounded pieces that are not quite
+        parallel, as those of curved sets, are infinitely far apart without it.
+
+    center : array-like of shape (n_dims,) or (n_centers, n_dims), or SolutionSet, \
+            default=None
+        Centres of U; None for the solutions of C.
 
     Returns
     -------
     excess : float
-        Euclidean.
+        Euclidean. With a radius, exact where D has one piece, or C is an array;
+        otherwise an upper bound (see `excess_bounds`). 0 where C misses U.
+
+    References
+    ----------
+    R. T. Rockafellar, R. J.-B. Wets, "Variational Analysis" (1998), Section 4.C.
 
     Examples
     --------
@@ -96,10 +112,69 @@ def excess(C: Any, D: Any) -> float:
     >>> excess([[0.0], [1.0]], [[0.0]]), excess([[0.0]], [[0.0], [1.0]])
     (1.0, 0.0)
     """
-    return float(distance_to_set(C, D).max())
+    if radius is None:
+        _refuse_center(center)
+        return float(distance_to_set(C, D).max())
+    return excess_bounds(C, D, radius=radius, center=center)[1]
 
 
-def pompeiu_hausdorff(C: Any, D: Any) -> float:
+def excess_bounds(
+    C: Any, D: Any, *, radius: float, center: Any = None
+) -> tuple[float, float]:
+    r"""Lower and upper bound of the truncated excess :math:`e(C \cap U, D)`.
+
+    Parameters
+    ----------
+    C, D, radius, center
+        As in `excess`.
+
+    Returns
+    -------
+    lower, upper : float
+        Euclidean. They agree where D has one piece, or C is an array.
+
+    Examples
+    --------
+    >>> from sksetsens.metrics import excess_bounds
+    >>> excess_bounds([[0.0], [5.0]], [[-1.0]], radius=1.0, center=[0.0])
+    (1.0, 1.0)
+    """
+    if not _is_positive(radius):
+        raise ValueError(
+            f"The 'radius' parameter must be a positive number. Got {radius!r} instead."
+        )
+    _finite("C", _points("C", C))
+    _finite("D", _points("D", D))
+    centers = _points("C", C) if center is None else _points("center", center)
+    _finite("center", centers)
+    if hasattr(C, "kernels") or hasattr(D, "kernels"):
+        whole = C if hasattr(C, "kernels") else _points("C", C)
+        other = D if hasattr(D, "kernels") else _points("D", D)
+        return truncated_excess(whole, other, float(radius), centers)
+    cloud = _points("C", C)
+    inside = cdist(cloud, centers).min(axis=1) <= radius
+    found = float(distance_to_set(cloud[inside], D).max()) if inside.any() else 0.0
+    return found, found
+
+
+def _is_positive(value: Any) -> bool:
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and 0 < float(value) < np.inf
+    )
+
+
+def _refuse_center(center: Any) -> None:
+    if center is not None:
+        raise ValueError(
+            "The 'center' parameter must be given with a radius, and only then."
+        )
+
+
+def pompeiu_hausdorff(
+    C: Any, D: Any, *, radius: float | None = None, center: Any = None
+) -> float:
     r"""Pompeiu-Hausdorff distance :math:`\max(e(C, D), e(D, C))`.
 
     Parameters
@@ -107,10 +182,23 @@ def pompeiu_hausdorff(C: Any, D: Any) -> float:
     C, D : array-like of shape (n_points, n_dims) or SolutionSet
         See `excess`.
 
+    radius : float, default=None
+        Cut the set that sticks out at U, the balls of this Euclidean radius around the
+        centres: :math:`\max(e(C \cap U, D), e(D \cap U, C))`, the truncated distance
+        of Rockafellar and Wets.
+
+    center : array-like of shape (n_dims,) or (n_centers, n_dims), or SolutionSet, \
+            default=None
+        Centres of U; None for the solutions of both sets.
+
     Returns
     -------
     distance : float
-        Euclidean.
+        Euclidean; with a radius as exact as `excess`.
+
+    References
+    ----------
+    R. T. Rockafellar, R. J.-B. Wets, "Variational Analysis" (1998), Section 4.C.
 
     Examples
     --------
@@ -118,4 +206,9 @@ def pompeiu_hausdorff(C: Any, D: Any) -> float:
     >>> pompeiu_hausdorff([[0.0], [1.0]], [[0.0]])
     1.0
     """
-    return max(excess(C, D), excess(D, C))
+    if radius is not None and center is None:
+        center = np.concatenate([_points("C", C), _points("D", D)])
+    return max(
+        excess(C, D, radius=radius, center=center),
+        excess(D, C, radius=radius, center=center),
+    )
