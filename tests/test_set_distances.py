@@ -59,7 +59,7 @@ class TestFarthestPoint:
         # Along e1 the squared distance grows with factor 1, along e2 with cos(0.8)^2.
         c = np.cos(0.8) ** 2
         y = c * 0.1 / (1 - c)
-        assert_allclose(z, [np.sqrt(1 - y**2), y, 0.0], atol=1e-9)
+        assert_allclose(np.abs(z), [np.sqrt(1 - y**2), y, 0.0], atol=1e-9)
         assert_allclose(distance, np.sqrt(1 - y**2 + c * (0.1 + y) ** 2))
 
     def test_parallel(self):
