@@ -5,21 +5,48 @@ from ._lipschitz_modulus import lipschitz_modulus
 from ._sensitivity import sensitivity
 from ._version import __version__
 from .coderivative import Coderivative
+from .convergence import (
+    LipschitzInclusion,
+    SetConvergence,
+    lipschitz_inclusion,
+    set_convergence,
+)
 from .criterion import MordukhovichCriterion, mordukhovich_criterion
 from .derivatives import AffineSet, GraphicalDerivative
-from .predicted_set import PredictedSolutionSet
+from .inverse import TargetPerturbation, target_perturbation
+from .linear_range import LinearRange, linear_range
+from .path import SolutionPath, SolutionTrack, follow_path
+from .predicted_set import PredictedSolutionSet, PredictionChange
 from .solution_set import SolutionSet
+from .stability import StabilityReport, stability_report
+from .symmetries import HiddenLayer, NetworkSymmetry
 
 __all__ = [
     "AffineSet",
     "Coderivative",
     "GraphicalDerivative",
+    "HiddenLayer",
+    "LinearRange",
+    "LipschitzInclusion",
     "MordukhovichCriterion",
+    "NetworkSymmetry",
     "PredictedSolutionSet",
+    "PredictionChange",
+    "SetConvergence",
+    "SolutionPath",
     "SolutionSet",
     "SolutionSetEstimator",
+    "SolutionTrack",
+    "StabilityReport",
+    "TargetPerturbation",
     "__version__",
+    "follow_path",
+    "linear_range",
+    "lipschitz_inclusion",
     "lipschitz_modulus",
     "mordukhovich_criterion",
     "sensitivity",
+    "set_convergence",
+    "stability_report",
+    "target_perturbation",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._perturbed_data import check_perturbed_data, perturb_data
+from ._checks import check_count
+from ._perturbed_data import perturb_data
 from ._prediction import predict_set
+from ._question import ask
 from ._restarts import keep_successful
 from ._training import continue_solutions, linearise_restarts
 from .moduli import (
@@ -77,24 +77,9 @@ class SensitivityMixin:
         DataConversionWarning
             If the dtype of ``X_perturbed`` cannot hold the training data.
         """
-        check_is_fitted(self)
-        X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
-        if not isinstance(n_corrections, Integral) or n_corrections < 0:
-            raise ValueError(
-                "The 'n_corrections' parameter of sensitivity must be an int >= 0. Got "
-                f"{n_corrections!r} instead."
-            )
-        return predict_set(
-            self.solution_set_,
-            self._linearisation.derivatives,
-            self.X_train_,
-            X_perturbed,
-            self.targets_,
-            targets,
-            n_corrections=n_corrections,
-            tol=self.tol,
-            stacklevel=2,
-        )
+        question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
+        check_count("sensitivity", "n_corrections", n_corrections, low=0)
+        return predict_set(question, n_corrections=n_corrections, stacklevel=2)
 
     def perturb(self, X=None, y=None):
         """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
@@ -177,7 +162,9 @@ class SensitivityMixin:
 
     # Retraining -----------------------------------------------------------------------
 
-    def retrain(self, X_perturbed, y_perturbed=None, *, warm_start=True) -> SolutionSet:
+    def retrain(
+        self, X_perturbed, y_perturbed=None, *, warm_start=True, align=False
+    ) -> SolutionSet:
         """Solutions on perturbed data by training: the truth to compare with.
 
         Parameters
@@ -191,19 +178,29 @@ class SensitivityMixin:
             cold start may end in another minimum, or in a copy with hidden units
             permuted: then only sets can be compared.
 
+        align : bool, default=False
+            Whether to return, of a cold start, the copies of the solutions (hidden
+            units reordered) nearest to the old ones, seed by seed, so that weights can
+            be compared (see `SolutionSet.aligned_to`).
+
         Returns
         -------
         retrained : SolutionSet
             Solutions that are not stationary are marked in ``status``, not dropped.
         """
-        check_is_fitted(self)
-        X_perturbed, targets = check_perturbed_data(self, X_perturbed, y_perturbed)
-        task = self._task.on(X_perturbed, targets)
+        question = ask(self, X_perturbed, y_perturbed, caller="retrain")
+        task = self._task.on(question.X_perturbed, question.y_perturbed)
         if warm_start:
             derivatives, options = self.graphical_derivatives_, self._options()
             return continue_solutions(derivatives, task, **options).solution_set
+        if align:
+            _ = self.solution_set_.symmetry  # refuses unknown ones before any training
         kept = keep_successful(self._run_restarts(task), stacklevel=2)
         objective = self.solution_set_.objectives[0].with_data(task.X, task.y)
-        return linearise_restarts(
+        retrained = linearise_restarts(
             task, objective.untilted(), kept, **self._options()
         ).solution_set
+        if not align:
+            return retrained
+        pairwise = len(retrained) == len(self.solution_set_)
+        return retrained.aligned_to(self.solution_set_, pairwise=pairwise)

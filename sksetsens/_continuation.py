@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ._objective import Objective
 from ._stationarity import Polished, polish
 from .derivatives import GraphicalDerivative
@@ -9,7 +11,9 @@ from .derivatives import GraphicalDerivative
 __all__ = ["continued"]
 
 
-def continued(gd: GraphicalDerivative, objective: Objective, *, tol: float) -> Polished:
+def continued(
+    gd: GraphicalDerivative, objective: Objective, *, tol: float, nudge: float = 0.0
+) -> Polished:
     """Second-order steps on another objective from the solution of ``gd``.
 
     Parameters
@@ -21,14 +25,23 @@ def continued(gd: GraphicalDerivative, objective: Objective, *, tol: float) -> P
         On the new data.
     tol : float
         Relative stationarity asked for.
+    nudge : float, default=0.0
+        Length, relative to 1 + |w|, of a movement within ker H before the first step:
+        off a point that stays stationary without staying a minimum.
 
     Returns
     -------
     polished : Polished
     """
+    start = gd.weights
+    if nudge:
+        along = gd.kernel.project(np.random.RandomState(0).standard_normal(start.size))
+        length = float(np.linalg.norm(along))
+        if length > 0.0:
+            start = start + nudge * (1.0 + np.linalg.norm(start)) / length * along
     return polish(
         objective,
-        gd.weights,
+        start,
         tol=tol,
         warm=True,
         keep_index=gd.factor.inertia[0] > 0,

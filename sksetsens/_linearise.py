@@ -16,7 +16,7 @@ from .derivatives import GraphicalDerivative
 from .exceptions import IllPosedWarning, StationarityWarning
 from .solution_set import SolutionSet
 
-__all__ = ["Linearisation", "linearise", "spectral_evidence", "warn_of"]
+__all__ = ["Linearisation", "collect", "linearise", "spectral_evidence", "warn_of"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,26 @@ def linearise(
         diagnose(gd, is_stationary=point.converged, polish_status=point.status)
         for gd, point in zip(derivatives, polished, strict=True)
     ]
+    return collect(derivatives, polished, diagnoses)
+
+
+def collect(
+    derivatives: Sequence[GraphicalDerivative],
+    polished: Sequence[Polished],
+    diagnoses: Sequence[Diagnosis],
+) -> Linearisation:
+    """Solutions that are factorised and examined already, as a set.
+
+    Parameters
+    ----------
+    derivatives : sequence of GraphicalDerivative
+    polished : sequence of Polished
+    diagnoses : sequence of Diagnosis
+
+    Returns
+    -------
+    linearisation : Linearisation
+    """
     evidence = {
         "losses": np.array([point.loss for point in polished]),
         "gradient_norms": np.array([point.gradient_norm for point in polished]),
@@ -79,8 +99,9 @@ def linearise(
     }
     weights = np.stack([point.weights for point in polished])
     kernels = [gd.kernel for gd in derivatives]
+    objectives = [gd.objective for gd in derivatives]
     solutions = SolutionSet(weights, evidence, kernels, objectives)
-    return Linearisation(solutions, derivatives, diagnoses)
+    return Linearisation(solutions, list(derivatives), list(diagnoses))
 
 
 def spectral_evidence(derivatives: Sequence[GraphicalDerivative]) -> dict:

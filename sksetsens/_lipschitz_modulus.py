@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
+from ._checks import check_choice, check_count, check_positive
 from ._peeling import peel
 from .closed_form import check_closed_form, closed_form_moduli, interpolates
 from .empirical import EmpiricalModuli, empirical_moduli
@@ -81,8 +81,8 @@ def lipschitz_modulus(
 
     return_evidence : bool, default=False
         Whether to return, last, what was found at each solution, one object each: a
-        `PartModuli`, or for "empirical" an `EmpiricalModuli`, which tells the sizes, the
-        second-order terms and the retrainings that failed. Not for "closed_form".
+        `PartModuli`, or for "empirical" an `EmpiricalModuli`, which tells the sizes,
+        the second-order terms and the retrainings that failed. Not for "closed_form".
 
     n_directions : int, default=4
         Random directions per part, "empirical" only.
@@ -126,8 +126,8 @@ def lipschitz_modulus(
     """
     final, _ = peel(estimator, caller="lipschitz_modulus")
     check_is_fitted(final)
-    _check_choice("level", level, _LEVELS)
-    _check_choice("method", method, tuple(_METHODS))
+    check_choice("lipschitz_modulus", "level", level, _LEVELS)
+    check_choice("lipschitz_modulus", "method", method, tuple(_METHODS))
     known, reason = _METHODS[method]
     if level not in known:
         raise ValueError(
@@ -143,7 +143,9 @@ def lipschitz_modulus(
             "classifier: labels have no small change. Got 'target' instead."
         )
     if method == "empirical":
-        _check_sampling(n_directions, size)
+        check_count("lipschitz_modulus", "n_directions", n_directions, low=0)
+        if size is not None:
+            check_positive("lipschitz_modulus", "size", size)
         rng = check_random_state(random_state)
         moduli = _empirical(final, level, labels, n_directions, size, rng)
     else:
@@ -230,14 +232,6 @@ def _empirical(
     ]
 
 
-def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(
-            f"The {name!r} parameter of lipschitz_modulus must be one of {known}. "
-            f"Got {value!r} instead."
-        )
-
-
 def _check_groups(
     level: str, groups: ArrayLike | None, n_samples: int
 ) -> NDArray[Any] | None:
@@ -256,17 +250,3 @@ def _check_groups(
             f"training row, {n_samples}. Got {len(labels)} instead."
         )
     return labels
-
-
-def _check_sampling(n_directions: Any, size: Any) -> None:
-    if not isinstance(n_directions, Integral) or int(n_directions) < 0:
-        raise ValueError(
-            "The 'n_directions' parameter of lipschitz_modulus must be an int >= 0. "
-            f"Got {n_directions!r} instead."
-        )
-    is_size = isinstance(size, Real) and 0 < float(size) < np.inf
-    if size is not None and not is_size:
-        raise ValueError(
-            "The 'size' parameter of lipschitz_modulus must be a positive number or "
-            f"None. Got {size!r} instead."
-        )

@@ -128,7 +128,7 @@ def _check_dtypes(X_train: Array, X_perturbed: Any) -> None:
             "training X has more digits: rounding counts as a perturbation of every "
             "row. Pass float64, converted before the data is perturbed.",
             DataConversionWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

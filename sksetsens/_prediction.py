@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +11,11 @@ from numpy.typing import NDArray
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._linearise import spectral_evidence
 from ._objective import Objective
-from ._reach import FirstOrderError, first_order_error
+from ._question import Question
+from ._reach import FirstOrderError, first_order_error, reach
 from .derivatives import AffineSet, GraphicalDerivative
 from .exceptions import IllPosedWarning, NonlinearityWarning
 from .predicted_set import PredictedSolutionSet
-from .solution_set import SolutionSet
 
 __all__ = ["predict_set"]
 
@@ -50,55 +48,28 @@ class _Piece:
 
 
 def predict_set(
-    base: SolutionSet,
-    derivatives: Sequence[GraphicalDerivative],
-    X: Array,
-    X_perturbed: Array,
-    y: NDArray[Any],
-    y_perturbed: NDArray[Any] | None,
-    *,
-    n_corrections: int,
-    tol: float,
-    stacklevel: int,
+    question: Question, *, n_corrections: int, stacklevel: int | None
 ) -> PredictedSolutionSet:
     """Predict the set of solutions on perturbed data.
 
     Parameters
     ----------
-    base : SolutionSet
-        On the data X, y.
-
-    derivatives : sequence of GraphicalDerivative
-        At its solutions.
-
-    X, X_perturbed : ndarray of shape (n_samples, ...)
-
-    y : ndarray of shape (n_samples, ...)
-
-    y_perturbed : ndarray of the shape of y or None
-        Real-valued targets that move too.
+    question : Question
 
     n_corrections : int
         Newton steps on R(x^p, .) after the prediction (Gauss-Newton in the dual).
 
-    tol : float
-        Relative stationarity that counts as converged.
-
-    stacklevel : int
-        Of the warnings.
+    stacklevel : int or None
+        Of the warnings; None for no warnings.
 
     Returns
     -------
     predicted : PredictedSolutionSet
     """
-    dX = X_perturbed - X
-    dy = None if y_perturbed is None else y_perturbed - y
-    targets = y if y_perturbed is None else y_perturbed
-    # Beside the gradient that polishing left, a smaller one is rounding.
-    floors = np.where(base.converged, base.gradient_norms, 0.0)
+    base, tol = question.estimator.solution_set_, question.estimator.tol
     pieces = [
-        _piece(gd, dX, dy, X_perturbed, targets, n_corrections, 10.0 * floor)
-        for gd, floor in zip(derivatives, floors, strict=True)
+        _piece(gd, question, n_corrections, floor)
+        for gd, floor in zip(question.derivatives, question.floors, strict=True)
     ]
     weights = np.stack([piece.weights for piece in pieces])
     shift = weights - base.weights
@@ -139,22 +110,17 @@ def predict_set(
     }
     kernels = [piece.derivative.kernel for piece in pieces]
     objectives = [piece.objective for piece in pieces]
-    _warn(is_empty, changes_rank, relative_error, stacklevel + 1)
+    if stacklevel is not None:
+        _warn(question, is_empty, changes_rank, relative_error, stacklevel + 1)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
 
 def _piece(
-    gd: GraphicalDerivative,
-    dX: Array,
-    dy: NDArray[Any] | None,
-    X_perturbed: Array,
-    targets: NDArray[Any],
-    n_corrections: int,
-    floor: float,
+    gd: GraphicalDerivative, question: Question, n_corrections: int, floor: float
 ) -> _Piece:
     """Predict from one solution; residuals up to ``floor`` count as rounding."""
-    objective = gd.objective.with_data(X_perturbed, targets)
-    affine = gd(dX, dy)
+    objective = gd.objective.with_data(*question.data())
+    affine = gd(question.dX, question.dy)
     base_loss = objective.loss(gd.weights)
     if affine.is_empty:
         return _Piece(objective, affine.shift, gd, affine, base_loss)
@@ -204,6 +170,7 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
 
 
 def _warn(
+    question: Question,
     is_empty: NDArray[np.bool_],
     changes_rank: NDArray[np.bool_],
     relative_error: Array,
@@ -228,11 +195,20 @@ def _warn(
         )
     far = relative_error >= _FAILS
     if far.any():
+        worst = int(np.nanargmax(relative_error))
+        share = _range(question, worst)
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
-            f"{len(far)} solutions (largest error {np.nanmax(relative_error):.2g}; see "
-            "nonlinearity and shift_error). Use a smaller perturbation, n_corrections, "
-            "or retrain.",
+            f"{len(far)} solutions (largest error {relative_error[worst]:.2g}; see "
+            "nonlinearity and shift_error). At the worst of them the first order errs "
+            f"by {_HOLDS:.0%} from {share:.2g} of the perturbation on (see "
+            "linear_range). Use a smaller perturbation, n_corrections, or retrain.",
             NonlinearityWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+def _range(question: Question, worst: int) -> float:
+    """Share of the perturbation up to which the first order holds, roughly."""
+    gd, floor = question.derivatives[worst], question.floors[worst]
+    return reach(gd, question.dX, question.dy, tol=_HOLDS, floor=floor, precision=0.1)

@@ -40,10 +40,12 @@ _SMALL = 300
 # Share of the initial curvature below which gradient and Hessian vanished together.
 _SATURATED = 1e-8
 _SATURATION = (
-    "saturated: gradient and curvature vanished together (separable classes, or "
-    "unscaled features), so that the weights solve nothing; standardise X, and add "
-    "weight decay to the optimizer"
+    "degenerate: gradient and curvature vanished together (saturated by separable "
+    "classes or unscaled features, or a fold of the solution set), so that first order "
+    "means nothing; standardise X, and add weight decay to the optimizer"
 )
+# Growth of the weights' norm from which L-BFGS has left the scale of the training.
+_STRAYED = 10.0
 # A step that shrinks |R| by less makes no progress worth another one.
 _STILL_SHRINKING = 0.5
 
@@ -136,9 +138,12 @@ def polish(
         n_iter += iterations
         methods.append(name)
         if name == "lbfgs":
-            # L-BFGS is followed by Newton, except towards infinity.
+            # L-BFGS is followed by Newton, except towards infinity; from the start
+            # where a long step took it to another scale of weights.
             if _runs_away(objective, w):
                 break
+            if np.linalg.norm(w) > _STRAYED * (1.0 + np.linalg.norm(start)):
+                w = start
         elif _relative(objective, w) <= tol:
             break
     report = _report(objective, w, initial, n_iter, "+".join(methods), tol)

@@ -224,6 +224,16 @@ class GraphicalDerivative:
         """
         return self._system.reduced_map()
 
+    def range_map(self) -> tuple[Array, Array]:
+        """Orthonormal basis of range H with ``H^+ B`` in it.
+
+        Returns
+        -------
+        basis : ndarray of shape (n_params, rank)
+        reduced_map : ndarray of shape (rank, n_samples, n_inputs)
+        """
+        return self.factor.range_basis()[0], self.reduced_map()
+
     @property
     def target_operator(self) -> LinearOperator:
         """Shift per movement of real-valued targets, up to sign: (n_params, y.size)."""

@@ -128,7 +128,9 @@ def _block_norms(blocks: Array) -> tuple[Array, Array]:
 
     By the smaller Gram matrix. The sign makes the largest entry positive.
     """
-    _, n_rows, n_columns = blocks.shape
+    n_blocks, n_rows, n_columns = blocks.shape
+    if n_rows == 0:  # H = 0: nothing moves, whatever the direction
+        return np.zeros(n_blocks), np.zeros((n_blocks, n_columns))
     is_wide = n_rows <= n_columns
     gram = blocks @ blocks.transpose(0, 2, 1) if is_wide else None
     if gram is None:

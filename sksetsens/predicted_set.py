@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from ._checks import check_choice, check_positive
 from ._objective import Objective
 from .linalg import Subspace
-from .solution_set import SolutionSet
+from .solution_set import SolutionSet, check_rows
+from .symmetries import Alignment
 
-__all__ = ["PredictedSolutionSet"]
+__all__ = ["PredictedSolutionSet", "PredictionChange"]
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PredictionChange:
+    """First-order change of each solution's predictions.
+
+    Attributes
+    ----------
+    value : ndarray of shape (n_solutions, n_points[, n_outputs])
+        Change along the shift, in units of the prediction (probabilities of a
+        classifier). NaN where the predicted set is empty.
+
+    half_width : ndarray of the same shape
+        By how much the change differs within the local set, to both sides; 0 without
+        a radius, NaN where the set misses the ball.
+    """
+
+    value: Array
+    half_width: Array
+
+    @property
+    def lower(self) -> Array:
+        """Smallest change within the local set."""
+        return self.value - self.half_width
+
+    @property
+    def upper(self) -> Array:
+        """Largest change within the local set."""
+        return self.value + self.half_width
 
 
 class PredictedSolutionSet(SolutionSet):
@@ -100,6 +132,12 @@ class PredictedSolutionSet(SolutionSet):
         taken.base = self.base._take(positions)
         return taken
 
+    def _transformed(self, maps: Sequence[Alignment]) -> Self:
+        moved = super()._transformed(maps)
+        moved.base = self.base._transformed(maps)
+        moved.shift = moved.weights - moved.base.weights
+        return moved
+
     def sample(
         self,
         n_samples: int,
@@ -130,11 +168,7 @@ class PredictedSolutionSet(SolutionSet):
         points : ndarray of shape (n_solutions, n_samples, n_params)
             NaN where the piece is empty or misses the ball.
         """
-        if center not in ("solution", "base"):
-            raise ValueError(
-                "The 'center' parameter must be 'solution' or 'base'. Got "
-                f"{center!r} instead."
-            )
+        check_choice("sample", "center", center, ("solution", "base"))
         points = super().sample(n_samples, radius, random_state)
         if center == "solution":
             return points
@@ -147,6 +181,60 @@ class PredictedSolutionSet(SolutionSet):
         nearest = self.weights - along
         offsets = points - self.weights[:, None, :]
         return nearest[:, None, :] + offsets * room[:, None, None]
+
+    def prediction_change(
+        self, X: ArrayLike, *, radius: float | None = None, center: str = "solution"
+    ) -> PredictionChange:
+        r"""How each solution's prediction changes to first order.
+
+        Along the shift v0 and within the local set,
+        :math:`D_w f(X) (v_0 + z)` with z in ker H.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_points, ...)
+            Inputs of any number.
+
+        radius : float, default=None
+            Euclidean radius of the ball that limits the local set; None for the
+            shift alone.
+
+        center : {"solution", "base"}, default="solution"
+            Centre of the ball, as in `sample`.
+
+        Returns
+        -------
+        change : PredictionChange
+        """
+        objectives = self.base._objectives("predict")
+        check_choice("prediction_change", "center", center, ("solution", "base"))
+        if radius is not None:
+            check_positive("prediction_change", "radius", radius)
+        rows = check_rows(X, objectives[0].input_shape[1:], "prediction_change")
+        parts = [
+            self._prediction_change(objective, i, rows, radius, center)
+            for i, objective in enumerate(objectives)
+        ]
+        value, half_width = (np.stack(part) for part in zip(*parts, strict=True))
+        if value.shape[-1] == 1:
+            value, half_width = value[..., 0], half_width[..., 0]
+        return PredictionChange(value, half_width)
+
+    def _prediction_change(
+        self, objective: Objective, i: int, X: Array, radius: float | None, center: str
+    ) -> tuple[Array, Array]:
+        J = objective.prediction_jacobian(self.base.weights[i], X)
+        value = J @ self.shift[i]
+        if radius is None:
+            return value, np.zeros_like(value)
+        room = radius
+        if center == "base":
+            along = self.kernels[i].project(self.shift[i])
+            across = float(np.linalg.norm(self.shift[i] - along))
+            value = J @ (self.shift[i] - along)
+            room = np.sqrt(radius**2 - across**2) if across <= radius else np.nan
+        # The largest J z over |z| <= room in ker H is room |P J'|.
+        return value, room * np.linalg.norm(self.kernels[i].project(J), axis=-1)
 
     def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         return super()._to_arrays(prefix) | self.base._to_arrays(prefix + "base/")

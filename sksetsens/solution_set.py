@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ._checks import check_count, check_positive
 from ._objective import Objective
 from ._storage import read_arrays, write_arrays
 from .linalg import Subspace
+from .symmetries import Alignment, NetworkSymmetry
 
-__all__ = ["SolutionSet"]
+__all__ = ["SolutionSet", "check_rows"]
 
 Array = NDArray[np.float64]
 
@@ -193,8 +194,8 @@ class SolutionSet:
         points : ndarray of shape (n_solutions, n_samples, n_params)
             Uniform in the ball of ``weights[i] + ker H_i``; NaN for an empty piece.
         """
-        _check_positive("n_samples", n_samples, Integral, "a positive integer")
-        _check_positive("radius", radius, Real, "a positive number")
+        check_count("sample", "n_samples", n_samples, low=1)
+        check_positive("sample", "radius", radius)
         rng = check_random_state(random_state)
         balls = [kernel.sample_ball(n_samples, radius, rng) for kernel in self.kernels]
         offsets = np.reshape(balls, (len(self), n_samples, self.weights.shape[1]))
@@ -241,6 +242,88 @@ class SolutionSet:
             )
         return cloud
 
+    @property
+    def symmetry(self) -> NetworkSymmetry:
+        """Transformations of the weights that change neither outputs nor objective.
+
+        Raises
+        ------
+        ValueError
+            If the set was loaded without a net, or its symmetries are not known.
+        """
+        objective = self._objectives("tell its symmetries")[0]
+        penalised = objective.is_penalised(self.weights[0])
+        return NetworkSymmetry.of(objective.module, scalings=not penalised)
+
+    def aligned_to(
+        self,
+        reference: SolutionSet,
+        *,
+        pairwise: bool = False,
+        symmetry: NetworkSymmetry | None = None,
+    ) -> Self:
+        """The same solutions as the copies nearest to those of another set.
+
+        Hidden units are put into the order (and given the signs and scales) that bring
+        each solution nearest to the reference; its affine piece moves along.
+
+        Parameters
+        ----------
+        reference : SolutionSet
+            Of the same net.
+
+        pairwise : bool, default=False
+            Whether solution i goes to the reference's solution i, instead of to the one
+            that it comes nearest to.
+
+        symmetry : NetworkSymmetry, default=None
+            None for the net's own.
+
+        Returns
+        -------
+        aligned : SolutionSet
+            Of the same class, with the same functions in the same order.
+        """
+        symmetry = self.symmetry if symmetry is None else symmetry
+        if pairwise and len(self) != len(reference):
+            raise ValueError(
+                "The 'pairwise' parameter of aligned_to must be False for sets of "
+                f"{len(self)} and {len(reference)} solutions. Got True instead."
+            )
+        targets = [[v] for v in reference.weights]
+        if not pairwise:
+            targets = [list(reference.weights)] * len(self)
+        found = [
+            min((symmetry.align(w, v) for v in near), key=_distance_of)
+            for w, near in zip(self.weights, targets, strict=True)
+        ]
+        return self._transformed(found)
+
+    def _transformed(self, maps: Sequence[Alignment]) -> Self:
+        """A copy in other coordinates of weight space, one map per solution."""
+        moved = self._take(np.arange(len(self)))
+        moved.weights = np.stack(
+            [m.apply(w) for m, w in zip(maps, self.weights, strict=True)]
+        )
+        moved.kernels = [
+            m.apply_to_subspace(kernel)
+            for m, kernel in zip(maps, self.kernels, strict=True)
+        ]
+        return moved
+
+    def _objectives(self, caller: str) -> list[Objective]:
+        """What evaluates the net, or an error that names what needs it."""
+        if self.objectives is None:
+            raise ValueError(
+                f"This solution set was loaded without a net and cannot {caller}. Pass "
+                "estimator=<a fitted SolutionSetEstimator> to SolutionSet.load."
+            )
+        if not len(self):
+            raise ValueError(
+                f"This solution set holds no solutions and cannot {caller}."
+            )
+        return self.objectives
+
     def predict(self, X: ArrayLike) -> Array:
         """Each solution's prediction: real values, or probabilities of a classifier.
 
@@ -260,15 +343,9 @@ class SolutionSet:
             If the set was loaded without an estimator, is empty, or X does not have
             the features of the training data.
         """
-        if self.objectives is None:
-            raise ValueError(
-                "This solution set was loaded without a net and cannot predict. Pass "
-                "estimator=<a fitted SolutionSetEstimator> to SolutionSet.load."
-            )
-        if not len(self):
-            raise ValueError("This solution set holds no solutions and cannot predict.")
-        X = _check_rows(X, self.objectives[0].input_shape[1:])
-        pairs = zip(self.objectives, self.weights, strict=True)
+        objectives = self._objectives("predict")
+        X = check_rows(X, objectives[0].input_shape[1:])
+        pairs = zip(objectives, self.weights, strict=True)
         predictions = np.stack([o.predictions(w, X) for o, w in pairs])
         single = predictions.ndim > 2 and predictions.shape[-1] == 1
         return predictions[..., 0] if single else predictions
@@ -357,6 +434,10 @@ class SolutionSet:
 SolutionSet._kinds["SolutionSet"] = SolutionSet
 
 
+def _distance_of(alignment: Alignment) -> float:
+    return alignment.distance
+
+
 def _restored(
     template: Objective, arrays: dict[str, NDArray[Any]], prefix: str, n_params: int
 ) -> Objective:
@@ -375,20 +456,14 @@ def _restored(
     return template.with_state(state)
 
 
-def _check_rows(X: ArrayLike, expected: tuple[int, ...]) -> Array:
+def check_rows(
+    X: ArrayLike, expected: tuple[int, ...], caller: str = "predict"
+) -> Array:
     """X as finite float64 rows of the expected shape."""
     rows: Array = check_array(X, dtype=np.float64, allow_nd=True, input_name="X")
     if rows.shape[1:] != expected:
         raise ValueError(
-            f"The 'X' parameter of predict must have rows of shape {expected}, as in "
+            f"The 'X' parameter of {caller} must have rows of shape {expected}, as in "
             f"training. Got {rows.shape[1:]} instead."
         )
     return rows
-
-
-def _check_positive(name: str, value: Any, kind: type, wanted: str) -> None:
-    is_number = isinstance(value, kind) and not isinstance(value, bool)
-    if not (is_number and 0 < value < np.inf):
-        raise ValueError(
-            f"The {name!r} parameter of sample must be {wanted}. Got {value!r} instead."
-        )

@@ -28,9 +28,10 @@ Map = tuple[Indices, Array]  # source and factor
 # Of several hidden layers: random orders of the units that the descent starts from.
 N_RANDOM_STARTS = 4
 START_SEED = 2209_04836
-# Orders and signs settle in a few sweeps. Scales of adjacent layers converge linearly;
-# a relative gain per sweep of 1e-9 is far below what a distance is read for.
-MAX_SWEEPS = 100
+# Orders and signs settle in a few sweeps, which tell the starts apart; scales converge
+# linearly. From the best start it ends where a sweep gains less than this fraction of
+# the distance, far below what a distance is read for.
+FIRST_SWEEPS, MAX_SWEEPS = 10, 100
 LEAST_GAIN = 1e-9
 
 # In evaluation mode, by exact type: a subclass may compute something else.
@@ -165,7 +166,7 @@ class NetworkSymmetry:
             if not (matrices and distinct and shapes[0][0] == shapes[1][0]):
                 raise ValueError(
                     "The 'hidden_layers' parameter of NetworkSymmetry must hold layers "
-                    "with one row per unit in 'incoming' and in 'outgoing', of distinct "
+                    "with one row per unit in 'incoming' and 'outgoing', of distinct "
                     f"places below n_params={self.n_params}. Got places {places} in "
                     f"arrays of shape {shapes[0]} and {shapes[1]} instead."
                 )
@@ -229,8 +230,12 @@ class NetworkSymmetry:
         alignment : Alignment
         """
         w, target = self._check("weights", weights), self._check("reference", reference)
-        found = [self._descend(start, w, target) for start in self._starts(w, target)]
-        return min(found, key=lambda alignment: alignment.distance)
+        found = [
+            self._descend(start, w, target, FIRST_SWEEPS)
+            for start in self._starts(w, target)
+        ]
+        best = min(found, key=lambda alignment: alignment.distance)
+        return self._descend((best.source, best.factor), w, target, MAX_SWEEPS)
 
     def _check(self, name: str, value: ArrayLike) -> Array:
         w = np.asarray(value, dtype=np.float64)
@@ -257,9 +262,11 @@ class NetworkSymmetry:
                     start = _exchange(start, layer, units, np.ones(len(units)))
                 yield start
 
-    def _descend(self, start: Map, weights: Array, reference: Array) -> Alignment:
+    def _descend(
+        self, start: Map, weights: Array, reference: Array, n_sweeps: int
+    ) -> Alignment:
         best = _transform(start, weights, reference)
-        for _ in range(MAX_SWEEPS):
+        for _ in range(n_sweeps):
             start = self._sweep(start, weights, reference)
             previous, found = best.distance, _transform(start, weights, reference)
             best = found if found.distance < previous else best
@@ -303,12 +310,13 @@ def _match(
     a, b = weights[layer.incoming], weights[layer.outgoing] * by_outgoing
     A, B = np.sum(a * a, axis=1), np.sum(b * b, axis=1)
     P, Q = reference[layer.incoming] @ a.T, reference[layer.outgoing] @ b.T
-    scales = (
-        _scales if layer.is_homogeneous else lambda A, P, B, Q: np.ones((1, *P.shape))
-    )
-    c = scales(A, P, B, Q)
-    if layer.is_odd:
-        c = np.concatenate([c, -scales(A, -P, B, -Q)])
+
+    def candidates(sign: float) -> Array:
+        if not layer.is_homogeneous:
+            return np.full((1, *P.shape), sign)
+        return sign * _scales(A, sign * P, B, sign * Q)
+
+    c = np.concatenate([candidates(1.0), *([candidates(-1.0)] * layer.is_odd)])
     costs = A * c**2 - 2 * P * c + B / c**2 - 2 * Q / c
     rows, units = linear_sum_assignment(costs.min(axis=0))
     return units, c[costs[:, rows, units].argmin(axis=0), rows, units]
@@ -354,10 +362,10 @@ def _largest_root(alpha: Array, beta: Array) -> Array:
 
 def _unknown(found: str) -> ValueError:
     return ValueError(
-        "The 'module' parameter of NetworkSymmetry.of must be a module whose symmetries "
-        "are known: a DFCNN, or a torch.nn.Sequential of Linear layers with their own "
+        "The 'module' parameter of NetworkSymmetry.of must be a module of known "
+        "symmetries: a DFCNN, or a torch.nn.Sequential of Linear layers that share no "
         "parameters and, between them, elementwise activations of torch.nn. Got "
-        f"{found} instead. Of other modules state them by hand: "
+        f"{found} instead. State other symmetries by hand, as "
         "NetworkSymmetry(n_params, (HiddenLayer(incoming, outgoing), ...))."
     )
 

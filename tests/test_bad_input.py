@@ -577,7 +577,9 @@ def test_classifiers_refuse_other_labels(fitted_classifier, method):
 
 @pytest.mark.parametrize("n_corrections", [-1, 1.0, "1", None])
 def test_numbers_of_corrections_are_checked(fitted, n_corrections):
-    with pytest.raises(ValueError, match=rf"int >= 0. Got {n_corrections!r} instead"):
+    with pytest.raises(
+        ValueError, match=rf"integer of at least 0. Got {n_corrections!r} instead"
+    ):
         fitted.sensitivity(X, n_corrections=n_corrections)
 
 
@@ -679,7 +681,7 @@ def test_errors_of_callables_are_their_own():
 
 @pytest.mark.parametrize("n_samples", [0, -1, 1.5, "3", None, True])
 def test_sample_checks_the_number(fitted, n_samples):
-    message = rf"'n_samples'.*positive integer. Got {n_samples!r} instead"
+    message = rf"'n_samples'.*integer of at least 1. Got {n_samples!r} instead"
     with pytest.raises(ValueError, match=message):
         fitted.solution_set_.sample(n_samples, 1.0)
 
@@ -692,7 +694,7 @@ def test_sample_checks_the_radius(fitted, radius):
 
 def test_sample_checks_the_centre(fitted):
     predicted = fitted.sensitivity(X)
-    with pytest.raises(ValueError, match="'center'.*'solution' or 'base'. Got 'here'"):
+    with pytest.raises(ValueError, match="'center'.*'solution', 'base'.*Got 'here'"):
         predicted.sample(3, 1.0, center="here")
 
 

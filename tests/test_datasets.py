@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from sklearn.utils import Bunch
 
 from sksetsens.datasets import (
     LinearNetwork,
+    MatrixFactorisation,
+    ProductNetwork,
     make_dead_feature,
     make_degenerate_product,
+    make_fold,
     make_isolated_minimum,
+    make_matrix_factorisation,
+    make_product,
     make_saddle,
     make_toy_network,
     make_underdetermined_linear,
@@ -27,7 +33,11 @@ MAKERS = {
     "underdetermined": partial(make_underdetermined_linear, random_state=0),
     "dead": partial(make_dead_feature, random_state=0),
     "isolated": partial(make_isolated_minimum, random_state=0),
+    "factors": partial(make_product, random_state=0),
+    "matrices": partial(make_matrix_factorisation, random_state=0),
+    "fold": partial(make_fold, random_state=0),
 }
+RANDOM = [name for name, maker in MAKERS.items() if isinstance(maker, partial)]
 # Closed forms and autograd differ by rounding of float64 sums of some tens of terms.
 ATOL = 1e-12
 # Singular values of H below this share of the largest are its exact zeros in rounding.
@@ -42,7 +52,18 @@ def data(request):
 def _module(data):
     if data.module is LinearNetwork:
         return LinearNetwork(data.X.shape[1]).double()
-    return data.module().double()
+    if data.module is MatrixFactorisation:
+        sizes = data.matrix.shape
+        return MatrixFactorisation(*sizes, rank=data.rank).double()
+    if data.module is ProductNetwork:
+        return ProductNetwork(data.n_factors).double()
+    keys = {"coupling"} & data.keys()
+    return data.module(**{key: data[key] for key in keys}).double()
+
+
+def _targets(data):
+    """As the criterion gets them: of the shape of the outputs."""
+    return torch.from_numpy(data.y.reshape(len(data.y), -1))
 
 
 def _loss(data, module, X, w):
@@ -53,7 +74,7 @@ def _loss(data, module, X, w):
         parameters[name] = w[start : start + size].reshape(parameter.shape)
         start += size
     outputs = torch.func.functional_call(module, parameters, (X,))
-    loss = data.criterion()(outputs, torch.from_numpy(data.y)[:, None])
+    loss = data.criterion()(outputs, _targets(data))
     return loss + data.get("weight_decay", 0.0) / 2 * w @ w
 
 
@@ -66,9 +87,9 @@ def _gradient(data, X, w):
     return torch.func.grad(partial(_loss, data, _module(data)), 1)(X, w).numpy()
 
 
-def _derivatives(data, w):
-    """H and B at (data.X, w) by autograd."""
-    X, w = _tensors(data.X, w)
+def _derivatives(data, w, X=None):
+    """H and B at (X, w), by default of the Bunch's X, by autograd."""
+    X, w = _tensors(data.X if X is None else X, w)
     R = torch.func.grad(partial(_loss, data, _module(data)), 1)
     B = torch.func.jacrev(R, 0)(X, w).reshape(len(w), -1)
     return torch.func.jacrev(R, 1)(X, w).numpy(), B.numpy()
@@ -95,13 +116,13 @@ def _second_order(data, w, dX, shift):
 
 
 def test_contents(data):
-    n_samples = len(data.X)
     assert data.X.dtype == data.y.dtype == data.weights.dtype == np.float64
     assert data.X.ndim == 2
-    assert data.y.shape == (n_samples,)
+    # A single output is a vector, as scikit-learn wants it.
+    assert data.y.shape == (len(data.X),) or data.y.shape[1] > 1
     np.testing.assert_array_equal(data.X + data.dX, data.X_perturbed)
     assert sum(p.numel() for p in _module(data).parameters()) == len(data.weights)
-    assert _module(data)(torch.from_numpy(data.X)).shape == (n_samples, 1)
+    assert _module(data)(torch.from_numpy(data.X)).shape == _targets(data).shape
 
 
 def test_the_gradient_vanishes_at_the_weights(data):
@@ -128,14 +149,16 @@ def test_pickle(data):
     np.testing.assert_array_equal(copy.X, data.X)
 
 
-@pytest.mark.parametrize("name", ["product", "underdetermined", "dead", "isolated"])
+@pytest.mark.parametrize("name", RANDOM)
 def test_random_state(name):
     maker = MAKERS[name].func
     np.testing.assert_array_equal(maker(random_state=3).X, maker(random_state=3).X)
     assert not np.array_equal(maker(random_state=3).X, maker(random_state=4).X)
 
 
-@pytest.mark.parametrize("name", ["underdetermined", "dead", "isolated"])
+@pytest.mark.parametrize(
+    "name", ["underdetermined", "dead", "isolated", "factors", "matrices"]
+)
 def test_perturbation_size_is_per_row(name):
     data = MAKERS[name](perturbation_size=0.3)
     for key in {"dX", "dX_dead", "dX_live"} & data.keys():
@@ -368,6 +391,174 @@ def test_weight_decay_is_the_optimizers():
     np.testing.assert_allclose(weights, data.weights, rtol=0, atol=ATOL)
 
 
+# --- product of scalars --------------------------------------------------------------
+
+
+def _random_start_on_the_product(rng, n_factors, product):
+    """Weights of either sign with this product, other than the generator's."""
+    w = rng.uniform(0.5, 2.0, n_factors) * rng.choice([-1.0, 1.0], n_factors)
+    w[0] = product / np.prod(w[1:])
+    return w
+
+
+@pytest.mark.parametrize("n_factors", [2, 3, 4, 6])
+def test_product_closed_forms_on_the_whole_set(n_factors):
+    data = make_product(n_factors, product=1.5, random_state=1)
+    rng = np.random.default_rng(0)
+    assert np.prod(data.weights) == pytest.approx(1.5, rel=1e-12)
+    assert (data.weights > 0).all()
+    assert data.kernel_dim == n_factors - 1
+    others = [_random_start_on_the_product(rng, n_factors, 1.5) for _ in range(3)]
+    for w in [data.weights, *others]:
+        assert np.linalg.norm(_gradient(data, data.X, w)) < ATOL
+        H, B = _derivatives(data, w)
+        assert data.lipschitz_modulus(w) == pytest.approx(_modulus(H, B), rel=1e-10)
+        shift = data.shift(w, data.dX)
+        np.testing.assert_allclose(shift, _pinv_shift(H, B, data.dX), atol=ATOL)
+        assert 80 < _second_order(data, w, data.dX, shift) < 120
+
+
+def test_product_moves_as_told():
+    data = make_product(4, random_state=1)
+    w = data.weights.copy()
+    w[0] *= data.product_perturbed / data.product
+    assert np.linalg.norm(_gradient(data, data.X_perturbed, w)) < ATOL
+    H, _ = _derivatives(data, w, data.X_perturbed)
+    assert np.linalg.eigvalsh(H).min() > -ATOL
+
+
+def test_two_factors_are_the_toy_network():
+    toy, data = make_toy_network(), make_product(2, 2, random_state=0)
+    data = Bunch(**data | {"X": toy.X, "y": toy.y})
+    for ours, theirs in zip(
+        _derivatives(data, toy.weights), (toy.H, toy.B), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=ATOL)
+
+
+# --- product of matrices -------------------------------------------------------------
+
+
+def _regauged(data, G):
+    """Another element of the solution set: (W1 G, G^-1 W2)."""
+    d, c = data.matrix.shape
+    W1 = data.weights[: d * data.rank].reshape(d, data.rank)
+    W2 = data.weights[d * data.rank :].reshape(data.rank, c)
+    return np.concatenate([(W1 @ G).ravel(), np.linalg.solve(G, W2).ravel()])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rank"), [((8, 4, 3), 2), ((5, 5, 2), 2), ((7, 3, 4), 1), ((6, 3, 3), 3)]
+)
+def test_matrix_factorisation_on_the_whole_set(sizes, rank):
+    data = make_matrix_factorisation(*sizes, rank=rank, random_state=1)
+    assert data.kernel_dim == rank**2
+    rng = np.random.default_rng(0)
+    gauges = [np.eye(rank) + 0.3 * rng.standard_normal((rank, rank)) for _ in range(3)]
+    for G in [np.eye(rank), *gauges]:
+        w = _regauged(data, G)
+        assert np.linalg.norm(_gradient(data, data.X, w)) < ATOL
+        # The generator's weights are the shortest of the set.
+        assert np.linalg.norm(w) >= np.linalg.norm(data.weights) * (1 - ATOL)
+        H, B = _derivatives(data, w)
+        spectrum = np.linalg.eigvalsh(H)
+        assert np.sum(spectrum > RCOND * spectrum.max()) == len(w) - rank**2
+        # pinv of H squares the condition of J.
+        assert data.lipschitz_modulus(w) == pytest.approx(_modulus(H, B), rel=1e-9)
+        shift = data.shift(w, data.dX)
+        np.testing.assert_allclose(shift, _pinv_shift(H, B, data.dX), atol=1e-10)
+        assert 80 < _second_order(data, w, data.dX, shift) < 120
+
+
+def test_modulus_of_balanced_factors():
+    """In M's singular bases a shift E of M costs sum E_ij^2 / (s_i + s_j).
+
+    With ``W1 = U sqrt(S)`` and ``W2 = sqrt(S) V'`` the shortest (A, B) with
+    ``A W2 + W1 B = E`` is ``A = Z W2'``, ``B = W1' Z`` where ``Z S' + S Z = E`` entry
+    by entry, and ``E = -X^+ dX M`` gives
+    ``kappa = max_j s_j |diag(s_i + s_j)^(-1/2) U' X^+|_2``.
+    """
+    data = make_matrix_factorisation(9, 4, 3, rank=2, random_state=2)
+    U, s, _ = np.linalg.svd(data.matrix)
+    np.testing.assert_allclose(s, [2, 1, 0], atol=ATOL)
+    rows = U.T @ np.linalg.pinv(data.X)
+    s = np.append(s, 0.0)
+    expected = max(
+        s[j] * np.linalg.norm(rows / np.sqrt(s + s[j])[:, None], ord=2)
+        for j in range(data.rank)
+    )
+    assert data.lipschitz_modulus(data.weights) == pytest.approx(expected, rel=1e-12)
+
+
+def test_matrix_moves_as_told():
+    data = make_matrix_factorisation(random_state=1)
+    U, s, Vt = np.linalg.svd(data.matrix_perturbed, full_matrices=False)
+    assert np.sum(s > RCOND * s[0]) == data.rank
+    roots = np.sqrt(s[: data.rank])
+    W1, W2 = U[:, : data.rank] * roots, roots[:, None] * Vt[: data.rank]
+    w = np.concatenate([W1.ravel(), W2.ravel()])
+    assert np.linalg.norm(_gradient(data, data.X_perturbed, w)) < ATOL
+    # The network is at its global minimum: none of many others is below.
+    loss = partial(_loss, data, _module(data))
+    lowest = loss(*_tensors(data.X_perturbed, w)).item()
+    rng = np.random.default_rng(0)
+    for size in (1e-3, 1e-1, 1.0):
+        for step in size * rng.standard_normal((20, len(w))):
+            assert loss(*_tensors(data.X_perturbed, w + step)).item() > lowest
+
+
+def test_factors_start_where_they_are_told():
+    product = make_product(3, random_state=0)
+    module = ProductNetwork(start=product.weights)
+    found = torch.stack(list(module.factors)).detach()
+    np.testing.assert_allclose(found, product.weights, rtol=1e-6)
+    data = make_matrix_factorisation(random_state=0)
+    module = MatrixFactorisation(*data.matrix.shape, start=tuple(data.weights))
+    found = (module.W1 @ module.W2).detach()
+    np.testing.assert_allclose(found, data.matrix, atol=1e-6)
+    with pytest.raises(ValueError, match=r"'start' .* multiple of .* = 7 .* Got 13"):
+        MatrixFactorisation(*data.matrix.shape, start=data.weights[1:])
+
+
+# --- fold ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coupling", [0.1, 0.5, 1.5])
+@pytest.mark.parametrize("fold_fraction", [0.3, 0.9])
+def test_fold(coupling, fold_fraction):
+    options = {"coupling": coupling, "fold_fraction": fold_fraction}
+    data = make_fold(5, **options, random_state=0)
+    H, B = _derivatives(data, data.weights)
+    assert data.lipschitz_modulus == pytest.approx(_modulus(H, B), rel=1e-12)
+    shift = data.shift(data.dX)
+    np.testing.assert_allclose(shift, _pinv_shift(H, B, data.dX), atol=ATOL)
+    assert 80 < _second_order(data, data.weights, data.dX / 10, shift / 10) < 120
+    # The Hessian falls to 0 along the branch, and the gradient stays 0.
+    np.testing.assert_allclose(data.branch(0), data.weights, rtol=1e-14)
+    np.testing.assert_allclose(data.branch(fold_fraction), data.fold_weights)
+    curvatures = []
+    for t in np.linspace(0, fold_fraction, 7):
+        X = data.X + t * data.dX
+        assert np.abs(_gradient(data, X, data.branch(t))).max() < 1e-11
+        curvatures.append(_derivatives(data, data.branch(t), X)[0].item())
+    assert (np.diff(curvatures) < 0).all()
+    assert curvatures[-1] == pytest.approx(0, abs=ATOL)
+
+
+def test_beyond_the_fold_only_the_other_minimiser_is_left():
+    data = make_fold(random_state=0)
+    assert np.isnan(data.branch(data.fold_fraction + 1e-9)).all()
+    assert np.isnan(data.branch(-0.1)).all()
+    grid = np.linspace(-3, 3, 300)  # without 0, where a root may lie
+    for t, n_roots in [(0, 3), (0.99, 3), (1.01, 1), (1 / data.fold_fraction, 1)]:
+        X = data.X + t * data.fold_fraction * data.dX
+        slopes = [_gradient(data, X, [w]).item() for w in grid]
+        assert np.sum(np.diff(np.sign(slopes)) != 0) == n_roots
+    moved = data.weights_perturbed
+    assert np.abs(_gradient(data, data.X_perturbed, moved)).max() < 1e-11
+    assert moved[0] > 0
+
+
 # --- parameters ----------------------------------------------------------------------
 
 
@@ -387,6 +578,14 @@ def test_weight_decay_is_the_optimizers():
         (make_isolated_minimum, {"weight_decay": 0}, r"'weight_decay' .* Got 0"),
         (make_isolated_minimum, {"n_features": True}, r"'n_features' .* Got True"),
         (make_isolated_minimum, {"noise": np.nan}, r"'noise' .* Got nan"),
+        (make_product, {"n_factors": 1}, r"'n_factors' .* at least 2. Got 1"),
+        (make_product, {"product": -1.0}, r"'product' .* Got -1\.0 instead"),
+        (make_matrix_factorisation, {"rank": 0}, r"'rank' .* Got 0 instead"),
+        (make_matrix_factorisation, {"rank": 5}, r"'n_features' .* at least 5. Got 4"),
+        (make_matrix_factorisation, {"n_samples": 3}, r"'n_samples' .* least 4. Got 3"),
+        (make_matrix_factorisation, {"n_outputs": 1}, r"'n_outputs' .* least 2. Got 1"),
+        (make_fold, {"coupling": 2}, r"'coupling' .* in \(0, 2\). Got 2 instead"),
+        (make_fold, {"fold_fraction": 1.0}, r"in \(0, 1\). Got 1\.0 instead"),
     ],
 )
 def test_invalid_parameters(maker, kwargs, match):

@@ -78,7 +78,7 @@ def pipeline():
 
 def test_all_scorers_are_here():
     assert sorted(metrics.__all__) == sorted(
-        [*NAMES, "distance_to_set", "excess", "pompeiu_hausdorff"]
+        [*NAMES, "distance_to_set", "excess", "excess_bounds", "pompeiu_hausdorff"]
     )
 
 

@@ -120,7 +120,9 @@ def test_arrays_are_cut_too():
 
 @pytest.mark.parametrize("radius", [0, -1.0, np.inf, np.nan, "1", True])
 def test_radius_must_be_positive(radius):
-    with pytest.raises(ValueError, match="'radius' parameter must be a positive"):
+    with pytest.raises(
+        ValueError, match="'radius' parameter of excess must be a positive"
+    ):
         excess([[0.0]], [[0.0]], radius=radius)
 
 

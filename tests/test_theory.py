@@ -364,7 +364,7 @@ class TestWhereFirstOrderIsNotEnough:
         X, y = 1000.0 * X[y < 2], y[y < 2]
         net = NeuralNetClassifier(Probabilities, train_split=None, max_epochs=5)
         model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
-        with pytest.warns(StationarityWarning, match="saturated"):
+        with pytest.warns(StationarityWarning, match="saturated by separable"):
             model.fit(X, y)
         assert not model.solution_set_.trustworthy[0]
         assert np.isinf(model.lipschitz_modulus_)

@@ -196,6 +196,8 @@ class Objective(OutputDerivatives):
         def one(v: Tensor) -> Tensor:
             return self._tangent(w, v, wrt=(1,))[0]
 
+        if not len(V):
+            return np.zeros((0, self.n_samples, self._x[0].numel()))
         blocks = torch.split(directions, self._tangent_block())
         rows = [self._numpy(map_rows(one, block)) for block in blocks]
         return np.concatenate(rows).reshape(len(V), self.n_samples, -1)

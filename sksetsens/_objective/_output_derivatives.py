@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.func import grad, jacrev, vmap
 
+from .._compat import predict_nonlinearity
 from ._base import (
     COPIES_PER_TANGENT,
     TANGENT_BUDGET_BYTES,
@@ -24,9 +28,14 @@ class OutputDerivatives(ObjectiveBase):
     the outputs only, ``H = J' Lambda J + sum_k r_k grad_w^2 f_k``.
     """
 
-    def _per_row(self, w: Tensor, argnum: int) -> Array:
+    def _per_row(
+        self, w: Tensor, argnum: int, after: Callable[[Tensor], Tensor] | None = None
+    ) -> Array:
+        """Jacobian of each row's outputs, or of what ``after`` makes of them."""
+
         def one_row(w_: Tensor, x_: Tensor) -> Tensor:
-            return self._forward(w_, x_.unsqueeze(0)).reshape(-1)
+            outputs = self._forward(w_, x_.unsqueeze(0))
+            return (outputs if after is None else after(outputs)).reshape(-1)
 
         def jacobians(rows: Tensor) -> Tensor:
             try:
@@ -40,11 +49,16 @@ class OutputDerivatives(ObjectiveBase):
         floats = self.n_outputs * (size + self._activations_per_row())
         step = max(1, TANGENT_BUDGET_BYTES // (8 * COPIES_PER_TANGENT * floats))
         blocks = [self._numpy(jacobians(rows)) for rows in self._x.split(step)]
-        return np.concatenate(blocks).reshape(self.n_samples, self.n_outputs, size)
+        return np.concatenate(blocks).reshape(self.n_samples, -1, size)
 
     def jacobian(self, weights: Array) -> Array:
         """J = df/dw, shape (n_samples, n_outputs, n_params)."""
         return self._per_row(self._tensor(weights), 0)
+
+    def prediction_jacobian(self, weights: Array, X: NDArray[Any]) -> Array:
+        """Derivative of `predictions` on X in w, (n_rows, n_predicted, n_params)."""
+        nonlinearity = predict_nonlinearity(self._core.net)
+        return self._on_rows(X)._per_row(self._tensor(weights), 0, nonlinearity)
 
     def input_jacobian(self, weights: Array) -> Array:
         """Diagonal blocks of D = df/dx, shape (n_samples, n_outputs, n_inputs)."""

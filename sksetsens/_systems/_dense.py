@@ -63,7 +63,8 @@ class Dense:
     def _squared_columns(self, basis: Array) -> Array:
         """``|Q'b|^2`` for each column b of B, for orthonormal columns Q."""
         total = np.zeros(matrix_shape(self._objective))
-        for block in np.array_split(basis.T, -(-basis.shape[1] // _BLOCK)):
+        for start in range(0, basis.shape[1], _BLOCK):
+            block = basis[:, start : start + _BLOCK].T
             total += (self._objective.cross_adjoints(self._w, block) ** 2).sum(axis=0)
         return total
 

@@ -1,12 +1,16 @@
 """Problems with known solution set, rank and Lipschitz modulus."""
 
+from sksetsens.datasets._fold import make_fold
 from sksetsens.datasets._linear import (
     make_dead_feature,
     make_isolated_minimum,
     make_underdetermined_linear,
 )
 from sksetsens.datasets._modules import (
+    FoldNetwork,
     LinearNetwork,
+    MatrixFactorisation,
+    ProductNetwork,
     ShiftedProductNetwork,
     ToyNetwork,
 )
@@ -15,14 +19,21 @@ from sksetsens.datasets._problems import (
     make_saddle,
     make_toy_network,
 )
+from sksetsens.datasets._products import make_matrix_factorisation, make_product
 
 __all__ = [
+    "FoldNetwork",
     "LinearNetwork",
+    "MatrixFactorisation",
+    "ProductNetwork",
     "ShiftedProductNetwork",
     "ToyNetwork",
     "make_dead_feature",
     "make_degenerate_product",
+    "make_fold",
     "make_isolated_minimum",
+    "make_matrix_factorisation",
+    "make_product",
     "make_saddle",
     "make_toy_network",
     "make_underdetermined_linear",

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
 from torch import nn
 
-from sksetsens.datasets._checks import check_count, check_positive
+from sksetsens._checks import check_count, check_positive
+from sksetsens.datasets._directions import random_directions
 from sksetsens.datasets._modules import LinearNetwork
 
 Array = NDArray[np.floating[Any]]
@@ -29,14 +30,6 @@ def _cross_derivative(X: Array, y: Array, weights: Array) -> Array:
     B = np.einsum("aj,i->aij", np.eye(n_features), X @ weights - y)
     B += np.einsum("ia,j->aij", X, weights)
     return 2 / n_samples * B.reshape(n_features, n_samples * n_features)
-
-
-def _random_directions(
-    rng: np.random.RandomState, n_rows: int, n_columns: int
-) -> Array:
-    """Rows of Euclidean norm 1, uniformly distributed."""
-    directions = rng.standard_normal((n_rows, n_columns))
-    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 # Functions of a Bunch are partials of functions of this module, so that it pickles.
@@ -130,7 +123,7 @@ def make_underdetermined_linear(
     rng = check_random_state(random_state)
     X = rng.standard_normal((n_samples, n_features))
     y = X @ rng.standard_normal(n_features)
-    dX = perturbation_size * _random_directions(rng, n_samples, n_features)
+    dX = perturbation_size * random_directions(rng, n_samples, n_features)
     return Bunch(
         X=X,
         y=y,
@@ -246,7 +239,7 @@ def make_dead_feature(
     dX_dead, dX_live = np.zeros_like(X), np.zeros_like(X)
     # Along the residuals' signs, R_dead moves by (2/n) sum_i |r_i| size > 0.
     dX_dead[:, -1] = perturbation_size * np.where(X @ weights >= y, 1.0, -1.0)
-    directions = _random_directions(rng, n_samples, n_features - 1)
+    directions = random_directions(rng, n_samples, n_features - 1)
     dX_live[:, :-1] = perturbation_size * directions
     return Bunch(
         X=X,
@@ -365,7 +358,7 @@ def make_isolated_minimum(
     rng = check_random_state(random_state)
     X = rng.standard_normal((n_samples, n_features))
     y = X @ rng.standard_normal(n_features) + noise * rng.standard_normal(n_samples)
-    dX = perturbation_size * _random_directions(rng, n_samples, n_features)
+    dX = perturbation_size * random_directions(rng, n_samples, n_features)
     weights = _ridge_weights(X, y, weight_decay)
     H, B = _hessian(X, weight_decay), _cross_derivative(X, y, weights)
     minus_inverse_cross = -np.linalg.solve(H, B)

@@ -80,6 +80,20 @@ class GramPseudoInverse:
         """Kept left singular vectors of A, shape (m, rank), and singular values."""
         return self._u[:, self._kept], self._sigma[self._kept]
 
+    def range_basis(self) -> tuple[Array, Array]:
+        """Kept right singular vectors of A, (p, rank), and eigenvalues of A'A."""
+        _, sigma, vt = self._part(None)
+        return vt.T, sigma**2
+
+    @property
+    def weakest(self) -> tuple[float, Array]:
+        """Smallest kept eigenvalue of A'A and its unit vector of shape (p,)."""
+        if self.rank == 0:
+            return 0.0, np.zeros(self._vt.shape[1])
+        _, sigma, vt = self._part(None)
+        least = int(sigma.argmin())
+        return float(sigma[least] ** 2), vt[least]
+
     def _part(self, cutoff: float | None) -> tuple[Array, Array, Array]:
         kept = self._kept if cutoff is None else self._sigma > np.sqrt(cutoff)
         return self._u[:, kept], self._sigma[kept], self._vt[kept]

@@ -81,6 +81,16 @@ class PseudoInverse(Protocol):
     def has_clear_cutoff(self) -> bool:
         """Whether no eigenvalue lies within a decade of the cut-off."""
 
+    def range_basis(self) -> tuple[Array, Array]:
+        """Orthonormal eigenvectors of range H, (p, rank), and their eigenvalues."""
+
+    @property
+    def weakest(self) -> tuple[float, Array]:
+        """Smallest kept absolute eigenvalue and its unit vector of shape (p,).
+
+        0 and zeros where nothing is kept.
+        """
+
     def apply(self, b: Array) -> Array:
         """``H^+ b`` for vectors in the last axis of b."""
 

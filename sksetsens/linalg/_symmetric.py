@@ -99,6 +99,15 @@ class SymmetricPseudoInverse:
         """Eigenvectors of the kept eigenvalues, shape (p, rank), and those."""
         return self._vectors[:, self._kept], self.eigenvalues[self._kept]
 
+    @property
+    def weakest(self) -> tuple[float, Array]:
+        """Smallest kept absolute eigenvalue and its unit vector of shape (p,)."""
+        if self.rank == 0:
+            return 0.0, np.zeros(len(self._vectors))
+        vectors, eigenvalues = self.range_basis()
+        least = int(np.abs(eigenvalues).argmin())
+        return float(abs(eigenvalues[least])), vectors[:, least]
+
     def apply(self, b: Array, *, cutoff: float | None = None) -> Array:
         """``H^+ b`` for vectors in the last axis of b; a cut-off may replace ours."""
         kept = self._kept if cutoff is None else np.abs(self.eigenvalues) > cutoff

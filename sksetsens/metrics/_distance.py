@@ -1,20 +1,22 @@
 """Distances between sets of weights: point clouds and sets with affine pieces.
 
 Definitions follow Rockafellar and Wets, "Variational Analysis", Chapter 4; all norms
-are Euclidean. Distances between independently trained nets are raw distances of
-weights: copies that differ by a permutation of hidden units are far apart.
+are Euclidean. Independently trained nets differ by the order (and signs, scales) of
+hidden units: S(x) holds all copies, a finite set of restarts only some. Distances
+between them mean nothing unless the copies are aligned first (``align=True``).
 """
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from ._truncation import truncated_excess
+from .._checks import check_positive
+from ..symmetries import NetworkSymmetry
+from ._truncation import affine_pieces, truncated_excess
 
 __all__ = ["distance_to_set", "excess", "excess_bounds", "pompeiu_hausdorff"]
 
@@ -34,7 +36,7 @@ def _points(name: str, value: Any) -> Array:
     return points
 
 
-def distance_to_set(points: Any, C: Any) -> Array:
+def distance_to_set(points: Any, C: Any, *, align: Any = False) -> Array:
     r"""Distance :math:`d(w, C) = \inf_{c \in C} |w - c|` of each point.
 
     Parameters
@@ -45,10 +47,22 @@ def distance_to_set(points: Any, C: Any) -> Array:
     C : array-like of shape (n_points_C, n_dims) or SolutionSet
         A set counts with its affine pieces, an array with its rows.
 
+    align : bool or NetworkSymmetry, default=False
+        Whether to take, for each point and each piece of C, the copy of the point that
+        is nearest to the piece's solution among those that the net's symmetries give
+        (`NetworkSymmetry.align`): the distance modulo symmetries, or with several
+        hidden layers an upper bound. True reads the symmetries from a SolutionSet.
+
     Returns
     -------
     distances : ndarray of shape (n_points,)
         Euclidean.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, entries are not finite, or ``align=True`` meets a net whose
+        symmetries are not known, or arrays alone.
 
     Examples
     --------
@@ -57,6 +71,9 @@ def distance_to_set(points: Any, C: Any) -> Array:
     array([5.])
     """
     cloud = _finite("points", _points("points", points))
+    symmetry = _symmetry(align, C, points)
+    if symmetry is not None:
+        return _aligned_distance(cloud, C, symmetry)
     if hasattr(C, "distance"):
         return C.distance(cloud)
     target = _finite("C", _points("C", C))
@@ -66,6 +83,38 @@ def distance_to_set(points: Any, C: Any) -> Array:
             f"Got {cloud.shape[1]} instead."
         )
     return cdist(cloud, target).min(axis=1)
+
+
+def _symmetry(align: Any, *sets: Any) -> NetworkSymmetry | None:
+    """The symmetries asked for; read from the first set that knows its net."""
+    if align is False or isinstance(align, NetworkSymmetry):
+        return align or None
+    if align is not True:
+        raise ValueError(
+            "The 'align' parameter must be a bool or a NetworkSymmetry. Got "
+            f"{align!r} instead."
+        )
+    for value in sets:
+        if getattr(value, "objectives", None) is not None:
+            return value.symmetry
+    raise ValueError(
+        "The 'align' parameter must be a NetworkSymmetry where no SolutionSet with its "
+        "net is given. Got True instead."
+    )
+
+
+def _aligned_distance(cloud: Array, C: Any, symmetry: NetworkSymmetry) -> Array:
+    """Distance of each point's best copy to each piece, the smallest."""
+    pieces = affine_pieces(C if hasattr(C, "kernels") else _points("C", C))
+    return np.array(
+        [
+            min(
+                float(V.complement_norm(symmetry.align(w, origin).weights - origin))
+                for origin, V in pieces
+            )
+            for w in cloud
+        ]
+    )
 
 
 def _finite(name: str, points: Array) -> Array:
@@ -78,7 +127,14 @@ def _finite(name: str, points: Array) -> Array:
     return points
 
 
-def excess(C: Any, D: Any, *, radius: float | None = None, center: Any = None) -> float:
+def excess(
+    C: Any,
+    D: Any,
+    *,
+    radius: float | None = None,
+    center: Any = None,
+    align: Any = False,
+) -> float:
     r"""Excess :math:`e(C, D) = \sup_{c \in C} d(c, D)` of C beyond D.
 
     Parameters
@@ -95,6 +151,9 @@ def excess(C: Any, D: Any, *, radius: float | None = None, center: Any = None) -
     center : array-like of shape (n_dims,) or (n_centers, n_dims), or SolutionSet, \
             default=None
         Centres of U; None for the solutions of C.
+
+    align : bool or NetworkSymmetry, default=False
+        As in `distance_to_set`; not with a radius (see `SolutionSet.aligned_to`).
 
     Returns
     -------
@@ -114,7 +173,12 @@ def excess(C: Any, D: Any, *, radius: float | None = None, center: Any = None) -
     """
     if radius is None:
         _refuse_center(center)
-        return float(distance_to_set(C, D).max())
+        return float(distance_to_set(C, D, align=align).max())
+    if align is not False:
+        raise ValueError(
+            "The 'align' parameter must be False with a radius: align the solutions "
+            "first, by C.aligned_to(D). Got both instead."
+        )
     return excess_bounds(C, D, radius=radius, center=center)[1]
 
 
@@ -139,10 +203,7 @@ def excess_bounds(
     >>> excess_bounds([[0.0], [5.0]], [[-1.0]], radius=1.0, center=[0.0])
     (1.0, 1.0)
     """
-    if not _is_positive(radius):
-        raise ValueError(
-            f"The 'radius' parameter must be a positive number. Got {radius!r} instead."
-        )
+    check_positive("excess", "radius", radius)
     _finite("C", _points("C", C))
     _finite("D", _points("D", D))
     centers = _points("C", C) if center is None else _points("center", center)
@@ -157,14 +218,6 @@ def excess_bounds(
     return found, found
 
 
-def _is_positive(value: Any) -> bool:
-    return (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and 0 < float(value) < np.inf
-    )
-
-
 def _refuse_center(center: Any) -> None:
     if center is not None:
         raise ValueError(
@@ -173,7 +226,12 @@ def _refuse_center(center: Any) -> None:
 
 
 def pompeiu_hausdorff(
-    C: Any, D: Any, *, radius: float | None = None, center: Any = None
+    C: Any,
+    D: Any,
+    *,
+    radius: float | None = None,
+    center: Any = None,
+    align: Any = False,
 ) -> float:
     r"""Pompeiu-Hausdorff distance :math:`\max(e(C, D), e(D, C))`.
 
@@ -190,6 +248,9 @@ def pompeiu_hausdorff(
     center : array-like of shape (n_dims,) or (n_centers, n_dims), or SolutionSet, \
             default=None
         Centres of U; None for the solutions of both sets.
+
+    align : bool or NetworkSymmetry, default=False
+        As in `distance_to_set`; not with a radius (see `SolutionSet.aligned_to`).
 
     Returns
     -------
@@ -208,7 +269,6 @@ def pompeiu_hausdorff(
     """
     if radius is not None and center is None:
         center = np.concatenate([_points("C", C), _points("D", D)])
-    return max(
-        excess(C, D, radius=radius, center=center),
-        excess(D, C, radius=radius, center=center),
-    )
+    symmetry = _symmetry(align, C, D)
+    options = {"radius": radius, "center": center, "align": symmetry or False}
+    return max(excess(C, D, **options), excess(D, C, **options))

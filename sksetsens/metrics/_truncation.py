@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..linalg import FarthestPoint, Subspace
 
-__all__ = ["truncated_excess"]
+__all__ = ["affine_pieces", "truncated_excess"]
 
 Array = NDArray[np.float64]
 
@@ -38,9 +38,9 @@ def truncated_excess(
     lower, upper : float
         0 where C misses U.
     """
-    targets = _pieces(D)
+    targets = affine_pieces(D)
     lower = upper = 0.0
-    for origin, directions in _pieces(C):
+    for origin, directions in affine_pieces(C):
         balls = _cut(origin, directions, centers, radius)
         if not balls:
             continue
@@ -53,7 +53,7 @@ def truncated_excess(
     return min(lower, upper), upper
 
 
-def _pieces(value: Any) -> list[tuple[Array, Subspace]]:
+def affine_pieces(value: Any) -> list[tuple[Array, Subspace]]:
     """Base points with the subspaces through them; points alone of an array."""
     if hasattr(value, "kernels"):
         return list(zip(value.weights, value.kernels, strict=True))

@@ -1,0 +1,51 @@
+"""Checks of numbers given by users, with one error sentence."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_choice", "check_count", "check_positive"]
+
+
+def check_count(owner: str, name: str, value: Any, *, low: int) -> None:
+    """Raise unless `value` is an integer of at least `low`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+        raise ValueError(
+            f"The '{name}' parameter of {owner} must be an integer of at least {low}. "
+            f"Got {value!r} instead."
+        )
+
+
+def check_positive(
+    owner: str,
+    name: str,
+    value: Any,
+    *,
+    below: float = np.inf,
+    up_to: float | None = None,
+) -> None:
+    """Raise unless `value` is a number strictly between 0 and `below`.
+
+    With ``up_to`` the upper end belongs to the interval.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if number and 0 < float(value) < below and (up_to is None or value <= up_to):
+        return
+    wanted = "a positive number" if np.isinf(below) else f"a number in (0, {below})"
+    if up_to is not None:
+        wanted = f"a number in (0, {up_to}]"
+    raise ValueError(
+        f"The '{name}' parameter of {owner} must be {wanted}. Got {value!r} instead."
+    )
+
+
+def check_choice(owner: str, name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the strings known."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(
+            f"The '{name}' parameter of {owner} must be one of {known}. Got {value!r} "
+            "instead."
+        )

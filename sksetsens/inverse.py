@@ -1,0 +1,398 @@
+r"""The inverse question: which change of the data moves the solution to a target.
+
+A perturbation dx moves the solution set from w to ``w - H^+ B dx + ker H``. The set
+reaches a target iff the part of the target's offset in range H is met,
+
+.. math:: H^+ B\,dx = -P_{range\,H}(w_{target} - w),
+
+which is ``B dx = -H (w_target - w)`` of arXiv 2412.11057, Section 6, solved for the
+shortest dx on the entries that may move. What no dx meets is the unreachable part; it
+is measured where it counts, as a distance of weights (or of predictions). For auditors:
+the smaller dx is, the easier the model is to poison.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from ._checks import check_count
+from ._continuation import continued
+from ._peeling import peel
+from ._perturbed_data import check_inputs
+from .criterion import selection
+from .derivatives import GraphicalDerivative
+from .exceptions import IllPosedWarning
+
+__all__ = ["TargetPerturbation", "target_perturbation"]
+
+Array = NDArray[np.float64]
+
+# Singular values of the map from data to target below this share of the largest would
+# need perturbations so large that they are no answer.
+_RCOND = 1e-10
+# Share of the target that a perturbation must reach to count as one.
+_REACHED = 1e-8
+# Unreachable share from which a partial answer is warned of.
+_PARTIAL = 1e-2
+
+
+@dataclass(frozen=True)
+class TargetPerturbation:
+    """The smallest perturbation towards a target, and what it achieves.
+
+    Attributes
+    ----------
+    X_perturbed : ndarray of the shape of X
+        The training data, moved.
+
+    dX : ndarray of the shape of X
+        The perturbation; 0 outside the rows and features that may move.
+
+    size : float
+        Its Frobenius norm.
+
+    size_per_row : ndarray of shape (n_samples,)
+        Euclidean norm of each row's perturbation.
+
+    solution : int
+        Index of the solution that is moved.
+
+    requested : float
+        Euclidean distance of the target from the old set (of weights), or norm of the
+        change of predictions asked for.
+
+    unreachable : float
+        Share of the requested movement that no perturbation of these rows and features
+        brings about to first order, in [0, 1].
+
+    weights : ndarray of shape (n_params,)
+        Weights after retraining on ``X_perturbed`` from the solution; NaN where the
+        answer was not verified.
+
+    error : float
+        After retraining: distance of the target from the new local set, or norm of the
+        change of predictions still missing, over ``requested``. NaN where not verified
+        or where retraining did not become stationary.
+
+    error_to_point : float
+        The same from the retrained weights, not from the set through them; equal to
+        ``error`` for predictions.
+
+    status : str
+        One sentence.
+    """
+
+    X_perturbed: Array
+    dX: Array
+    size: float
+    size_per_row: Array
+    solution: int
+    requested: float
+    unreachable: float
+    weights: Array
+    error: float
+    error_to_point: float
+    status: str
+
+
+@dataclass(frozen=True)
+class _WeightGoal:
+    """Weights to be reached by the set."""
+
+    target: Array
+
+    def gap(self, gd: GraphicalDerivative) -> Array:
+        """What is missing, freed of what ker H gives for nothing."""
+        return gd.kernel.complement().project(self.target - gd.weights)
+
+    def rows(self, gd: GraphicalDerivative) -> tuple[Array, Array]:
+        """Matrix from dX to the movement, (k, n, d), and what is missing, (k,)."""
+        basis, reduced = gd.range_map()
+        return -reduced, basis.T @ self.gap(gd)
+
+    def missing(self, gd: GraphicalDerivative) -> tuple[float, float]:
+        """Distance from the set and from its base point."""
+        to_point = float(np.linalg.norm(self.target - gd.weights))
+        return float(np.linalg.norm(self.gap(gd))), to_point
+
+
+@dataclass(frozen=True)
+class _PredictionGoal:
+    """Predictions to be reached on given rows."""
+
+    X: Array
+    target: Array
+
+    def gap(self, gd: GraphicalDerivative) -> Array:
+        """Change of predictions that is missing."""
+        found = gd.objective.predictions(gd.weights, self.X)
+        return self.target - found.reshape(self.target.shape)
+
+    def rows(self, gd: GraphicalDerivative) -> tuple[Array, Array]:
+        """Matrix from dX to the change of predictions, and what is missing."""
+        J = gd.objective.prediction_jacobian(gd.weights, self.X)
+        J = J.reshape(-1, gd.weights.size)
+        shape = (gd.objective.n_samples, -1)
+        moved = [-gd.solution_operator.rmatvec(g).reshape(shape) for g in J]
+        return np.stack(moved), self.gap(gd).ravel()
+
+    def missing(self, gd: GraphicalDerivative) -> tuple[float, float]:
+        """Norm of the change that is missing, twice."""
+        left = float(np.linalg.norm(self.gap(gd)))
+        return left, left
+
+
+def target_perturbation(
+    estimator: Any,
+    target_weights: ArrayLike | None = None,
+    *,
+    X: ArrayLike | None = None,
+    prediction_change: ArrayLike | None = None,
+    rows: ArrayLike | None = None,
+    features: ArrayLike | None = None,
+    solution: int | None = None,
+    n_corrections: int = 0,
+    verify: bool = True,
+) -> TargetPerturbation:
+    """Smallest data perturbation that moves a solution to a target.
+
+    Either ``target_weights`` or ``X`` with ``prediction_change`` says what is wanted.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator, Pipeline or search
+        Fitted. Data here is as the `SolutionSetEstimator` sees it, behind a pipeline's
+        transformers.
+
+    target_weights : array-like of shape (n_params,), default=None
+        Weights that the predicted set shall contain.
+
+    X : array-like of shape (n_points, ...), default=None
+        Inputs on which predictions shall change.
+
+    prediction_change : array-like of shape (n_points,) or (n_points, n_outputs), \
+            default=None
+        Wanted change of the solution's own prediction (probabilities of a classifier).
+
+    rows, features : array-like of int or of bool, default=None
+        Rows and features (of flattened rows) of the training data that may move.
+
+    solution : int, default=None
+        Index of the solution to move; None for the one nearest to the target weights,
+        or for the first.
+
+    n_corrections : int, default=0
+        Times to retrain, measure what is missing, and correct the perturbation.
+
+    verify : bool, default=True
+        Whether to retrain on the answer from the solution.
+
+    Returns
+    -------
+    answer : TargetPerturbation
+
+    Raises
+    ------
+    ValueError
+        If a target is missing, has another shape, is not finite, or is out of reach;
+        if a row, feature or solution does not exist; or if the solution is not
+        trustworthy.
+
+    Warns
+    -----
+    IllPosedWarning
+        If part of the target is out of reach.
+
+    References
+    ----------
+    X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural
+    Networks", AAAI 2025, arXiv 2412.11057, Section 6. Model-targeted poisoning: F.
+    Suya et al., ICML 2021, arXiv 2006.16469.
+    """
+    final, _ = peel(estimator, caller="target_perturbation")
+    check_is_fitted(final)
+    wanted = _check_one_goal(target_weights, X, prediction_change)
+    check_count("target_perturbation", "n_corrections", n_corrections, low=0)
+    if wanted == "weights":
+        target = _check_target(final, target_weights)
+        index = _check_solution(final, solution, target)
+        goal: _WeightGoal | _PredictionGoal = _WeightGoal(target)
+    else:
+        index = _check_solution(final, solution, None)
+        goal = _prediction_goal(final, index, X, prediction_change)
+    gd = final.graphical_derivatives_[index]
+    n_samples = len(final.X_train_)
+    moving = selection("rows", rows, n_samples)[:, None]
+    n_features = int(np.prod(final.X_train_.shape[1:]))
+    moving = moving & selection("features", features, n_features)
+    return _solve(
+        gd, goal, moving, index, int(n_corrections), verify or n_corrections > 0, final
+    )
+
+
+def _solve(
+    gd: GraphicalDerivative,
+    goal: _WeightGoal | _PredictionGoal,
+    moving: NDArray[np.bool_],
+    index: int,
+    n_corrections: int,
+    verify: bool,
+    final: Any,
+) -> TargetPerturbation:
+    requested = goal.missing(gd)[0]
+    dX, unreachable = _shortest(goal, gd, moving)
+    if unreachable > 1.0 - _REACHED:
+        raise ValueError(
+            "The target of target_perturbation is out of reach: no perturbation of the "
+            f"{int(moving.any(axis=1).sum())} rows and "
+            f"{int(moving.any(axis=0).sum())} features that may move leads towards it "
+            "to first order. Let more rows or features move, or take another target."
+        )
+    if unreachable > _PARTIAL:
+        warnings.warn(
+            f"{unreachable:.0%} of the target is out of reach of the rows and features "
+            "that may move; the perturbation leads to the nearest point within reach.",
+            IllPosedWarning,
+            stacklevel=4,
+        )
+    reached = _retrained(gd, dX, final.tol) if verify else None
+    for _ in range(n_corrections):
+        if reached is None:
+            break
+        further, _ = _shortest(goal, reached, moving)
+        dX = dX + further
+        reached = _retrained(gd, dX, final.tol)
+    missing = (np.nan, np.nan) if reached is None else goal.missing(reached)
+    error, to_point = (m / requested if requested else m for m in missing)
+    return TargetPerturbation(
+        gd.objective.inputs + dX,
+        dX,
+        float(np.linalg.norm(dX)),
+        np.linalg.norm(dX.reshape(len(dX), -1), axis=1),
+        index,
+        requested,
+        unreachable,
+        np.full(gd.weights.shape, np.nan) if reached is None else reached.weights,
+        error,
+        to_point,
+        _status(unreachable, error, verify),
+    )
+
+
+def _shortest(
+    goal: _WeightGoal | _PredictionGoal,
+    gd: GraphicalDerivative,
+    moving: NDArray[np.bool_],
+) -> tuple[Array, float]:
+    """Shortest least-squares perturbation, and the share that it leaves."""
+    blocks, gap = goal.rows(gd)
+    norm = float(np.linalg.norm(gap))
+    dX = np.zeros(gd.objective.input_shape)
+    if norm == 0.0:
+        return dX, 0.0
+    matrix = blocks[:, moving]
+    entries = _minimum_norm(matrix, gap)
+    dX.reshape(moving.shape)[moving] = entries
+    return dX, float(np.linalg.norm(matrix @ entries - gap)) / norm
+
+
+def _minimum_norm(matrix: Array, b: Array) -> Array:
+    """Shortest least-squares solution; a wide matrix by its triangular factor."""
+    if matrix.shape[1] <= matrix.shape[0]:
+        return scipy.linalg.lstsq(matrix, b, cond=_RCOND)[0]
+    q, r = scipy.linalg.qr(matrix.T, mode="economic")
+    return q @ scipy.linalg.lstsq(r.T, b, cond=_RCOND)[0]
+
+
+def _retrained(
+    gd: GraphicalDerivative, dX: Array, tol: float
+) -> GraphicalDerivative | None:
+    """The derivative at the retrained weights; None where they are not stationary."""
+    objective = gd.objective.with_data(gd.objective.inputs + dX)
+    polished = continued(gd, objective, tol=tol)
+    return gd.at(objective, polished.weights) if polished.converged else None
+
+
+def _status(unreachable: float, error: float, verified: bool) -> str:
+    reach = (
+        "the target is within reach"
+        if unreachable <= _PARTIAL
+        else f"{unreachable:.0%} of the target is out of reach"
+    )
+    if not verified:
+        return f"{reach}; not verified by retraining"
+    if np.isnan(error):
+        return f"{reach}; retraining on the perturbed data did not become stationary"
+    return f"{reach}; retraining misses {error:.2g} of it"
+
+
+# Checks -----------------------------------------------------------------------------
+
+
+def _check_one_goal(target_weights: Any, X: Any, prediction_change: Any) -> str:
+    for_weights = target_weights is not None
+    for_predictions = X is not None and prediction_change is not None
+    if for_weights == for_predictions or (X is None) != (prediction_change is None):
+        raise ValueError(
+            "target_perturbation must be given either 'target_weights', or 'X' and "
+            "'prediction_change'. Got "
+            f"target_weights={'given' if for_weights else None}, "
+            f"X={'given' if X is not None else None}, "
+            f"prediction_change={'given' if prediction_change is not None else None} "
+            "instead."
+        )
+    return "weights" if for_weights else "predictions"
+
+
+def _check_target(final: Any, target_weights: Any) -> Array:
+    target = np.asarray(target_weights, dtype=np.float64)
+    shape = final.solution_set_.weights.shape[1:]
+    if target.shape != shape or not np.isfinite(target).all():
+        raise ValueError(
+            "The 'target_weights' parameter of target_perturbation must be a finite "
+            f"array of shape {shape}. Got shape {target.shape} with "
+            f"{int((~np.isfinite(target)).sum())} NaN or infinite entries instead."
+        )
+    return target
+
+
+def _check_solution(final: Any, solution: Any, target: Array | None) -> int:
+    solutions = final.solution_set_
+    if solution is None:
+        if target is None:
+            return 0
+        pieces = solutions.piece_distances(target)[0]
+        return int(np.argmin(np.where(solutions.trustworthy, pieces, np.inf)))
+    is_index = isinstance(solution, Integral) and not isinstance(solution, bool)
+    if not is_index or not -len(solutions) <= solution < len(solutions):
+        raise ValueError(
+            "The 'solution' parameter of target_perturbation must be an integer from "
+            f"{-len(solutions)} to {len(solutions) - 1}. Got {solution!r} instead."
+        )
+    return int(solution) % len(solutions)
+
+
+def _prediction_goal(
+    final: Any, index: int, X: Any, prediction_change: Any
+) -> _PredictionGoal:
+    points = check_inputs(final, X)
+    gd = final.graphical_derivatives_[index]
+    now = gd.objective.predictions(gd.weights, points)
+    change = np.asarray(prediction_change, dtype=np.float64)
+    shape = now.shape[:-1] if now.ndim > 1 and now.shape[-1] == 1 else now.shape
+    if change.shape not in (shape, now.shape) or not np.isfinite(change).all():
+        raise ValueError(
+            "The 'prediction_change' parameter of target_perturbation must be a finite "
+            f"array of shape {shape}, as the predictions on X. Got shape "
+            f"{change.shape} with {int((~np.isfinite(change)).sum())} NaN or infinite "
+            "entries instead."
+        )
+    return _PredictionGoal(points, now + change.reshape(now.shape))
