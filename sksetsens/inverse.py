@@ -27,6 +27,7 @@ from ._checks import check_count
 from ._continuation import continued
 from ._peeling import peel
 from ._perturbed_data import check_inputs
+from ._reach import reach
 from .criterion import selection
 from .derivatives import GraphicalDerivative
 from .exceptions import IllPosedWarning
@@ -40,6 +41,8 @@ Array = NDArray[np.float64]
 _RCOND = 1e-10
 # Share of the target that a perturbation must reach to count as one.
 _REACHED = 1e-8
+# Error of the first order that `holds_to` speaks of.
+_HOLDS = 0.1
 # Unreachable share from which a partial answer is warned of.
 _PARTIAL = 1e-2
 
@@ -73,6 +76,10 @@ class TargetPerturbation:
         Share of the requested movement that no perturbation of these rows and features
         brings about to first order, in [0, 1].
 
+    holds_to : float
+        Share of the perturbation up to which the first order errs by 10 per cent or
+        less; well below 1 the answer is a direction rather than a size.
+
     weights : ndarray of shape (n_params,)
         Weights after retraining on ``X_perturbed`` from the solution; NaN where the
         answer was not verified.
@@ -97,6 +104,7 @@ class TargetPerturbation:
     solution: int
     requested: float
     unreachable: float
+    holds_to: float
     weights: Array
     error: float
     error_to_point: float
@@ -169,8 +177,8 @@ def target_perturbation(
     Parameters
     ----------
     estimator : SolutionSetEstimator, Pipeline or search
-        Fitted. Data here is as the `SolutionSetEstimator` sees it, behind a pipeline's
-        transformers.
+        Fitted. ``X`` passes through a pipeline's transformers; the perturbation that
+        is returned is one of the transformed training data.
 
     target_weights : array-like of shape (n_params,), default=None
         Weights that the predicted set shall contain.
@@ -217,7 +225,7 @@ def target_perturbation(
     Networks", AAAI 2025, arXiv 2412.11057, Section 6. Model-targeted poisoning: F.
     Suya et al., ICML 2021, arXiv 2006.16469.
     """
-    final, _ = peel(estimator, caller="target_perturbation")
+    final, X = peel(estimator, X, caller="target_perturbation")
     check_is_fitted(final)
     wanted = _check_one_goal(target_weights, X, prediction_change)
     check_count("target_perturbation", "n_corrections", n_corrections, low=0)
@@ -270,6 +278,7 @@ def _solve(
         further, _ = _shortest(goal, reached, moving)
         dX = dX + further
         reached = _retrained(gd, dX, final.tol)
+    holds_to = reach(gd, dX, tol=_HOLDS) if dX.any() else np.inf
     missing = (np.nan, np.nan) if reached is None else goal.missing(reached)
     error, to_point = (m / requested if requested else m for m in missing)
     return TargetPerturbation(
@@ -280,10 +289,11 @@ def _solve(
         index,
         requested,
         unreachable,
+        holds_to,
         np.full(gd.weights.shape, np.nan) if reached is None else reached.weights,
         error,
         to_point,
-        _status(unreachable, error, verify),
+        _status(unreachable, holds_to, error, verify),
     )
 
 
@@ -321,17 +331,24 @@ def _retrained(
     return gd.at(objective, polished.weights) if polished.converged else None
 
 
-def _status(unreachable: float, error: float, verified: bool) -> str:
-    reach = (
+def _status(unreachable: float, holds_to: float, error: float, verified: bool) -> str:
+    told = [
         "the target is within reach"
         if unreachable <= _PARTIAL
         else f"{unreachable:.0%} of the target is out of reach"
-    )
+    ]
+    if holds_to < 1.0:
+        told.append(
+            f"first order holds up to {holds_to:.2g} of the perturbation only: ask for "
+            "a smaller change, or add corrections"
+        )
     if not verified:
-        return f"{reach}; not verified by retraining"
-    if np.isnan(error):
-        return f"{reach}; retraining on the perturbed data did not become stationary"
-    return f"{reach}; retraining misses {error:.2g} of it"
+        told.append("not verified by retraining")
+    elif np.isnan(error):
+        told.append("retraining on the perturbed data did not become stationary")
+    else:
+        told.append(f"retraining misses {error:.2g} of it")
+    return "; ".join(told)
 
 
 # Checks -----------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import scale
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sksetsens import SolutionSetEstimator
+from sksetsens import SolutionSetEstimator, follow_path, lipschitz_modulus
 from sksetsens.exceptions import StationarityWarning
+from sksetsens.metrics import pompeiu_hausdorff
 from sksetsens.networks import DFCNN, DFCNNRegressor
 
 TANH = {
@@ -139,6 +141,53 @@ class TestNetThatPredicts:
         for size, bound in self.BOUNDS:
             assert gaps(model, size)[0] <= bound
 
+    def test_restarts_are_one_solution_modulo_symmetries(self, polished):
+        """Hidden units in another order and sign: 1.27 apart at norm 0.99, and 0."""
+        one, other = polished.solution_set_[0], polished.solution_set_[1]
+        assert pompeiu_hausdorff(one, other) > np.linalg.norm(one.weights)
+        assert pompeiu_hausdorff(one, other, align=True) < 1e-10
+
+    def test_path_to_a_large_perturbation(self, polished):
+        X_perturbed = polished.set_params(perturbation_size=0.3).perturb()
+        path = follow_path(polished, X_perturbed)
+        assert path.arrived.all()
+        assert path.solution_set.gradient_norms.max() < 1e-10
+        assert path.solution_set.trustworthy.all()
+        retrained = polished.retrain(X_perturbed)
+        apart = np.diagonal(path.solution_set.piece_distances(retrained))
+        moved = np.linalg.norm(retrained.weights - polished.solution_set_.weights)
+        assert apart.max() < 1e-8 * moved
+        assert path.n_steps.max() <= 4
+
+    def test_worst_case_attains_the_modulus(self, polished):
+        found, evidence = lipschitz_modulus(
+            polished, method="empirical", n_directions=1, return_evidence=True
+        )
+        assert found >= 0.95 * polished.lipschitz_modulus_
+        for at, exact in zip(evidence, polished.lipschitz_moduli_, strict=True):
+            assert at.values[0] <= exact + at.second_order[0]
+
+    @pytest.mark.slow
+    def test_cold_retraining_modulo_symmetries(self, diabetes):
+        """Eight cold restarts and eight cold retrainings, as sets."""
+        model = self.model(diabetes, 8)
+        solutions = model.solution_set_
+        X_perturbed = model.set_params(perturbation_size=0.01).perturb()
+        size = np.linalg.norm(X_perturbed - model.X_train_)
+        bound = model.lipschitz_modulus_ * size
+        # The second-order term, as measured by warm retraining.
+        warm = model.retrain(X_perturbed)
+        predicted = model.sensitivity(X_perturbed)
+        second = np.diagonal(predicted.piece_distances(warm)).max()
+        # Other seeds than those of the solutions.
+        cold = clone(model).set_params(random_state=1)
+        cold.fit(X_perturbed, model.y_train_)
+        raw = pompeiu_hausdorff(cold.solution_set_, solutions)
+        aligned = pompeiu_hausdorff(cold.solution_set_, solutions, align=True)
+        print(f"raw {raw:.3g}, aligned {aligned:.3g}, bound {bound:.3g} + {second:.2g}")
+        assert aligned <= bound + second
+        assert raw > bound + second
+
     @pytest.mark.slow
     def test_all_eight_restarts(self, diabetes):
         model = self.model(diabetes, 8)
@@ -179,6 +228,18 @@ def test_relu_digits_are_no_solutions(weight_decay, told):
         model = digits_model("relu", weight_decay)
     assert not model.solution_set_.trustworthy[0]
     assert np.isinf(model.lipschitz_modulus_)
+
+
+@pytest.mark.slow
+def test_digits_worst_case_attains_the_modulus():
+    model = digits_model("tanh", 1e-3)
+    found, evidence = lipschitz_modulus(
+        model, method="empirical", n_directions=1, return_evidence=True
+    )
+    exact = model.lipschitz_modulus_
+    (at,) = evidence
+    print(f"exact {exact:.5g}, empirical {found:.5g} at |dx| = {at.sizes[0]:.2g}")
+    assert 0.95 * exact <= found <= exact + at.second_order[0]
 
 
 @pytest.mark.slow
