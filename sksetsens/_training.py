@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ._continuation import continued
 from ._linearise import Linearisation, linearise
 from ._objective import Objective, admit, initialised_net, shape_targets
@@ -14,6 +16,7 @@ from ._systems import Point, check_size
 from ._training_data import TrainingData
 from .derivatives import GraphicalDerivative
 from .networks import missing_sizes
+from .solution_set import SolutionSet
 
 __all__ = [
     "continue_solutions",
@@ -21,6 +24,9 @@ __all__ = [
     "prepare",
     "warn_of_train_split",
 ]
+
+# Distances below this share of the weights' norm are what polishing leaves.
+_SAME = 1e-6
 
 
 def warn_of_train_split(net: Any, stacklevel: int) -> None:
@@ -137,4 +143,29 @@ def continue_solutions(
         continued(gd, objective, tol=task.tol)
         for objective, gd in zip(objectives, derivatives, strict=True)
     ]
-    return linearise(objectives, polished, **options)
+    found = linearise(objectives, polished, **options)
+    _tell_of_other_branches(found.solution_set, derivatives, task)
+    return found
+
+
+def _tell_of_other_branches(
+    retrained: SolutionSet,
+    derivatives: Sequence[GraphicalDerivative],
+    task: RestartTask,
+) -> None:
+    """Say in the status where a solution lies beyond what its origin predicts.
+
+    Past a fold of its branch a solution jumps to another minimum: stationary, and no
+    continuation of the old one.
+    """
+    status = [str(sentence) for sentence in retrained.status]
+    for i, (gd, w) in enumerate(zip(derivatives, retrained.weights, strict=True)):
+        dy = task.y - gd.objective.targets if gd.objective.has_real_targets else None
+        affine = gd(task.X - gd.objective.inputs, dy)
+        beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))
+        if beyond > float(np.linalg.norm(affine.shift)) + _SAME * np.linalg.norm(w):
+            status[i] += (
+                "; further from its prediction than that is from its start, perhaps of "
+                "another branch (see follow_path)"
+            )
+    retrained.status = np.array(status)

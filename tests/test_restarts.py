@@ -18,6 +18,7 @@ from torch import nn
 from sksetsens import SolutionSetEstimator
 from sksetsens._isolation import isolated
 from sksetsens._restarts import draw_seeds
+from sksetsens.datasets import make_fold
 from sksetsens.exceptions import AllRestartsFailedError, IllPosedWarning
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
 
@@ -543,3 +544,20 @@ def test_module_class_of_main_works_in_processes(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "same bits" in done.stdout
+
+
+# --- Beyond a fold -------------------------------------------------------------------
+
+
+def test_retraining_that_leaves_the_branch_says_so():
+    """Past the fold no minimiser is near: Newton ends at the other one, above 1."""
+    fold = make_fold(random_state=0)
+    net = NeuralNetRegressor(
+        fold.module, module__start=fold.weights.item(), train_split=None, max_epochs=1
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(fold.X, fold.y)
+    near = model.retrain(fold.X + 0.5 * fold.fold_fraction * fold.dX)
+    assert "branch" not in near.status[0]
+    beyond = model.retrain(fold.X + 1.1 * fold.fold_fraction * fold.dX)
+    assert beyond.weights[0, 0] > 1.0
+    assert "perhaps of another branch" in beyond.status[0]
