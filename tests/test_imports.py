@@ -60,6 +60,7 @@ LADDER = {
     "metrics/_distance": 3,
     "metrics/_truncation": 2,
     "symmetries": 2,
+    "_architecture": 1,
     "exceptions": 0,
     "_checks": -1,
     "_compat": 0,
