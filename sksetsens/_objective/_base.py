@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
 from ._decay import weight_decay
+from ._layerwise import linear_layers
 from ._net_function import NetFunction
 
 Array = NDArray[np.float64]
@@ -68,6 +69,7 @@ class ObjectiveBase:
         self._tilt: Tensor | None = None
         self.batch_size = batch_size
         self._set_data(X, y)
+        self._layers = linear_layers(self._core, self._x[:2])
         self._automatic_batch = max(
             1, PASS_BUDGET_BYTES // (dtype.itemsize * self._activations_per_row())
         )
