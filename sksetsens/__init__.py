@@ -5,14 +5,10 @@ from ._lipschitz_modulus import lipschitz_modulus
 from ._sensitivity import sensitivity
 from ._version import __version__
 from .coderivative import Coderivative
-from .convergence import (
-    LipschitzInclusion,
-    SetConvergence,
-    lipschitz_inclusion,
-    set_convergence,
-)
+from .convergence import SetConvergence, set_convergence
 from .criterion import MordukhovichCriterion, mordukhovich_criterion
 from .derivatives import AffineSet, GraphicalDerivative
+from .inclusion import LipschitzInclusion, lipschitz_inclusion
 from .inverse import TargetPerturbation, target_perturbation
 from .linear_range import LinearRange, linear_range
 from .path import SolutionPath, SolutionTrack, follow_path

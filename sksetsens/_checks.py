@@ -6,8 +6,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_choice", "check_count", "check_positive"]
+__all__ = ["check_choice", "check_count", "check_positive", "selection"]
 
 
 def check_count(owner: str, name: str, value: Any, *, low: int) -> None:
@@ -49,3 +50,33 @@ def check_choice(owner: str, name: str, value: Any, known: tuple[str, ...]) -> N
             f"The '{name}' parameter of {owner} must be one of {known}. Got {value!r} "
             "instead."
         )
+
+
+def selection(name: str, chosen: ArrayLike | None, size: int) -> NDArray[np.bool_]:
+    """Mask of the chosen positions, given as integers, as a mask, or None for all.
+
+    Raises
+    ------
+    ValueError
+        If a position does not exist or none is chosen.
+    """
+    mask = np.zeros(size, dtype=bool)
+    if chosen is None:
+        return ~mask
+    given: NDArray[Any] = np.atleast_1d(np.asarray(chosen))
+    if given.dtype == bool and given.shape == (size,):
+        mask = given.copy()
+    elif given.dtype.kind in "iu" and given.ndim == 1 and _exist(given, size):
+        mask[given] = True
+    else:
+        raise ValueError(
+            f"The {name!r} parameter must hold integers from {-size} to {size - 1}, or "
+            f"be a mask of shape ({size},). Got {chosen!r} instead."
+        )
+    if not mask.any():
+        raise ValueError(f"The {name!r} parameter must choose at least one. Got none.")
+    return mask
+
+
+def _exist(positions: NDArray[Any], size: int) -> bool:
+    return bool(np.all((-size <= positions) & (positions < size)))

@@ -190,13 +190,16 @@ def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:
     )
 
 
+_APPROXIMATION = {"hessian": "solver='dual'", "ggn": "curvature='ggn'"}
+
+
 def _neglect_sentence(gd: GraphicalDerivative) -> str:
     if gd.neglected_curvature <= _NEGLECT_TOL:
         return ""
     return (
-        "solver='dual' neglects curvature of "
+        f"{_APPROXIMATION[gd.curvature]} neglects curvature of "
         f"{gd.neglected_curvature:.2g} times the smallest kept eigenvalue: the net "
-        "does not interpolate, use solver='eigh'"
+        "does not interpolate, use solver='eigh' with curvature='hessian'"
     )
 
 

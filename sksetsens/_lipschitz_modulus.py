@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._checks import check_choice, check_count, check_positive
 from ._peeling import peel
 from .closed_form import check_closed_form, closed_form_moduli, interpolates
-from .empirical import EmpiricalModuli, empirical_moduli
+from .empirical import EmpiricalModuli, empirical_moduli, unknown_moduli
 from .exceptions import IllPosedWarning
 from .moduli import PartModuli
 
@@ -106,9 +107,9 @@ def lipschitz_modulus(
     direction : ndarray
         Only with ``return_direction``; perturbations of Frobenius norm 1, NaN where
         there is none. "dataset", "target": of the shape of X or y, at the solution with
-        the largest modulus. "sample": (n_solutions, *X.shape), each row moving alone.
-        "feature": (n_solutions, n_features, n_samples), its entries in each row. Other
-        levels: (n_solutions, n_parts, *X.shape).
+        the largest modulus. "sample" and "group": (n_solutions, *X.shape), each row or
+        group moving alone. "feature": (n_solutions, n_features, n_samples), its entries
+        in each row. "layer": (n_solutions, n_layers, *X.shape).
 
     evidence : list of PartModuli or of EmpiricalModuli
         Only with ``return_evidence``.
@@ -150,22 +151,23 @@ def lipschitz_modulus(
         moduli = _empirical(final, level, labels, n_directions, size, rng)
     else:
         moduli = final._part_moduli(level, labels)
-    values, directions = _answer(level, moduli)
+    values, directions = _answer(final, level, moduli)
     answer = [values]
     answer += [directions] if return_direction else []
     answer += [moduli] if return_evidence else []
     return answer[0] if len(answer) == 1 else tuple(answer)
 
 
-def _answer(level: str, moduli: list[Any]) -> tuple[Any, Array]:
+def _answer(final: Any, level: str, moduli: list[Any]) -> tuple[Any, Array]:
     """Values and directions over the solutions; of the worst one for a whole."""
     values = np.stack([m.values for m in moduli])
-    directions = [m.directions for m in moduli]
+    directions = [np.array(m.directions) for m in moduli]
     if level not in _WHOLE:
         return values, np.stack(directions)
     known = np.where(np.isnan(values[:, 0]), -np.inf, values[:, 0])
     worst = int(known.argmax())
-    return float(values[worst, 0]), directions[worst][0]
+    shape = final.y_train_.shape if level == "target" else final.X_train_.shape
+    return float(values[worst, 0]), directions[worst].reshape(shape)
 
 
 def _closed_form(final: Any, level: str, return_more: bool) -> Any:
@@ -176,23 +178,27 @@ def _closed_form(final: Any, level: str, return_more: bool) -> Any:
             "lipschitz_modulus must be False with method='closed_form', which has "
             "neither. Got True instead."
         )
-    derivatives = final.graphical_derivatives_
+    derivatives, solutions = final.graphical_derivatives_, final.solution_set_
     exact = np.array([interpolates(gd) for gd in derivatives])
-    if not exact.all():
+    known = exact & solutions.trustworthy
+    if not known.all():
         warnings.warn(
-            f"The closed form needs interpolation: {np.sum(~exact)} of {len(exact)} "
-            "solutions miss their targets and have NaN moduli. Train longer, or use "
-            "method='coderivative'.",
+            "The closed form needs interpolation at a trustworthy solution: "
+            f"{np.sum(~exact)} of {len(exact)} solutions miss their targets, "
+            f"{np.sum(~solutions.trustworthy)} are not trustworthy; their moduli are "
+            "NaN. Train longer, or use method='coderivative'.",
             IllPosedWarning,
             stacklevel=4,
         )
     tables = [closed_form_moduli(gd, by_layer=level == "layer") for gd in derivatives]
     values = np.stack(tables)
-    values[~exact] = np.nan
+    values[~known] = np.nan
     if level == "sample":
         return values
     largest = values.max(axis=1)
-    return largest if level == "layer" else float(np.nanmax(largest, initial=-np.inf))
+    if level == "layer":
+        return largest
+    return float(largest[known].max()) if known.any() else np.nan
 
 
 def _empirical(
@@ -204,6 +210,7 @@ def _empirical(
     rng: np.random.RandomState,
 ) -> list[EmpiricalModuli]:
     shape = final.X_train_.shape
+    masks = [] if labels is None else [labels == g for g in np.unique(labels)]
 
     def embed(part: int, direction: Array) -> Array:
         """What a part's direction is as a perturbation of X."""
@@ -212,24 +219,47 @@ def _empirical(
             full[part] = direction
         elif level == "feature":
             full.reshape(shape[0], -1)[:, part] = direction
+        elif level == "group":
+            full[masks[part]] = direction
         else:
             full = direction
         return full
 
+    found = []
     exact: list[PartModuli] = final._part_moduli(level, labels)
-    pairs = zip(final.graphical_derivatives_, exact, strict=True)
-    return [
-        empirical_moduli(
-            gd,
-            parts,
-            embed,
-            n_directions=n_directions,
-            size=size,
-            tol=final.tol,
-            rng=rng,
-        )
-        for gd, parts in pairs
-    ]
+    triples = zip(
+        final.graphical_derivatives_,
+        exact,
+        final.solution_set_.trustworthy,
+        strict=True,
+    )
+    for gd, parts, trusted in triples:
+        worst = list(parts.directions)
+        if level == "group":
+            worst = [parts.directions[mask] for mask in masks]
+        moduli = unknown_moduli(worst)
+        if trusted:
+            moduli = empirical_moduli(
+                gd,
+                worst,
+                embed,
+                n_directions=n_directions,
+                size=size,
+                tol=final.tol,
+                rng=rng,
+            )
+        found.append(_assembled(moduli, shape, masks) if masks else moduli)
+    return found
+
+
+def _assembled(
+    moduli: EmpiricalModuli, shape: tuple[int, ...], masks: list[NDArray[np.bool_]]
+) -> EmpiricalModuli:
+    """The groups' directions in one array of the shape of X."""
+    full = np.full(shape, np.nan)
+    for mask, direction in zip(masks, moduli.directions, strict=True):
+        full[mask] = direction
+    return replace(moduli, directions=list(full))
 
 
 def _check_groups(
@@ -244,6 +274,13 @@ def _check_groups(
     if groups is None:
         return None
     labels: NDArray[Any] = column_or_1d(groups)
+    try:
+        np.unique(labels)
+    except TypeError as error:
+        raise ValueError(
+            "The 'groups' parameter of lipschitz_modulus must hold labels of one type, "
+            f"which can be sorted. Got {labels[:5]!r}... instead."
+        ) from error
     if len(labels) != n_samples:
         raise ValueError(
             "The 'groups' parameter of lipschitz_modulus must hold one label per "

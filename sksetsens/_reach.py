@@ -15,12 +15,17 @@ __all__ = ["FirstOrderError", "first_order_error", "reach"]
 
 Array = NDArray[np.float64]
 
+# |R| / (|H| (1 + |w|)) below this is rounding.
+_ROUNDING = 1e-15
 # The range is found to this relative precision.
 _PRECISION = 0.01
 _MAX_STEPS = 40
 # Multiples of the perturbation asked about beyond which the range counts as unlimited,
 # and below which it counts as none.
 _FARTHEST, _NEAREST = 1e6, 1e-9
+# First size that is tried, and by how much sizes grow: the error may cross the
+# tolerance more than once (another branch), and the first crossing counts.
+_FIRST, _GROWTH = 0.1, 4.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def first_order_error(
     *,
     floor: float = 0.0,
     corrected: GraphicalDerivative | None = None,
+    least_shift: float = 0.0,
 ) -> FirstOrderError:
     """Error of predicted weights on the perturbed data.
 
@@ -75,6 +81,8 @@ def first_order_error(
         Residuals of the perturbed problem up to this are rounding: no error.
     corrected : GraphicalDerivative, default=None
         What takes the next Newton step; None for ``gd``.
+    least_shift : float, default=0.0
+        Length that the shift error refers to at least.
 
     Returns
     -------
@@ -83,9 +91,12 @@ def first_order_error(
     before = float(np.linalg.norm(objective.gradient(gd.weights)))
     after = float(np.linalg.norm(objective.gradient(weights)))
     moved = float(np.linalg.norm(weights - gd.weights))
-    if before <= floor or moved == 0.0:
+    length = 1.0 + float(np.linalg.norm(gd.weights))
+    if before <= max(floor, _ROUNDING * gd.hessian_norm * length):
         return FirstOrderError(0.0, 0.0, after, True)
     step = float(np.linalg.norm((corrected or gd).newton_step(weights, objective)))
+    # A shift of 0 that leaves a Newton step has missed all of the movement.
+    moved = max(moved, least_shift, np.finfo(float).tiny)
     return FirstOrderError(after / before, step / moved, after, False)
 
 
@@ -97,6 +108,8 @@ def reach(
     tol: float,
     floor: float = 0.0,
     precision: float = _PRECISION,
+    farthest: float = _FARTHEST,
+    least_shift: float = 0.0,
 ) -> float:
     """Largest t at which the first order holds for the perturbation ``t (dX, dy)``.
 
@@ -112,12 +125,17 @@ def reach(
         As in `first_order_error`.
     precision : float, default=0.01
         Relative precision of t, from below.
+    farthest : float, default=1e6
+        Largest t that is asked about.
+    least_shift : float, default=0.0
+        Where positive, the shift error alone counts, as in `first_order_error`: a
+        movement that passes through 0 then has no large error.
 
     Returns
     -------
     t : float
-        0 where the predicted set is empty, inf where the error stays
-        below ``tol`` as far as a million times the direction.
+        0 where the predicted set is empty, inf where the error stays below ``tol`` up
+        to ``farthest``.
     """
     affine = gd(dX, dy)
     if affine.is_empty:
@@ -127,31 +145,39 @@ def reach(
     def error(t: float) -> float:
         y = None if dy is None else objective.targets + t * dy
         moved = objective.with_data(objective.inputs + t * dX, y)
-        worse = first_order_error(
-            gd, moved, gd.weights + t * affine.shift, floor=floor
-        ).worse
+        found = first_order_error(
+            gd,
+            moved,
+            gd.weights + t * affine.shift,
+            floor=floor,
+            least_shift=least_shift,
+        )
+        worse = found.shift_error if least_shift else found.worse
         return worse if np.isfinite(worse) else np.inf
 
-    return _crossing(error, tol, precision)
+    return _first_crossing(error, tol, precision, farthest)
 
 
-def _crossing(error: Any, tol: float, precision: float) -> float:
-    """t with ``error(t) = tol`` for an error that grows about linearly from 0."""
-    inside, outside, t = 0.0, np.inf, 1.0
+def _first_crossing(error: Any, tol: float, precision: float, farthest: float) -> float:
+    """First t with ``error(t) = tol``, for an error about in proportion to t."""
+    inside, outside, t = 0.0, np.inf, min(_FIRST, farthest)
     for _ in range(_MAX_STEPS):
         e = error(t)
         if e <= tol:
             inside = t
         else:
             outside = t
-        if inside >= _FARTHEST:
+        if inside >= farthest:
             return np.inf
-        if outside <= _NEAREST or outside - inside <= precision * outside:
+        if outside < np.inf and outside - inside <= precision * outside:
+            break
+        if outside <= _NEAREST:
             break
         # What proportionality says, kept away from the bracket's ends.
         guess = t * tol / e if e > 0 else np.inf
         if outside == np.inf:
-            t = float(np.clip(guess, 1.5 * inside, 100.0 * inside))
+            grown = float(np.clip(guess, 1.5 * inside, _GROWTH * inside))
+            t = min(grown, farthest)
         elif inside and outside < 1.5 * inside:
             t = 0.5 * (inside + outside)
         else:

@@ -14,12 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
 
+from ._checks import selection
+from ._diagnosis import Diagnosis, diagnose
+from ._peeling import peel
+from ._stationarity import stationarity
 from .derivatives import GraphicalDerivative
 from .linalg import CONSISTENCY_TOL
 
-__all__ = ["MordukhovichCriterion", "mordukhovich_criterion", "selection"]
+__all__ = ["MordukhovichCriterion", "mordukhovich_criterion"]
+
+
+# Relative gradient of a solution that is given by its derivative alone.
+_STATIONARY = 1e-8
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,13 @@ class MordukhovichCriterion:
     ----------
     holds : bool
         Whether the solution set is Lipschitz-like for perturbations of the entries
-        asked about.
+        asked about: the leak is within tolerance, and the solution is one at which the
+        test means something.
+
+    is_certified : bool
+        Whether the solution is trustworthy: stationary, a minimum, smooth, of constant
+        rank and with a gap in the spectrum. The test speaks of H at the point, which
+        says nothing about the set where one of them fails.
 
     leak : float
         Largest ``|P_ker b| / |b|``, Euclidean, over the columns b of B: the share of a
@@ -61,6 +76,7 @@ class MordukhovichCriterion:
     """
 
     holds: bool
+    is_certified: bool
     leak: float
     tolerance: float
     margin: float
@@ -72,17 +88,17 @@ class MordukhovichCriterion:
 
 
 def mordukhovich_criterion(
-    derivative: GraphicalDerivative,
+    at: Any,
     *,
     rows: ArrayLike | None = None,
     features: ArrayLike | None = None,
-) -> MordukhovichCriterion:
+) -> Any:
     """Test whether the solutions move Lipschitz-continuously with the data.
 
     Parameters
     ----------
-    derivative : GraphicalDerivative
-        At the solution, as in ``graphical_derivatives_`` of a fitted estimator.
+    at : SolutionSetEstimator, Pipeline, search or GraphicalDerivative
+        Fitted estimator, or the derivative at one solution, which is examined first.
 
     rows : array-like of int or of bool, default=None
         Rows of the data that may move; None for all.
@@ -92,7 +108,8 @@ def mordukhovich_criterion(
 
     Returns
     -------
-    criterion : MordukhovichCriterion
+    criterion : list of MordukhovichCriterion, or MordukhovichCriterion
+        One per solution of an estimator; one for a derivative.
 
     Raises
     ------
@@ -105,61 +122,57 @@ def mordukhovich_criterion(
     Networks", AAAI 2025, arXiv 2412.11057, Section 3. R. T. Rockafellar, R. J.-B.
     Wets, "Variational Analysis" (1998), Theorem 9.40.
     """
-    n_samples, n_features = derivative.column_leaks.shape
+    if isinstance(at, GraphicalDerivative):
+        return _criterion(at, _examined(at), rows, features)
+    final, _ = peel(at, caller="mordukhovich_criterion")
+    check_is_fitted(final)
+    linearised = final._linearisation
+    pairs = zip(linearised.derivatives, linearised.diagnoses, strict=True)
+    return [_criterion(gd, diagnosis, rows, features) for gd, diagnosis in pairs]
+
+
+def _examined(gd: GraphicalDerivative) -> Diagnosis:
+    norm = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    relative = stationarity(gd.objective, gd.weights, norm)
+    return diagnose(
+        gd,
+        is_stationary=relative <= _STATIONARY,
+        polish_status=f"not stationary: relative gradient {relative:.2g}",
+    )
+
+
+def _criterion(
+    gd: GraphicalDerivative,
+    diagnosis: Diagnosis,
+    rows: ArrayLike | None,
+    features: ArrayLike | None,
+) -> MordukhovichCriterion:
+    n_samples, n_features = gd.column_leaks.shape
     moving = selection("rows", rows, n_samples)[:, None]
     moving = moving & selection("features", features, n_features)
-    leaks = np.where(moving, derivative.column_leaks, -1.0)
+    leaks = np.where(moving, gd.column_leaks, -1.0)
     row, feature = np.unravel_index(int(leaks.argmax()), leaks.shape)
     leak = float(leaks[row, feature])
-    holds = leak <= CONSISTENCY_TOL
+    inside = leak <= CONSISTENCY_TOL
     margin = max(leak / CONSISTENCY_TOL, CONSISTENCY_TOL / leak) if leak else np.inf
-    factor = derivative.factor
-    clear = factor.has_clear_cutoff
-    outside = f"of row {row}, feature {feature} leaves range H by {leak:.2g}"
-    verdict = (
+    certified = diagnosis.is_trustworthy
+    status = (
         "Lipschitz-like: every column of B lies in range H"
-        if holds
-        else f"not Lipschitz-like: the column of B {outside}"
+        if inside
+        else f"not Lipschitz-like: the column of B of row {row}, feature {feature} "
+        f"leaves range H by {leak:.2g}"
     )
-    doubt = "" if clear else "; but the spectrum has no gap at the cut-off"
+    if not certified:
+        status = f"not certified ({diagnosis.status})"
     return MordukhovichCriterion(
-        holds,
+        inside and certified,
+        certified,
         leak,
         CONSISTENCY_TOL,
         float(margin),
-        factor.rank,
-        float(factor.gap),
-        clear,
+        gd.factor.rank,
+        float(gd.factor.gap),
+        gd.factor.has_clear_cutoff,
         (int(row), int(feature)),
-        verdict + doubt,
+        status,
     )
-
-
-def selection(name: str, chosen: ArrayLike | None, size: int) -> NDArray[np.bool_]:
-    """Mask of the chosen positions, given as integers, as a mask, or None for all.
-
-    Raises
-    ------
-    ValueError
-        If a position does not exist or none is chosen.
-    """
-    mask = np.zeros(size, dtype=bool)
-    if chosen is None:
-        return ~mask
-    given: NDArray[Any] = np.atleast_1d(np.asarray(chosen))
-    if given.dtype == bool and given.shape == (size,):
-        mask = given.copy()
-    elif given.dtype.kind in "iu" and given.ndim == 1 and _exist(given, size):
-        mask[given] = True
-    else:
-        raise ValueError(
-            f"The {name!r} parameter must hold integers from {-size} to {size - 1}, or "
-            f"be a mask of shape ({size},). Got {chosen!r} instead."
-        )
-    if not mask.any():
-        raise ValueError(f"The {name!r} parameter must choose at least one. Got none.")
-    return mask
-
-
-def _exist(positions: NDArray[Any], size: int) -> bool:
-    return bool(np.all((-size <= positions) & (positions < size)))

@@ -134,7 +134,12 @@ class GraphicalDerivative:
         self.neglected_curvature = self._system.neglected
 
     def at(
-        self, objective: Objective, weights: Array, *, keep_rank: bool = True
+        self,
+        objective: Objective,
+        weights: Array,
+        *,
+        keep_rank: bool = True,
+        stationarity: float = 0.0,
     ) -> GraphicalDerivative:
         """The same kind of derivative at a point close by.
 
@@ -146,6 +151,8 @@ class GraphicalDerivative:
             Whether to keep the rank found here. Off the solution set the null
             eigenvalues of H are of the residual's size; the rank of the set is the
             solution's, wherever they fall.
+        stationarity : float, default=0.0
+            Relative stationarity of the weights, for the cut-off of an unknown rank.
 
         Returns
         -------
@@ -157,6 +164,7 @@ class GraphicalDerivative:
             curvature=self.curvature,
             solver=self.solver_,
             rcond=self.rcond,
+            stationarity=stationarity,
             rank=self.factor.rank if keep_rank else None,
         )
 

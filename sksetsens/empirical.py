@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from ._continuation import continued
 from ._reach import reach
 from .derivatives import GraphicalDerivative
-from .moduli import PartModuli
 
-__all__ = ["EmpiricalModuli", "empirical_moduli"]
+__all__ = ["EmpiricalModuli", "empirical_moduli", "unknown_moduli"]
 
 Array = NDArray[np.float64]
 
@@ -37,8 +36,8 @@ class EmpiricalModuli:
         Distance of the retrained weights from the old solution's affine piece per
         Frobenius norm of the perturbation; NaN where no retraining became stationary.
 
-    directions : ndarray of shape (n_parts, ...)
-        Perturbations of norm 1 that gave them, as in `PartModuli`.
+    directions : list of ndarray
+        Perturbations of norm 1 that gave them, the moving entries of each part.
 
     second_order : ndarray of shape (n_parts,)
         Distance of the retrained weights from the predicted set per norm of the
@@ -53,15 +52,19 @@ class EmpiricalModuli:
     """
 
     values: Array
-    directions: Array
+    directions: list[Array]
     second_order: Array
     sizes: Array
     n_failed: NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        for array in (self.values, self.second_order, self.sizes, self.n_failed):
+            array.setflags(write=False)
+
 
 def empirical_moduli(
     gd: GraphicalDerivative,
-    exact: PartModuli,
+    worst: Sequence[Array],
     embed: Callable[[int, Array], Array],
     *,
     n_directions: int,
@@ -75,8 +78,8 @@ def empirical_moduli(
     ----------
     gd : GraphicalDerivative
         At the solution.
-    exact : PartModuli
-        The parts with their worst-case directions.
+    worst : sequence of ndarray
+        The worst-case direction of each part, its moving entries; NaN for none.
     embed : callable
         ``embed(part, direction)``: the perturbation of X that a part's direction means.
     n_directions : int
@@ -93,28 +96,28 @@ def empirical_moduli(
     moduli : EmpiricalModuli
     """
     found = []
-    for part in range(len(exact)):
-        worst = exact.directions[part]
-        random = rng.standard_normal((n_directions, *worst.shape))
-        # Of a part within the data, only its own entries move.
-        random *= _moving(worst)
-        candidates = [u for u in (worst, *random) if np.isfinite(u).all() and u.any()]
-        units = [u / np.linalg.norm(u) for u in candidates]
+    for part, direction in enumerate(worst):
+        random = rng.standard_normal((n_directions, *direction.shape))
+        candidates = [u for u in (direction, *random) if np.isfinite(u).all()]
+        units = [u / np.linalg.norm(u) for u in candidates if u.any()]
         ratios = [_ratio(gd, embed(part, u), size, tol) for u in units]
-        found.append(_largest(ratios, units, worst))
+        found.append(_largest(ratios, units, direction))
     values, directions, second_order, sizes, n_failed = zip(*found, strict=True)
     return EmpiricalModuli(
         np.array(values),
-        np.stack(directions),
+        list(directions),
         np.array(second_order),
         np.array(sizes),
         np.array(n_failed),
     )
 
 
-def _moving(worst: Array) -> Array:
-    """1 where a direction of the part may move: nowhere else is it exactly 0."""
-    return np.ones_like(worst) if not np.isfinite(worst).all() else worst != 0.0
+def unknown_moduli(worst: Sequence[Array]) -> EmpiricalModuli:
+    """No answer, at a solution that is not trustworthy."""
+    nothing = np.full(len(worst), np.nan)
+    directions = [np.full(u.shape, np.nan) for u in worst]
+    zero = np.zeros(len(worst), dtype=np.int64)
+    return EmpiricalModuli(nothing, directions, nothing.copy(), nothing.copy(), zero)
 
 
 def _ratio(
@@ -123,7 +126,8 @@ def _ratio(
     """Movement and second-order term per size along a unit direction, and the size."""
     if size is None:
         farthest = float(np.linalg.norm(gd.objective.inputs))
-        size = min(reach(gd, direction, tol=_SMALL, precision=0.5), farthest)
+        found = reach(gd, direction, tol=_SMALL, precision=0.5, farthest=farthest)
+        size = min(found, farthest)
     if size == 0.0:
         return np.nan, np.nan, np.nan
     objective = gd.objective.with_data(gd.objective.inputs + size * direction)
@@ -144,5 +148,6 @@ def _largest(
     if failed.all():
         return np.nan, np.full(worst.shape, np.nan), np.nan, np.nan, int(failed.sum())
     best = int(np.nanargmax(table[:, 0]))
-    second_order = float(np.nanmax(table[:, 1]))
+    known = table[~np.isnan(table[:, 1]), 1]
+    second_order = float(known.max()) if known.size else np.nan
     return table[best, 0], units[best], second_order, table[best, 2], int(failed.sum())

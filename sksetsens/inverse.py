@@ -23,12 +23,11 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_count
+from ._checks import check_count, selection
 from ._continuation import continued
 from ._peeling import peel
 from ._perturbed_data import check_inputs
 from ._reach import reach
-from .criterion import selection
 from .derivatives import GraphicalDerivative
 from .exceptions import IllPosedWarning
 
@@ -41,6 +40,8 @@ Array = NDArray[np.float64]
 _RCOND = 1e-10
 # Share of the target that a perturbation must reach to count as one.
 _REACHED = 1e-8
+# Distance to the target, relative to 1 + |w|, below which the set contains it.
+_CONTAINED = 1e-12
 # Error of the first order that `holds_to` speaks of.
 _HOLDS = 0.1
 # Unreachable share from which a partial answer is warned of.
@@ -121,10 +122,12 @@ class _WeightGoal:
         """What is missing, freed of what ker H gives for nothing."""
         return gd.kernel.complement().project(self.target - gd.weights)
 
-    def rows(self, gd: GraphicalDerivative) -> tuple[Array, Array]:
-        """Matrix from dX to the movement, (k, n, d), and what is missing, (k,)."""
+    def rows(
+        self, gd: GraphicalDerivative, moving: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        """Matrix from the moving entries to the movement, and what is missing."""
         basis, reduced = gd.range_map()
-        return -reduced, basis.T @ self.gap(gd)
+        return -reduced[:, moving], basis.T @ self.gap(gd)
 
     def missing(self, gd: GraphicalDerivative) -> tuple[float, float]:
         """Distance from the set and from its base point."""
@@ -144,12 +147,14 @@ class _PredictionGoal:
         found = gd.objective.predictions(gd.weights, self.X)
         return self.target - found.reshape(self.target.shape)
 
-    def rows(self, gd: GraphicalDerivative) -> tuple[Array, Array]:
-        """Matrix from dX to the change of predictions, and what is missing."""
+    def rows(
+        self, gd: GraphicalDerivative, moving: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        """Matrix from the moving entries to the predictions, and what is missing."""
         J = gd.objective.prediction_jacobian(gd.weights, self.X)
         J = J.reshape(-1, gd.weights.size)
-        shape = (gd.objective.n_samples, -1)
-        moved = [-gd.solution_operator.rmatvec(g).reshape(shape) for g in J]
+        adjoints = (gd.solution_operator.rmatvec(g) for g in J)
+        moved = [-adjoint.reshape(moving.shape)[moving] for adjoint in adjoints]
         return np.stack(moved), self.gap(gd).ravel()
 
     def missing(self, gd: GraphicalDerivative) -> tuple[float, float]:
@@ -191,7 +196,9 @@ def target_perturbation(
         Wanted change of the solution's own prediction (probabilities of a classifier).
 
     rows, features : array-like of int or of bool, default=None
-        Rows and features (of flattened rows) of the training data that may move.
+        Rows and features (of flattened rows) of the training data that may move. To
+        rank rows by their influence on the target, let all move and sort by
+        ``size_per_row``.
 
     solution : int, default=None
         Index of the solution to move; None for the one nearest to the target weights,
@@ -206,6 +213,8 @@ def target_perturbation(
     Returns
     -------
     answer : TargetPerturbation
+        The smallest perturbation to first order; corrections reach the target better,
+        and may leave a smaller one that does too.
 
     Raises
     ------
@@ -256,6 +265,8 @@ def _solve(
     final: Any,
 ) -> TargetPerturbation:
     requested = goal.missing(gd)[0]
+    if requested <= _CONTAINED * (1.0 + float(np.linalg.norm(gd.weights))):
+        return _nothing_to_do(gd, index, requested)
     dX, unreachable = _shortest(goal, gd, moving)
     if unreachable > 1.0 - _REACHED:
         raise ValueError(
@@ -278,7 +289,8 @@ def _solve(
         further, _ = _shortest(goal, reached, moving)
         dX = dX + further
         reached = _retrained(gd, dX, final.tol)
-    holds_to = reach(gd, dX, tol=_HOLDS) if dX.any() else np.inf
+    floor = 10.0 * float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    holds_to = reach(gd, dX, tol=_HOLDS, floor=floor)
     missing = (np.nan, np.nan) if reached is None else goal.missing(reached)
     error, to_point = (m / requested if requested else m for m in missing)
     return TargetPerturbation(
@@ -297,21 +309,41 @@ def _solve(
     )
 
 
+def _nothing_to_do(
+    gd: GraphicalDerivative, index: int, requested: float
+) -> TargetPerturbation:
+    """The answer to a target that the set contains as it is."""
+    still = np.zeros(gd.objective.input_shape)
+    return TargetPerturbation(
+        gd.objective.inputs,
+        still,
+        0.0,
+        np.zeros(len(still)),
+        index,
+        requested,
+        0.0,
+        np.inf,
+        gd.weights,
+        0.0,
+        0.0,
+        "the set contains the target as it is",
+    )
+
+
 def _shortest(
     goal: _WeightGoal | _PredictionGoal,
     gd: GraphicalDerivative,
     moving: NDArray[np.bool_],
 ) -> tuple[Array, float]:
     """Shortest least-squares perturbation, and the share that it leaves."""
-    blocks, gap = goal.rows(gd)
+    blocks, gap = goal.rows(gd, moving)
     norm = float(np.linalg.norm(gap))
     dX = np.zeros(gd.objective.input_shape)
     if norm == 0.0:
         return dX, 0.0
-    matrix = blocks[:, moving]
-    entries = _minimum_norm(matrix, gap)
+    entries = _minimum_norm(blocks, gap)
     dX.reshape(moving.shape)[moving] = entries
-    return dX, float(np.linalg.norm(matrix @ entries - gap)) / norm
+    return dX, float(np.linalg.norm(blocks @ entries - gap)) / norm
 
 
 def _minimum_norm(matrix: Array, b: Array) -> Array:
@@ -333,21 +365,21 @@ def _retrained(
 
 def _status(unreachable: float, holds_to: float, error: float, verified: bool) -> str:
     told = [
-        "the target is within reach"
+        "to first order the target is within reach"
         if unreachable <= _PARTIAL
         else f"{unreachable:.0%} of the target is out of reach"
     ]
-    if holds_to < 1.0:
-        told.append(
-            f"first order holds up to {holds_to:.2g} of the perturbation only: ask for "
-            "a smaller change, or add corrections"
-        )
     if not verified:
         told.append("not verified by retraining")
     elif np.isnan(error):
         told.append("retraining on the perturbed data did not become stationary")
     else:
         told.append(f"retraining misses {error:.2g} of it")
+    if holds_to < 1.0 and not error <= unreachable + _PARTIAL:
+        told.append(
+            f"the first order holds up to {holds_to:.2g} of the perturbation only: ask "
+            "for a smaller change, or add corrections"
+        )
     return "; ".join(told)
 
 
@@ -370,7 +402,7 @@ def _check_one_goal(target_weights: Any, X: Any, prediction_change: Any) -> str:
 
 
 def _check_target(final: Any, target_weights: Any) -> Array:
-    target = np.asarray(target_weights, dtype=np.float64)
+    target = _numbers("target_weights", target_weights)
     shape = final.solution_set_.weights.shape[1:]
     if target.shape != shape or not np.isfinite(target).all():
         raise ValueError(
@@ -381,20 +413,37 @@ def _check_target(final: Any, target_weights: Any) -> Array:
     return target
 
 
+def _numbers(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The {name!r} parameter of target_perturbation must hold real numbers. "
+            f"Got {value!r} instead."
+        ) from error
+
+
 def _check_solution(final: Any, solution: Any, target: Array | None) -> int:
     solutions = final.solution_set_
+    trusted = solutions.trustworthy
     if solution is None:
-        if target is None:
-            return 0
-        pieces = solutions.piece_distances(target)[0]
-        return int(np.argmin(np.where(solutions.trustworthy, pieces, np.inf)))
+        far = np.zeros(len(solutions))
+        if target is not None:
+            far = solutions.piece_distances(target)[0]
+        solution = int(np.argmin(np.where(trusted, far, np.inf)))
     is_index = isinstance(solution, Integral) and not isinstance(solution, bool)
     if not is_index or not -len(solutions) <= solution < len(solutions):
         raise ValueError(
             "The 'solution' parameter of target_perturbation must be an integer from "
             f"{-len(solutions)} to {len(solutions) - 1}. Got {solution!r} instead."
         )
-    return int(solution) % len(solutions)
+    index = int(solution) % len(solutions)
+    if not trusted[index]:
+        raise ValueError(
+            "The 'solution' parameter of target_perturbation must name a trustworthy "
+            f"solution. Got {index} instead: {solutions.status[index]}."
+        )
+    return index
 
 
 def _prediction_goal(
@@ -403,7 +452,7 @@ def _prediction_goal(
     points = check_inputs(final, X)
     gd = final.graphical_derivatives_[index]
     now = gd.objective.predictions(gd.weights, points)
-    change = np.asarray(prediction_change, dtype=np.float64)
+    change = _numbers("prediction_change", prediction_change)
     shape = now.shape[:-1] if now.ndim > 1 and now.shape[-1] == 1 else now.shape
     if change.shape not in (shape, now.shape) or not np.isfinite(change).all():
         raise ValueError(

@@ -32,7 +32,8 @@ class LinearRange:
         The same as a Frobenius norm of the perturbation.
 
     size_per_row : ndarray of shape (n_solutions,)
-        The same as the Euclidean length delta of each moving row, root mean square.
+        The same as the Euclidean length delta of each moving row, root mean square; 0
+        where only targets move.
 
     tol : float
         Error asked for.
@@ -88,5 +89,7 @@ def linear_range(
     moving = np.any(question.dX.reshape(len(question.X), -1) != 0.0, axis=1)
     n_moving = int(np.count_nonzero(moving))
     size = fraction * question.size
-    per_row = fraction * np.linalg.norm(question.dX) / np.sqrt(max(1, n_moving))
+    per_row = np.zeros_like(fraction)
+    if n_moving:
+        per_row = fraction * np.linalg.norm(question.dX) / np.sqrt(n_moving)
     return LinearRange(fraction, size, per_row, tol)

@@ -42,12 +42,18 @@ class PartModuli:
         where the Lipschitz-like property fails.
 
     directions : ndarray of shape (n_parts, ...)
-        Perturbations of Frobenius norm 1 that attain them, NaN for an infinite one:
-        of a row or a feature, the moving entries only; otherwise of the shape of X.
+        Perturbations of Frobenius norm 1 that attain them, NaN for an infinite one.
+        Of a row or a feature, the moving entries only; of groups, one array of the
+        shape of X that holds each group's in its rows; otherwise of the shape of X.
     """
 
     values: Array
     directions: Array
+
+    def __post_init__(self) -> None:
+        # They are kept and handed out: nobody may write to them.
+        self.values.setflags(write=False)
+        self.directions.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -96,10 +102,19 @@ def group_moduli(gd: GraphicalDerivative, groups: NDArray[Any]) -> PartModuli:
     groups : ndarray of shape (n_samples,)
         Label of each row.
     """
-    found = [modulus(gd, groups == label) for label in np.unique(groups)]
-    return PartModuli(
-        np.array([m.value for m in found]), np.stack([m.direction for m in found])
-    )
+    reduced = gd.reduced_map()
+    labels = np.unique(groups)
+    values = np.empty(len(labels))
+    directions = np.empty(reduced.shape[1:])
+    for i, label in enumerate(labels):
+        rows = groups == label
+        block = reduced[:, rows].reshape(1, len(reduced), -1)
+        (values[i],), (direction,) = _block_norms(block)
+        leak = float(gd.column_leaks[rows].max())
+        if leak > CONSISTENCY_TOL:
+            values[i], direction = np.inf, np.full_like(direction, np.nan)
+        directions[rows] = direction.reshape(int(rows.sum()), -1)
+    return PartModuli(values, directions.reshape(gd.objective.input_shape))
 
 
 def layer_moduli(gd: GraphicalDerivative) -> PartModuli:

@@ -21,13 +21,20 @@ from ._linearise import collect
 from ._question import Question, ask
 from ._reach import reach
 from ._stationarity import Polished, stationarity
-from .derivatives import GraphicalDerivative
+from .derivatives import AffineSet, GraphicalDerivative
 from .solution_set import SolutionSet
 
 __all__ = ["SolutionPath", "SolutionTrack", "follow_path"]
 
 Array = NDArray[np.float64]
 
+# First step, as a share of the path, and by how much a step may exceed the last one.
+_FIRST_STEP, _GROWTH = 0.1, 3.0
+# Movements below this share of 1 + |w| need no relative accuracy: where the solution
+# turns back its velocity passes through 0.
+_NEGLIGIBLE = 1e-3
+# What kept a step from being taken.
+_TOO_CURVED, _SINGULAR, _NEW_RANK = "curved", "singular", "rank"
 # Chord steps that may correct one prediction; they shrink by about the prediction's
 # error each.
 _N_CHORD_STEPS = 40
@@ -154,7 +161,8 @@ def follow_path(
         Error of the first order that a step may have before it is corrected, in (0, 1].
 
     min_step : float, default=1e-4
-        Share of the perturbation below which a step is given up.
+        Share of the way behind, and at the start its square, below which a step is
+        given up.
 
     max_steps : int, default=1000
         Per solution.
@@ -178,15 +186,35 @@ def follow_path(
         _Walk(gd, question, floor, tol, min_step)
         for gd, floor in zip(question.derivatives, question.floors, strict=True)
     ]
-    for walk in walks:
-        walk.run(int(max_steps))
-    return SolutionPath([walk.track for walk in walks], _ends(walks, question))
+    base = question.estimator.solution_set_
+    for walk, ok, status in zip(walks, base.trustworthy, base.status, strict=True):
+        if ok:
+            walk.run(int(max_steps))
+        else:
+            walk.stop(0.0, f"starts from an untrustworthy solution ({status})")
+    ends = _ends(walks, question)
+    for track, ok, status in zip(
+        [walk.track for walk in walks], ends.trustworthy, ends.status, strict=True
+    ):
+        if track.arrived and not ok:
+            track.arrived = False
+            track.status = f"ends at an untrustworthy solution ({status})"
+    return SolutionPath([walk.track for walk in walks], ends)
 
 
 def _ends(walks: list[_Walk], question: Question) -> SolutionSet:
+    """The set at the ends, factorised with the rank that H has there."""
     tol = question.estimator.tol
-    derivatives = [walk.here for walk in walks]
     polished = [_evidence(walk.here, walk.track, tol) for walk in walks]
+    derivatives = [
+        walk.here.at(
+            walk.here.objective,
+            point.weights,
+            keep_rank=False,
+            stationarity=point.stationarity,
+        )
+        for walk, point in zip(walks, polished, strict=True)
+    ]
     diagnoses = [
         diagnose(gd, is_stationary=point.converged, polish_status=point.status)
         for gd, point in zip(derivatives, polished, strict=True)
@@ -228,52 +256,83 @@ class _Walk:
         self.here, self._question, self._floor = gd, question, floor
         self._tol, self._min_step = tol, min_step
         self._negative = gd.factor.inertia[0]
+        self._obstacle = ""
         self.track = SolutionTrack()
         self._arrive(0.0, gd)
 
     def run(self, max_steps: int) -> None:
         """Go on to t = 1, or to where it ends."""
-        t = 0.0
+        question, t, h = self._question, 0.0, _FIRST_STEP
+        affine = self.here(question.dX, question.dy)
         for _ in range(max_steps):
-            affine = self.here(self._question.dX, self._question.dy)
             self.track.speeds.append(float(np.linalg.norm(affine.shift)))
             if affine.is_empty:
-                self._stop(t, f"the set becomes empty at {t:.3g}: {affine.status}")
+                self.stop(t, f"the set becomes empty at {t:.3g}: {affine.status}")
                 return
-            h = self._step(t, affine.shift)
+            # Longer steps than these could land on another branch unseen.
+            h, affine = self._step(t, min(_GROWTH * h, 1.0 - t), affine)
             if h == 0.0:
-                self._stop(*self._why(t))
+                self.stop(*self._why(t))
                 return
             t = 1.0 if h >= 1.0 - t else t + h
             if t == 1.0:
+                self.track.speeds.append(float(np.linalg.norm(affine.shift)))
                 self.track.stopped_at, self.track.arrived = 1.0, True
                 self.track.status = f"arrived in {len(self.track.t) - 1} steps"
                 return
-        self._stop(t, f"max_steps={max_steps} were not enough: stopped at {t:.3g}")
+        self.stop(t, f"max_steps={max_steps} were not enough: stopped at {t:.3g}")
 
-    def _step(self, t: float, velocity: Array) -> float:
+    def _step(
+        self, t: float, longest: float, affine: AffineSet
+    ) -> tuple[float, AffineSet]:
         """Take the longest step that can be corrected; its length, or 0."""
-        question = self._question
-        room = 1.0 - t
-        h = min(
-            room,
-            reach(
-                self.here,
-                question.dX,
-                question.dy,
-                tol=self._tol,
-                floor=self._floor,
-                precision=0.3,
-            ),
+        question, room = self._question, 1.0 - t
+        within = reach(
+            self.here,
+            question.dX,
+            question.dy,
+            tol=self._tol,
+            floor=self._floor,
+            precision=0.3,
+            farthest=longest,
+            least_shift=self._least_shift(),
         )
-        # The last step of a path may be as short as is left.
-        while h >= min(self._min_step, room):
-            there = self._corrected(t + h if h < room else 1.0, h * velocity)
+        h = min(longest, within)
+        # Relative to the way that is behind: a fold early on a long path is resolved as
+        # well as a late one. The last step may be as short as is left.
+        least = min(self._min_step * max(t, self._min_step), room)
+        while h >= least:
+            arrives = h >= room
+            there = self._corrected(1.0 if arrives else t + h, h * affine.shift)
             if there is not None:
-                self._arrive(t + h if h < room else 1.0, there)
-                return h
+                onward = there(question.dX, question.dy)
+                if self._on_the_branch(there, h, affine, onward):
+                    self._arrive(1.0 if arrives else t + h, there)
+                    return h, onward
             h *= 0.5
-        return 0.0
+            if self._obstacle == _NEW_RANK and h < self._min_step:
+                break
+        if within < least:
+            self._obstacle = _TOO_CURVED
+        return 0.0, affine
+
+    def _least_shift(self) -> float:
+        """Length of movements whose error is not worth a shorter step."""
+        return _NEGLIGIBLE * (1.0 + float(np.linalg.norm(self.here.weights)))
+
+    def _on_the_branch(
+        self, there: GraphicalDerivative, h: float, here: AffineSet, onward: AffineSet
+    ) -> bool:
+        """Whether the velocities at both ends explain the movement between them."""
+        if onward.is_empty:
+            return True
+        moved = there.weights - self.here.weights
+        expected = 0.5 * h * (here.shift + onward.shift)
+        missed = float(there.kernel.complement_norm(moved - expected))
+        if missed <= self._tol * max(float(np.linalg.norm(moved)), self._least_shift()):
+            return True
+        self._obstacle = _TOO_CURVED
+        return False
 
     def _corrected(self, t: float, shift: Array) -> GraphicalDerivative | None:
         """The derivative at the solution near the prediction; None without one."""
@@ -282,6 +341,7 @@ class _Walk:
         w = gd.weights + shift
         moved = float(np.linalg.norm(shift))
         last = np.inf
+        self._obstacle = _TOO_CURVED
         for _ in range(_N_CHORD_STEPS):
             step = gd.newton_step(w, objective)
             w, length = w + step, float(np.linalg.norm(step))
@@ -294,11 +354,13 @@ class _Walk:
             return None
         there = gd.at(objective, w)
         self.track.n_factorisations += 1
-        if there.factor.inertia[0] != self._negative or not self._same_rank(there):
+        if there.factor.inertia[0] != self._negative:
+            self._obstacle = _SINGULAR
             return None
         left = float(np.linalg.norm(objective.gradient(w)))
         scale = there.hessian_norm * max(moved, self._floor)
-        if left > 10.0 * self._floor + _LEFT * scale:
+        if not self._same_rank(there) or left > 10.0 * self._floor + _LEFT * scale:
+            self._obstacle = _NEW_RANK
             return None
         return there
 
@@ -312,37 +374,50 @@ class _Walk:
         self.track.weights.append(gd.weights)
         self.track.smallest_eigenvalues.append(gd.factor.weakest[0])
 
-    def _stop(self, t: float, status: str) -> None:
+    def stop(self, t: float, status: str) -> None:
+        """End at t, for the reason given."""
         self.track.stopped_at, self.track.status = t, status
 
     def _why(self, t: float) -> tuple[float, str]:
         """What keeps the path from going on."""
         smallest = self.track.smallest_eigenvalues
-        if smallest[-1] > _COLLAPSED * smallest[0]:
+        if self._obstacle != _SINGULAR and smallest[-1] > _COLLAPSED * smallest[0]:
+            if self._obstacle == _NEW_RANK:
+                return t, (
+                    f"the rank of H changes at {t:.3g}: the solutions on both sides "
+                    "are no one manifold (for example duplicated rows that come "
+                    "apart); retrain, or add weight decay"
+                )
             return t, (
-                f"the rank of H changes at {t:.3g}: the solutions on both sides are no "
-                "one manifold (for example duplicated rows that come apart); retrain, "
-                "or add weight decay"
+                f"no step above min_step={self._min_step:g} could be corrected at "
+                f"{t:.3g}: the set bends too much there; lower min_step, or take a "
+                "shorter perturbation"
             )
-        end = self._extrapolated()
         if self._is_transversal():
+            end = self._extrapolated(np.array(self.track.speeds) ** -2.0)
             return end, (
                 f"the set folds at {end:.3g}: an eigenvalue of H falls to 0 and the "
                 "direction leaves range H; this branch ends there, retrain to find "
                 "another"
             )
+        end = self._extrapolated(np.array(smallest))
         return end, (
             f"the rank of H changes at {end:.3g}: an eigenvalue of H falls to 0 and "
             "branches meet; retrain beyond it"
         )
 
-    def _extrapolated(self) -> float:
-        """Near a fold w moves like sqrt(end - t): 1 / speed^2 falls to 0 linearly."""
-        t, speeds = np.array(self.track.t), np.array(self.track.speeds)
+    def _extrapolated(self, falling: Array) -> float:
+        """Where the last two values, linear in t, fall to 0.
+
+        Near a fold w moves like sqrt(end - t), so that 1 / speed^2 does; where branches
+        meet, the eigenvalue itself.
+        """
+        t = np.array(self.track.t)
         if len(t) < 2:
             return float(t[-1])
-        slope = (speeds[-1] ** -2 - speeds[-2] ** -2) / (t[-1] - t[-2])
-        return float(t[-1] - speeds[-1] ** -2 / slope) if slope < 0 else float(t[-1])
+        slope = (falling[-1] - falling[-2]) / (t[-1] - t[-2])
+        end = t[-1] - falling[-1] / slope if slope < 0 else t[-1]
+        return float(np.clip(end, t[-1], 1.0))
 
     def _is_transversal(self) -> bool:
         dx = self._question.dX.ravel()

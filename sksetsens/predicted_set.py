@@ -32,7 +32,7 @@ class PredictionChange:
 
     half_width : ndarray of the same shape
         By how much the change differs within the local set, to both sides; 0 without
-        a radius, NaN where the set misses the ball.
+        a radius, NaN where the set is empty or misses the ball.
     """
 
     value: Array
@@ -225,8 +225,8 @@ class PredictedSolutionSet(SolutionSet):
     ) -> tuple[Array, Array]:
         J = objective.prediction_jacobian(self.base.weights[i], X)
         value = J @ self.shift[i]
-        if radius is None:
-            return value, np.zeros_like(value)
+        if radius is None or self.is_empty[i]:
+            return value, 0.0 * value
         room = radius
         if center == "base":
             along = self.kernels[i].project(self.shift[i])

@@ -19,6 +19,9 @@ from .symmetries import Alignment, NetworkSymmetry
 
 __all__ = ["SolutionSet", "check_rows"]
 
+# Losses of two copies of one net differ by rounding.
+_SAME_LOSS = 1e-8
+
 Array = NDArray[np.float64]
 
 
@@ -251,9 +254,22 @@ class SolutionSet:
         ValueError
             If the set was loaded without a net, or its symmetries are not known.
         """
-        objective = self._objectives("tell its symmetries")[0]
-        penalised = objective.is_penalised(self.weights[0])
-        return NetworkSymmetry.of(objective.module, scalings=not penalised)
+        objective = self._objectives("tell its symmetries")[0].untilted()
+        w = self.weights[0]
+        scalings = not objective.is_penalised(w)
+        symmetry = NetworkSymmetry.of(objective.module, scalings=scalings)
+        # A penalty in get_loss may tell copies apart: compare with one of them.
+        copy = symmetry.align(w, np.random.RandomState(0).permutation(w)).weights
+        here, there = objective.loss(w), objective.loss(copy)
+        if not np.isclose(here, there, rtol=_SAME_LOSS, atol=0.0):
+            raise ValueError(
+                "The symmetries of the net's outputs are none of its objective: the "
+                f"loss {here:.6g} of a solution is {there:.6g} for a copy with other "
+                "order, signs or scales of hidden units (a penalty in get_loss, or "
+                "weight decay that differs within a layer). Pass a NetworkSymmetry "
+                "that the objective has."
+            )
+        return symmetry
 
     def aligned_to(
         self,
@@ -284,6 +300,11 @@ class SolutionSet:
         aligned : SolutionSet
             Of the same class, with the same functions in the same order.
         """
+        if not isinstance(reference, SolutionSet):
+            raise ValueError(
+                "The 'reference' parameter of aligned_to must be a SolutionSet. Got "
+                f"{type(reference).__name__} instead."
+            )
         symmetry = self.symmetry if symmetry is None else symmetry
         if pairwise and len(self) != len(reference):
             raise ValueError(
@@ -302,13 +323,17 @@ class SolutionSet:
     def _transformed(self, maps: Sequence[Alignment]) -> Self:
         """A copy in other coordinates of weight space, one map per solution."""
         moved = self._take(np.arange(len(self)))
-        moved.weights = np.stack(
-            [m.apply(w) for m, w in zip(maps, self.weights, strict=True)]
-        )
+        pairs = list(zip(maps, self.weights, strict=True))
+        moved.weights = np.stack([m.apply(w) for m, w in pairs])
         moved.kernels = [
             m.apply_to_subspace(kernel)
             for m, kernel in zip(maps, self.kernels, strict=True)
         ]
+        if moved.objectives is not None:
+            moved.objectives = [
+                _retilted(objective, w)
+                for objective, w in zip(moved.objectives, moved.weights, strict=True)
+            ]
         return moved
 
     def _objectives(self, caller: str) -> list[Objective]:
@@ -432,6 +457,14 @@ class SolutionSet:
 
 
 SolutionSet._kinds["SolutionSet"] = SolutionSet
+
+
+def _retilted(objective: Objective, weights: Array) -> Objective:
+    """An early-stopped objective, tilted by the gradient at a copy of its weights."""
+    if not objective.is_tilted:
+        return objective
+    plain = objective.untilted()
+    return plain.tilted(plain.gradient(weights))
 
 
 def _distance_of(alignment: Alignment) -> float:

@@ -19,6 +19,7 @@ __all__ = ["StabilityReport", "stability_report"]
 
 Array = NDArray[np.float64]
 
+_ROUNDING = 1e-12
 _COLUMNS = ("solution", "distance", "bound", "slack", "nonlinearity", "holds to")
 
 
@@ -169,6 +170,8 @@ def stability_report(
     distance, bound = predicted.shift_norm, question.bounds
     with np.errstate(invalid="ignore"):
         slack = bound - distance
+    # In the worst case both are the same number, computed in two ways.
+    slack = np.where(np.abs(slack) <= _ROUNDING * distance, 0.0, slack)
     return StabilityReport(
         predicted,
         question.size,

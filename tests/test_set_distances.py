@@ -68,6 +68,18 @@ class TestFarthestPoint:
         assert distance == 2.0
         assert not z.any()
 
+    def test_nearly_parallel_planes_stored_by_their_complements(self):
+        """Rounding beside small angles is no direction: against dense points."""
+        rng = np.random.RandomState(0)
+        Q = orthonormal(rng, 7)
+        R = np.linalg.qr(Q[:, :5] + 1e-5 * rng.standard_normal((7, 5)))[0]
+        moving, target = Subspace(Q[:, :5], True), Subspace(R, True)
+        offset = 1e-6 * rng.standard_normal(7)
+        distance, _ = FarthestPoint(moving, target)(offset, 1.0)
+        angles = np.linspace(0, 2 * np.pi, 4001)
+        circle = np.column_stack([np.cos(angles), np.sin(angles)]) @ Q[:, 5:].T
+        assert_allclose(distance, target.complement_norm(offset + circle).max(), 1e-5)
+
     def test_nearly_parallel_angles_are_resolved(self):
         """An angle of 1e-9 over a radius of 1 is a distance of 1e-9."""
         angle = 1e-9

@@ -211,11 +211,12 @@ class LinearLayers:
             delta, seen = grad(pairing, has_aux=True)(eps, r_)
             return (delta, *seen)
 
-        def along(unit: Tensor, dr_: Tensor) -> tuple[Any, Any]:
-            return jvp(both, (still, r), (unit.expand_as(still), dr_))
+        def along(unit: Tensor, dr_: Tensor) -> tuple[Tensor, ...]:
+            return jvp(both, (still, r), (unit.expand_as(still), dr_))[1]
 
         units = torch.eye(self._n_units, dtype=x.dtype, device=x.device)
-        (delta, *_), (second, *dh) = vmap(along, out_dims=(None, 0))(units, dr)
+        delta = both(still, r)[0]
+        second, *dh = vmap(along)(units, dr)
         return delta, second.permute(1, 2, 0), [t.permute(1, 2, 0) for t in dh]
 
     @contextlib.contextmanager

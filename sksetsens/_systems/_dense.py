@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from .._objective import Objective
 from ..linalg import PseudoInverse, Solution, SymmetricPseudoInverse
-from ._point import Point, matrix_shape, operator, root
+from ._point import Point, matrix_shape, operator, relative_neglect, root
 
 __all__ = ["Dense"]
 
@@ -27,7 +27,6 @@ class Dense:
     """H dense and exact (or Gauss-Newton), B through products."""
 
     name = "eigh"
-    neglected = 0.0
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w = point.objective, point.weights
@@ -39,6 +38,9 @@ class Dense:
             matrix, rcond=point.rcond, noise=noise, rank=point.rank
         )
         self._matrix, self._rcond = matrix, point.rcond
+        self.neglected = 0.0
+        if point.curvature == "ggn":
+            self.neglected = relative_neglect(point, matrix.__matmul__, self.factor)
 
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve(self._objective.cross_product(self._w, dX, dy))

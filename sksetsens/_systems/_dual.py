@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from .._objective import Objective
 from ..linalg import GramPseudoInverse, PseudoInverse, Solution
-from ._point import Point, matrix_shape, operator, root
+from ._point import Point, matrix_shape, operator, relative_neglect, root
 
 __all__ = ["Dual"]
 
@@ -30,23 +30,9 @@ class Dual:
         self._SD = self._S @ point.objective.input_jacobian(point.weights)
         self._rcond = point.rcond
         self.factor = GramPseudoInverse(self._A, rcond=point.rcond, rank=point.rank)
-        self.neglected = _relative_neglect(
-            self._neglected_norm(point.curvature), self.factor
+        self.neglected = relative_neglect(
+            point, lambda v: self._A.T @ (self._A @ v), self.factor
         )
-
-    def _neglected_norm(self, curvature: str, n_iter: int = 8) -> float:
-        """|H - A'A|_2 to within a small factor, by power iteration."""
-        if curvature == "ggn":
-            return 0.0
-        v = _unit(np.random.RandomState(0).standard_normal(self._A.shape[1]))
-        norm = 0.0
-        for _ in range(n_iter):
-            v = self._objective.hessian_product(self._w, v) - self._A.T @ (self._A @ v)
-            norm = float(np.linalg.norm(v))
-            if norm == 0.0:
-                break
-            v = v / norm
-        return norm
 
     def _rho(self, dX: Any, dy: Any = None) -> Array:
         rows = np.reshape(dX, (self._SD.shape[0], self._SD.shape[2], 1))
@@ -126,15 +112,3 @@ class Dual:
 
         shape = (o.n_params, int(np.prod(o.target_shape)))
         return operator(shape, forward, adjoint)
-
-
-def _relative_neglect(norm: float, factor: GramPseudoInverse) -> float:
-    kept = factor.eigenvalues[factor.eigenvalues > factor.cutoff]
-    if norm == 0.0:
-        return 0.0
-    return norm / float(kept.min()) if kept.size else np.inf
-
-
-def _unit(v: Array) -> Array:
-    norm = float(np.linalg.norm(v))
-    return v / norm if norm > 0 else v

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ __all__ = [
     "available_bytes",
     "matrix_shape",
     "operator",
+    "relative_neglect",
     "root",
     "root_or_none",
 ]
@@ -28,6 +30,7 @@ Array = NDArray[np.float64]
 
 # Dense work holds about this many p x p arrays at its peak (H, vectors, LAPACK's).
 DENSE_COPIES = 4
+_N_POWER_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -154,3 +157,22 @@ def available_bytes() -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         return float("inf")
+
+
+def relative_neglect(
+    point: Point, product: Callable[[Array], Array], factor: PseudoInverse
+) -> float:
+    """|H - G|_2 over the smallest kept eigenvalue of G, which stands for H.
+
+    To within a small factor, by power iteration; ``product`` is v -> G v.
+    """
+    v = np.random.RandomState(0).standard_normal(point.weights.size)
+    norm = 0.0
+    for _ in range(_N_POWER_STEPS):
+        v = v / np.linalg.norm(v)
+        v = point.objective.hessian_product(point.weights, v) - product(v)
+        norm = float(np.linalg.norm(v))
+        if norm == 0.0:
+            return 0.0
+    smallest = factor.weakest[0]
+    return norm / smallest if smallest > 0.0 else np.inf

@@ -106,6 +106,11 @@ def make_fold(
             ``branch(t)``: the minimiser on the left for ``X + t * dX``; NaN unless
             ``0 <= t <= fold_fraction``.
 
+    Notes
+    -----
+    Train it from its solution: ``NeuralNetRegressor(data.module,
+    module__start=data.weights.item(), train_split=None, max_epochs=1)``.
+
     Examples
     --------
     >>> from sksetsens.datasets import make_fold

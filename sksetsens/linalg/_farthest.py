@@ -23,8 +23,8 @@ __all__ = ["FarthestPoint"]
 
 Array = NDArray[np.float64]
 
-# Squared sines of principal angles below this are rounding of a subspace's basis.
-_PARALLEL = (1e-14) ** 2
+# Sines of principal angles below this are rounding of a subspace's basis.
+_PARALLEL = 1e-13
 
 
 class FarthestPoint:
@@ -54,16 +54,15 @@ class FarthestPoint:
         self._across = target.complement()
         if moving.is_complement and target.is_complement:
             A = moving.project(target.basis.T).T
-            squares, W = scipy.linalg.eigh(A.T @ A)
-            kept = squares > _PARALLEL
-            self._squares = squares[kept]
-            self._axes = (A @ W[:, kept]) / np.sqrt(self._squares)
+            axes, sines, _ = scipy.linalg.svd(A, full_matrices=False)
         else:
             V = moving.spanning_basis()
             A = self._across.project(V.T).T
-            squares, W = scipy.linalg.eigh(A.T @ A)
-            kept = squares > _PARALLEL
-            self._squares, self._axes = squares[kept], V @ W[:, kept]
+            _, sines, coordinates = scipy.linalg.svd(A, full_matrices=False)
+            axes = V @ coordinates.T
+        # Ascending; not by a Gram matrix, whose rounding would pass for small angles.
+        kept = np.flatnonzero(sines > _PARALLEL)[::-1]
+        self._squares, self._axes = sines[kept] ** 2, axes[:, kept]
 
     def __call__(self, offset: Array, radius: float) -> tuple[float, Array]:
         """Distance of the farthest point and where it is.

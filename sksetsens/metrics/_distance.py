@@ -105,6 +105,7 @@ def _symmetry(align: Any, *sets: Any) -> NetworkSymmetry | None:
 
 def _aligned_distance(cloud: Array, C: Any, symmetry: NetworkSymmetry) -> Array:
     """Distance of each point's best copy to each piece, the smallest."""
+    _finite("C", _points("C", C))
     pieces = affine_pieces(C if hasattr(C, "kernels") else _points("C", C))
     return np.array(
         [
@@ -208,6 +209,13 @@ def excess_bounds(
     _finite("D", _points("D", D))
     centers = _points("C", C) if center is None else _points("center", center)
     _finite("center", centers)
+    n_dims = _points("C", C).shape[1]
+    for name, points in (("D", _points("D", D)), ("center", centers)):
+        if points.shape[1] != n_dims:
+            raise ValueError(
+                f"The {name!r} parameter must have {n_dims} columns, as C has. Got "
+                f"{points.shape[1]} instead."
+            )
     if hasattr(C, "kernels") or hasattr(D, "kernels"):
         whole = C if hasattr(C, "kernels") else _points("C", C)
         other = D if hasattr(D, "kernels") else _points("D", D)
@@ -267,8 +275,14 @@ def pompeiu_hausdorff(
     >>> pompeiu_hausdorff([[0.0], [1.0]], [[0.0]])
     1.0
     """
+    first, second = _points("C", C), _points("D", D)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"The 'D' parameter must have {first.shape[1]} columns, as C has. Got "
+            f"{second.shape[1]} instead."
+        )
     if radius is not None and center is None:
-        center = np.concatenate([_points("C", C), _points("D", D)])
+        center = np.concatenate([first, second])
     symmetry = _symmetry(align, C, D)
     options = {"radius": radius, "center": center, "align": symmetry or False}
     return max(excess(C, D, **options), excess(D, C, **options))
