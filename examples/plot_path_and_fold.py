@@ -101,9 +101,7 @@ for tol in (0.3, 0.03):
 X_worst = model.set_params(perturbation="worst_case").perturb()
 worst = follow_path(model, X_worst).tracks[0]
 lost = worst.smallest_eigenvalues
-print(
-    f"\nworst direction:  arrived: {worst.arrived}, followed to t = {worst.t[-1]:.2f},"
-)
+print(f"\nworst direction:  {worst.status}")
 print(
     f"                  smallest eigenvalue of H from {lost[0]:.1e} to {lost[-1]:.1e}"
 )

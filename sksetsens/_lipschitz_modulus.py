@@ -124,6 +124,24 @@ def lipschitz_modulus(
     ----------
     X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural
     Networks", AAAI 2025, arXiv 2412.11057, Section 3 and Theorems 2 and 3.
+
+    Examples
+    --------
+    The paper's toy network, whose modulus at w = (1, 2) is 2 / 5:
+
+    >>> from skorch import NeuralNetRegressor
+    >>> from sksetsens import SolutionSetEstimator, lipschitz_modulus
+    >>> from sksetsens.datasets import make_toy_network
+    >>> toy = make_toy_network()
+    >>> net = NeuralNetRegressor(
+    ...     toy.module, module__start=(1.0, 2.0), train_split=None, max_epochs=1
+    ... )
+    >>> model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+    >>> model = model.fit(toy.X, toy.y)
+    >>> round(lipschitz_modulus(model), 6)
+    0.4
+    >>> lipschitz_modulus(model, level="sample").round(4)
+    array([[0.1789, 0.3578]])
     """
     final, _ = peel(estimator, caller="lipschitz_modulus")
     check_is_fitted(final)

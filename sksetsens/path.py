@@ -177,6 +177,25 @@ def follow_path(
     ------
     ValueError
         If a parameter is out of range or the data is not as `sensitivity` wants it.
+
+    Examples
+    --------
+    A minimum that disappears half way:
+
+    >>> from skorch import NeuralNetRegressor
+    >>> from sksetsens import SolutionSetEstimator, follow_path
+    >>> from sksetsens.datasets import make_fold
+    >>> fold = make_fold(fold_fraction=0.5, random_state=0)
+    >>> net = NeuralNetRegressor(
+    ...     fold.module, module__start=fold.weights.item(), train_split=None,
+    ...     max_epochs=1,
+    ... )
+    >>> model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+    >>> path = follow_path(model.fit(fold.X, fold.y), fold.X_perturbed)
+    >>> path.arrived, path.stopped_at.round(4)
+    (array([False]), array([0.5]))
+    >>> print(path.status[0][:24])
+    the set folds at 0.5: an
     """
     check_positive("follow_path", "tol", tol, up_to=1.0)
     check_positive("follow_path", "min_step", min_step, up_to=1.0)
