@@ -121,8 +121,8 @@ def polish(
         Continue a point with negative curvature as the zero of R it is, instead of
         descending from it.
     nearby : PseudoInverse, default=None
-        Factorised Hessian at a point close by. Where it is nonsingular, the solution
-        is locally unique and steps with this one factorisation reach it.
+        Factorised Hessian at a point close by. Steps with this one factorisation reach
+        the solution next to it where the rank of H stays what it is.
     initial_curvature : float, default=0.0
         |H|_2 where training began: a solution with next to none of it is saturated.
 
@@ -161,11 +161,14 @@ def _plan(
     nearby: PseudoInverse | None,
 ) -> list:
     plan: list = []
-    if nearby is not None and nearby.kernel_dim == 0:
+    interpolates = _is_quadratic_interpolation(objective, w)
+    # Along ker H chord steps stay where they are; Newton's would drift with the rounding
+    # of null eigenvalues.
+    if nearby is not None and not (interpolates and nearby.kernel_dim):
         plan.append(("chord", partial(_chord, nearby)))
     if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
         return [*plan, ("newton-root", _newton_root)]
-    if _is_quadratic_interpolation(objective, w):
+    if interpolates:
         plan.append(("levenberg-marquardt", _levenberg_marquardt))
     if objective.n_params > NEWTON_MAX_PARAMS:
         return [*plan, ("lbfgs", _lbfgs)]
@@ -290,7 +293,7 @@ def _levenberg_marquardt(
 def _chord(
     nearby: PseudoInverse, objective: Objective, w: Array, tol: float
 ) -> tuple[Array, int]:
-    """``w -= H^-1 R(w)`` with H from nearby, while it shrinks |R|."""
+    """``w -= H^+ R(w)`` with H from nearby, while it shrinks |R|."""
     gradient = objective.gradient(w)
     n_iter = 0
     while n_iter < _CHORD_MAX_ITER:

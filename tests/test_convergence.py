@@ -120,7 +120,7 @@ def test_toy_network_is_lipschitz(at_paper_point, toy):
     np.testing.assert_allclose(found.sizes, sizes, rtol=1e-9)
     assert found.order == pytest.approx(1.0, abs=0.01)
     assert found.converges.all()
-    assert "converges with order 1.00: Lipschitz" in found.status[0]
+    assert found.status[0].startswith("converges with order 1.0")
     assert found.radius == 0.1
     np.testing.assert_array_equal(
         found.distance, np.maximum(found.outer_excess, found.inner_excess)
@@ -361,7 +361,7 @@ def test_what_is_called_second_order_is(seed):
         lipschitz_inclusion(model, X + size * dX, radius=10 * size).second_order[0]
         for size in (1e-3, 1e-4)
     ]
-    assert errors[1] <= 0.06 * errors[0] + 1e-12
+    assert errors[1] <= 0.03 * errors[0] + 1e-12
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e-3, 0.1, 1.0])
@@ -410,7 +410,7 @@ def test_worst_case_of_the_toy_network_exceeds_within_second_order(at_paper_poin
     assert (-found.second_order <= found.slack + 1e-14).all()
     assert (found.slack < 0).all()
     assert not found.holds.any()
-    assert "exceeded by 0.00023, within the second-order term" in found.status[0]
+    assert "within the second-order term" in found.status[0]
     smaller = lipschitz_inclusion(at_paper_point, 0.9999 * toy.X, radius=5e-4)
     assert (-smaller.slack <= 0.02 * -found.slack).all()
 
