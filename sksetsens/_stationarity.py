@@ -162,8 +162,8 @@ def _plan(
 ) -> list:
     plan: list = []
     interpolates = _is_quadratic_interpolation(objective, w)
-    # Along ker H chord steps stay where they are; Newton's would drift with the rounding
-    # of null eigenvalues.
+    # Along ker H chord steps stay where they are; Newton's would drift with the
+    # rounding of null eigenvalues.
     if nearby is not None and not (interpolates and nearby.kernel_dim):
         plan.append(("chord", partial(_chord, nearby)))
     if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
