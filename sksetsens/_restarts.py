@@ -23,7 +23,14 @@ from sklearn.exceptions import FitFailedWarning
 from skorch.history import History
 
 from ._isolation import isolated
-from ._objective import Objective, bare_net, initialised_net
+from ._objective import (
+    Objective,
+    Trained,
+    bare_net,
+    initialised_net,
+    train_together,
+    why_not_together,
+)
 from ._stationarity import Polished, polish, stationarity
 from .exceptions import AllRestartsFailedError
 
@@ -96,6 +103,7 @@ class Restart:
     polished: Polished | None = None
     error: str = ""
     cause: str = ""
+    backend: str = "joblib"
 
 
 def draw_seeds(random_state: Any, n_seeds: int) -> list[int]:
@@ -110,15 +118,48 @@ def draw_seeds(random_state: Any, n_seeds: int) -> list[int]:
 
 
 def run_restarts(
-    task: RestartTask, seeds: Sequence[int], *, n_jobs: int | None, verbose: int
+    task: RestartTask,
+    seeds: Sequence[int],
+    *,
+    n_jobs: int | None,
+    verbose: int,
+    backend: str = "joblib",
 ) -> list[Restart]:
     """Train once per seed; outcomes in the order of the seeds.
 
-    Bits do not depend on n_jobs or the backend: each restart seeds its own
-    generators and runs on one thread.
+    Bits do not depend on n_jobs or joblib's backend: each restart seeds its own
+    generators and runs on one thread. The backend "vectorized" trains all restarts as
+    one stack where the net allows it, and polishes them through joblib.
     """
+    trained: list[Trained | None] = [None] * len(seeds)
+    told = "joblib"
+    if backend == "vectorized":
+        trained, told = _train_together(task, seeds)
     parallel = Parallel(n_jobs=n_jobs, verbose=verbose)
-    return parallel(delayed(_guarded_restart)(task, seed) for seed in seeds)
+    restarts = parallel(
+        delayed(_guarded_restart)(task, seed, stacked)
+        for seed, stacked in zip(seeds, trained, strict=True)
+    )
+    return [replace(restart, backend=told) for restart in restarts]
+
+
+def _train_together(
+    task: RestartTask, seeds: Sequence[int]
+) -> tuple[list[Trained | None], str]:
+    """Trainings as one stack; None each, and why, where the net does not allow it."""
+    nothing: list[Trained | None] = [None] * len(seeds)
+    with _ONE_AT_A_TIME, isolated(seeds[0], n_threads=1):
+        reason = why_not_together(bare_net(task.estimator, task.params).initialize())
+        if reason:
+            return nothing, f"joblib: {reason}"
+        try:
+            found = train_together(
+                task.estimator, task.params, task.X_net, task.y_net, seeds
+            )
+        except Exception as error:
+            last = traceback.format_exception_only(error)[-1].strip()
+            return nothing, f"joblib: the nets cannot be stacked ({last[:200]})"
+    return [*found], "vectorized"
 
 
 def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restart]:
@@ -147,21 +188,27 @@ def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restar
     return [r for r in restarts if not r.error]
 
 
-def _guarded_restart(task: RestartTask, seed: int) -> Restart:
+def _guarded_restart(
+    task: RestartTask, seed: int, stacked: Trained | None = None
+) -> Restart:
     start = time.perf_counter()
     with _ONE_AT_A_TIME, isolated(seed, n_threads=1):
         try:
-            restart = _restart(task, seed)
+            restart = _restart(task, seed, stacked)
         except Exception as error:
             last = traceback.format_exception_only(error)[-1].strip()
             restart = Restart(seed, 0.0, error=traceback.format_exc(), cause=last)
-    return replace(restart, duration=time.perf_counter() - start)
+    training = 0.0 if stacked is None else stacked.seconds
+    return replace(restart, duration=time.perf_counter() - start + training)
 
 
-def _restart(task: RestartTask, seed: int) -> Restart:
+def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
     net = bare_net(task.estimator, task.params).initialize()
     start = Objective(net, task.X, task.y)
-    _train(net, task)
+    if stacked is None:
+        _train(net, task)
+    else:
+        load_state(net, stacked.state)
     trained = Objective(net, task.X, task.y)
     _check_convergence(start, trained)
     if task.polish:
@@ -177,7 +224,7 @@ def _restart(task: RestartTask, seed: int) -> Restart:
         seed,
         0.0,
         state=trained.state(point.weights),
-        history=list(net.history),
+        history=list(net.history) if stacked is None else stacked.history,
         polished=point,
     )
 
@@ -241,16 +288,20 @@ def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     net = initialised_net(task.estimator, task.params, restart.seed)
     with isolated(restart.seed):
         net.check_data(task.X_net, task.y_net)
-    state = net.module_.state_dict()
-    net.module_.load_state_dict(
-        {
-            name: torch.as_tensor(restart.state[name]).to(tensor.dtype)
-            for name, tensor in state.items()
-        }
-    )
+    load_state(net, restart.state)
     net.history_ = History()
     net.history_.extend(restart.history)
     return net
+
+
+def load_state(net: Any, state: dict[str, NDArray[Any]]) -> None:
+    """Give a net's module the values of arrays, in its own dtypes."""
+    net.module_.load_state_dict(
+        {
+            name: torch.as_tensor(state[name]).to(tensor.dtype)
+            for name, tensor in net.module_.state_dict().items()
+        }
+    )
 
 
 def _untilted_norm(point: Polished | None) -> float:
@@ -284,6 +335,7 @@ def report(restarts: Sequence[Restart]) -> dict[str, NDArray[Any]]:
         "converged": column("converged", False),
         "n_iter": column("n_iter", 0),
         "method": column("method", ""),
+        "backend": np.array([r.backend for r in restarts]),
         "duration": np.array([r.duration for r in restarts]),
         "error": np.array([r.error for r in restarts]),
     }

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
 from sksetsens.linalg import (
+    DefiniteInverse,
     GramPseudoInverse,
     Subspace,
     SymmetricPseudoInverse,
     operator_norm,
+    symmetric_inverse,
 )
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -182,3 +184,41 @@ def test_norm_of_a_large_zero_operator():
     norm, direction = operator_norm(aslinearoperator(np.zeros((80, 90))))
     assert norm == 0.0
     assert np.linalg.norm(direction) == 1.0
+
+
+class TestDefiniteInverse:
+    @staticmethod
+    def spectrum(smallest, p=450):
+        rng = np.random.RandomState(0)
+        Q = np.linalg.qr(rng.standard_normal((p, p)))[0]
+        eigenvalues = np.geomspace(smallest, 1.0, p)
+        return (Q * eigenvalues) @ Q.T, eigenvalues
+
+    def test_agrees_with_the_eigendecomposition(self):
+        H, eigenvalues = self.spectrum(1e-6)
+        fast, full = symmetric_inverse(H), SymmetricPseudoInverse(H)
+        assert isinstance(fast, DefiniteInverse)
+        assert (fast.rank, fast.kernel_dim, fast.inertia) == (450, 0, (0, 0, 450))
+        np.testing.assert_allclose(fast.eigenvalues, eigenvalues[[0, -1]], rtol=1e-2)
+        assert fast.gap == pytest.approx(full.gap, rel=0.02)
+        b = np.random.RandomState(1).standard_normal((3, 450))
+        np.testing.assert_allclose(fast.apply(b), full.apply(b), rtol=1e-6, atol=1e-4)
+        solved = fast.solve(b[0])
+        assert solved.is_consistent
+        assert solved.residual < 1e-9
+        assert fast.weakest[0] == pytest.approx(1e-6, rel=1e-6)
+        basis, kept = fast.range_basis()
+        np.testing.assert_allclose((basis * kept) @ basis.T, H, atol=1e-12)
+
+    @pytest.mark.parametrize("smallest", [1e-12, 1e-16])
+    def test_doubt_takes_the_spectrum(self, smallest):
+        """Near the cut-off, and where an eigenvalue is zero or negative."""
+        H, _ = self.spectrum(smallest)
+        assert isinstance(symmetric_inverse(H), SymmetricPseudoInverse)
+        assert isinstance(symmetric_inverse(-H), SymmetricPseudoInverse)
+        assert isinstance(symmetric_inverse(H, rank=300), SymmetricPseudoInverse)
+
+    def test_noise_widens_the_doubt(self):
+        H, _ = self.spectrum(1e-6)
+        assert isinstance(symmetric_inverse(H, noise=1e-6), SymmetricPseudoInverse)
+        assert isinstance(symmetric_inverse(H, rcond=1e-3), SymmetricPseudoInverse)

@@ -814,3 +814,79 @@ def test_the_automatic_batch_size_changes_nothing(monkeypatch):
 def _answers(model, moved):
     predicted = model.sensitivity(moved)
     return predicted.weights, predicted.shift_norm
+
+
+# --- Hessians layer by layer ---------------------------------------------------------
+
+
+class _Shared(nn.Module):
+    """One layer called twice: not of the kind that is taken layer by layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, X):
+        return self.layer(torch.tanh(self.layer(X)))[:, :1]
+
+
+class _CoupledRows(nn.Module):
+    """Each row sees the mean of all: the check by one product has to notice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def forward(self, X):
+        h = torch.tanh(self.first(X))
+        return self.last(h - h.mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("module", "by_layers"),
+    [
+        (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)), True),
+        (
+            nn.Sequential(
+                nn.Linear(3, 4, bias=False),
+                nn.Softplus(),
+                nn.Linear(4, 6),
+                nn.Tanh(),
+                nn.Linear(6, 1, bias=False),
+            ),
+            True,
+        ),
+        (nn.Sequential(nn.Linear(3, 1)), True),
+        (_Shared(), False),
+        (_CoupledRows(), False),
+    ],
+)
+@pytest.mark.parametrize("max_floats", [2**24, 64])
+def test_layerwise_hessian_is_the_general_one(
+    module, by_layers, max_floats, monkeypatch
+):
+    """In one chunk of rows and in many; against one product per weight."""
+    monkeypatch.setattr("sksetsens._objective._layerwise._MAX_FLOATS", max_floats)
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((11, 3)), rng.standard_normal((11, 1))
+    net = NeuralNetRegressor(
+        _Wrapped,
+        module__inner=module,
+        train_split=None,
+        optimizer__weight_decay=0.03,
+    ).initialize()
+    objective = Objective(net, X, y)
+    w = objective.weights
+    found = objective._hessian_by_layers(w)
+    assert (found is not None) == by_layers
+    columns = objective.hessian_product(w, np.eye(len(w)))
+    np.testing.assert_allclose(objective.hessian(w), columns, rtol=1e-10, atol=1e-13)
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, X):
+        return self.inner(X)

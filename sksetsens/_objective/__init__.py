@@ -6,5 +6,15 @@ speaks of NumPy arrays: flat weights, residuals, Hessians and cross derivatives.
 
 from ._admission import admit, bare_net, initialised_net, shape_targets
 from ._objective import Objective
+from ._together import Trained, train_together, why_not_together
 
-__all__ = ["Objective", "admit", "bare_net", "initialised_net", "shape_targets"]
+__all__ = [
+    "Objective",
+    "Trained",
+    "admit",
+    "bare_net",
+    "initialised_net",
+    "shape_targets",
+    "train_together",
+    "why_not_together",
+]

@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .._objective import Objective
-from ..linalg import PseudoInverse, Solution, SymmetricPseudoInverse
+from ..linalg import (
+    PseudoInverse,
+    Solution,
+    SymmetricPseudoInverse,
+    symmetric_inverse,
+)
 from ._point import Point, matrix_shape, operator, relative_neglect, root
 
 __all__ = ["Dense"]
@@ -34,7 +39,7 @@ class Dense:
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
         noise = _STATIONARITY_NOISE * point.stationarity
-        self.factor = SymmetricPseudoInverse(
+        self.factor: PseudoInverse = symmetric_inverse(
             matrix, rcond=point.rcond, noise=noise, rank=point.rank
         )
         self._matrix, self._rcond = matrix, point.rcond

@@ -1,5 +1,6 @@
 """Singular linear systems: pseudo-inverses that report what they decided."""
 
+from ._definite import DefiniteInverse, symmetric_inverse
 from ._farthest import FarthestPoint
 from ._gram import GramPseudoInverse
 from ._norms import operator_norm
@@ -9,6 +10,7 @@ from ._symmetric import SymmetricPseudoInverse
 
 __all__ = [
     "CONSISTENCY_TOL",
+    "DefiniteInverse",
     "FarthestPoint",
     "GramPseudoInverse",
     "PseudoInverse",
@@ -16,4 +18,5 @@ __all__ = [
     "Subspace",
     "SymmetricPseudoInverse",
     "operator_norm",
+    "symmetric_inverse",
 ]

@@ -1,0 +1,247 @@
+"""All restarts trained at once: stacked parameters, one optimiser, one process.
+
+A small net spends its time in Python and in operators' overhead, which a stack of nets
+pays once. Each restart starts from its own weights and sees its batches in the order in
+which skorch would draw them, so that the stack follows the separate trainings up to
+the rounding of batched kernels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet
+from torch.func import functional_call, vmap
+
+from .._compat import skeleton_net
+from .._isolation import isolated
+from ._admission import bare_net
+from ._net_function import NetFunction
+
+__all__ = ["Trained", "train_together", "why_not_together"]
+
+# Optimisers whose steps treat each number by itself.
+_ELEMENTWISE = {
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+}
+# Methods of skorch that make up its training loop: overridden, they may do anything.
+_LOOP = (
+    "fit_loop",
+    "partial_fit",
+    "run_single_epoch",
+    "train_step",
+    "train_step_single",
+    "on_batch_begin",
+    "on_batch_end",
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_train_begin",
+    "on_train_end",
+    "on_grad_computed",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one restart's training made: its weights, skorch's kind of history."""
+
+    state: dict[str, NDArray[Any]]
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+def why_not_together(net: Any) -> str:
+    """Why the restarts of a net cannot be trained as a stack; "" where they can.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+
+    Returns
+    -------
+    reason : str
+    """
+    if net.callbacks not in (None, [], "disable"):
+        return "the net has callbacks"
+    changed = [n for n in _LOOP if getattr(type(net), n) is not getattr(_base(net), n)]
+    if changed:
+        return f"the net overrides {changed[0]}"
+    if net.optimizer not in _ELEMENTWISE:
+        return f"{getattr(net.optimizer, '__name__', net.optimizer)} is not elementwise"
+    if any("param_groups" in name for name in net.get_params(deep=False)):
+        return "the optimizer has parameter groups"
+    modules = list(net.module_.modules())
+    if any(getattr(m, "track_running_stats", False) for m in modules):
+        return "the module has batch statistics"
+    criterion = net.criterion_
+    if isinstance(criterion, torch.nn.Module) and any(
+        True for _ in criterion.parameters()
+    ):
+        return "the criterion has parameters"
+    return ""
+
+
+def _base(net: Any) -> type:
+    """The class that a net is of whose loop is known: skorch's, or one of ours."""
+    known = ("skorch.", "sksetsens.networks")
+    own = [c for c in type(net).__mro__ if c.__module__.startswith(known)]
+    return own[0] if own else NeuralNet
+
+
+class _Indices(torch.utils.data.Dataset):
+    """Numbers of the rows: what a net's iterator draws in their place."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+    def __getitems__(self, rows: list[int]) -> list[int]:
+        return rows
+
+
+def train_together(
+    estimator: Any,
+    params: dict[str, Any],
+    X: NDArray[Any],
+    y: NDArray[Any],
+    seeds: Sequence[int],
+) -> list[Trained]:
+    """Train one restart per seed, all in one stack.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Unfitted, of a kind that `why_not_together` allows.
+    params : dict
+        Set on its clones.
+    X, y : ndarray
+        Data in the net's dtype.
+    seeds : sequence of int
+
+    Returns
+    -------
+    trained : list of Trained
+        In the order of the seeds.
+
+    Raises
+    ------
+    RuntimeError
+        If an operator cannot be stacked.
+    """
+    start = time.perf_counter()
+    nets: list[Any] = []
+    orders: list[_Order] = []
+    for seed in seeds:
+        # Without shuffling, one order is everybody's.
+        known = orders[0] if orders and orders[0].is_sequential else None
+        net, order = _draw(estimator, params, len(X), seed, known)
+        nets.append(net)
+        orders.append(order)
+    net = nets[0]
+    module = net.module_.train()
+    core = NetFunction(skeleton_net(net, module, net.criterion_))
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    stacks: dict[str, torch.Tensor] = {
+        f"module.{name}": torch.nn.Parameter(
+            torch.stack([n.module_.state_dict()[name] for n in nets])
+        )
+        for name in names
+    }
+    _, kwargs = net.get_params_for_optimizer("optimizer", list(stacks.items()))
+    optimizer = net.optimizer(list(stacks.values()), **kwargs)
+    inputs = torch.as_tensor(X, device=net.device)
+    targets = torch.as_tensor(y, device=net.device)
+
+    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor) -> Any:
+        outputs = functional_call(core, weights, ("outputs", x))
+        return functional_call(core, weights, ("loss", outputs, x, t))
+
+    together = vmap(loss)
+    histories: list[list[dict[str, Any]]] = [[] for _ in seeds]
+    for epoch in range(net.max_epochs):
+        began = time.perf_counter()
+        losses, sizes = [], []
+        for batch in zip(*(order.epochs[epoch] for order in orders), strict=True):
+            rows = torch.stack(batch).to(inputs.device)
+            optimizer.zero_grad(set_to_none=True)
+            values = together(stacks, inputs[rows], targets[rows])
+            values.sum().backward()
+            optimizer.step()
+            losses.append(values.detach().cpu().numpy())
+            sizes.append(rows.shape[1])
+        seconds = (time.perf_counter() - began) / len(seeds)
+        for history, column in zip(histories, np.array(losses).T, strict=True):
+            history.append(_epoch(epoch, column, sizes, seconds))
+    share = (time.perf_counter() - start) / len(seeds)
+    return [
+        Trained(_state(n, stacks, i), histories[i], share) for i, n in enumerate(nets)
+    ]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Rows per epoch and batch."""
+
+    epochs: list[list[torch.Tensor]]
+    is_sequential: bool
+
+
+def _draw(
+    estimator: Any, params: dict[str, Any], n_rows: int, seed: int, known: _Order | None
+) -> tuple[Any, _Order]:
+    """A restart's initial net, and the rows that it sees, as skorch draws them."""
+    with isolated(seed):
+        net = bare_net(estimator, params).initialize()
+        if known is not None:
+            return net, known
+        iterator = net.get_iterator(_Indices(n_rows), training=True)
+        iterator.collate_fn = torch.as_tensor
+        epochs = [list(iterator) for _ in range(net.max_epochs)]
+    sampler = getattr(iterator, "sampler", None)
+    return net, _Order(epochs, type(sampler) is torch.utils.data.SequentialSampler)
+
+
+def _state(net: Any, stacks: dict[str, Any], i: int) -> dict[str, NDArray[Any]]:
+    """The module's state of restart i: its own buffers, its slice of the stacks."""
+    state = net.module_.state_dict()
+    trained = {k.removeprefix("module."): stack[i] for k, stack in stacks.items()}
+    return {
+        name: value.detach().cpu().numpy().copy()
+        for name, value in {**state, **trained}.items()
+    }
+
+
+def _epoch(
+    epoch: int, losses: NDArray[Any], sizes: list[int], seconds: float
+) -> dict[str, Any]:
+    """One epoch in the manner of skorch's history."""
+    batches = [
+        {"train_loss": float(value), "train_batch_size": size}
+        for value, size in zip(losses, sizes, strict=True)
+    ]
+    return {
+        "batches": batches,
+        "epoch": epoch + 1,
+        "dur": seconds,
+        "train_loss": float(np.average(losses, weights=sizes)),
+        "train_batch_count": len(sizes),
+    }
