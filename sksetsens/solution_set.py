@@ -12,15 +12,13 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_count, check_positive
+from ._copies import nearest_copies, objective_symmetry, retilted
 from ._objective import Objective
 from ._storage import read_arrays, write_arrays
 from .linalg import Subspace
 from .symmetries import Alignment, NetworkSymmetry
 
 __all__ = ["SolutionSet", "check_rows"]
-
-# Losses of two copies of one net differ by rounding.
-_SAME_LOSS = 1e-8
 
 Array = NDArray[np.float64]
 
@@ -254,22 +252,8 @@ class SolutionSet:
         ValueError
             If the set was loaded without a net, or its symmetries are not known.
         """
-        objective = self._objectives("tell its symmetries")[0].untilted()
-        w = self.weights[0]
-        scalings = not objective.is_penalised(w)
-        symmetry = NetworkSymmetry.of(objective.module, scalings=scalings)
-        # A penalty in get_loss may tell copies apart: compare with one of them.
-        copy = symmetry.align(w, np.random.RandomState(0).permutation(w)).weights
-        here, there = objective.loss(w), objective.loss(copy)
-        if not np.isclose(here, there, rtol=_SAME_LOSS, atol=0.0):
-            raise ValueError(
-                "The symmetries of the net's outputs are none of its objective: the "
-                f"loss {here:.6g} of a solution is {there:.6g} for a copy with other "
-                "order, signs or scales of hidden units (a penalty in get_loss, or "
-                "weight decay that differs within a layer). Pass a NetworkSymmetry "
-                "that the objective has."
-            )
-        return symmetry
+        objective = self._objectives("tell its symmetries")[0]
+        return objective_symmetry(objective, self.weights[0])
 
     def aligned_to(
         self,
@@ -311,13 +295,9 @@ class SolutionSet:
                 "The 'pairwise' parameter of aligned_to must be False for sets of "
                 f"{len(self)} and {len(reference)} solutions. Got True instead."
             )
-        targets = [[v] for v in reference.weights]
-        if not pairwise:
-            targets = [list(reference.weights)] * len(self)
-        found = [
-            min((symmetry.align(w, v) for v in near), key=_distance_of)
-            for w, near in zip(self.weights, targets, strict=True)
-        ]
+        found = nearest_copies(
+            self.weights, reference.weights, symmetry, pairwise=pairwise
+        )
         return self._transformed(found)
 
     def _transformed(self, maps: Sequence[Alignment]) -> Self:
@@ -331,7 +311,7 @@ class SolutionSet:
         ]
         if moved.objectives is not None:
             moved.objectives = [
-                _retilted(objective, w)
+                retilted(objective, w)
                 for objective, w in zip(moved.objectives, moved.weights, strict=True)
             ]
         return moved
@@ -457,18 +437,6 @@ class SolutionSet:
 
 
 SolutionSet._kinds["SolutionSet"] = SolutionSet
-
-
-def _retilted(objective: Objective, weights: Array) -> Objective:
-    """An early-stopped objective, tilted by the gradient at a copy of its weights."""
-    if not objective.is_tilted:
-        return objective
-    plain = objective.untilted()
-    return plain.tilted(plain.gradient(weights))
-
-
-def _distance_of(alignment: Alignment) -> float:
-    return alignment.distance
 
 
 def _restored(

@@ -55,6 +55,7 @@ LADDER = {
     "perturbations": 4,
     "_stationarity": 4,
     "derivatives": 3,
+    "_copies": 3,
     "metrics/_distance": 3,
     "_trust_region": 2,
     "_systems/*": 2,
