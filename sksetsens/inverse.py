@@ -19,12 +19,12 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_count, selection
 from ._continuation import continued
+from ._goals import Goal, PredictionGoal, WeightGoal, shortest_perturbation
 from ._peeling import peel
 from ._perturbed_data import check_inputs
 from ._reach import reach
@@ -35,9 +35,6 @@ __all__ = ["TargetPerturbation", "target_perturbation"]
 
 Array = NDArray[np.float64]
 
-# Singular values of the map from data to target below this share of the largest would
-# need perturbations so large that they are no answer.
-_RCOND = 1e-10
 # Share of the target that a perturbation must reach to count as one.
 _REACHED = 1e-8
 # Distance to the target, relative to 1 + |w|, below which the set contains it.
@@ -110,57 +107,6 @@ class TargetPerturbation:
     error: float
     error_to_point: float
     status: str
-
-
-@dataclass(frozen=True)
-class _WeightGoal:
-    """Weights to be reached by the set."""
-
-    target: Array
-
-    def gap(self, gd: GraphicalDerivative) -> Array:
-        """What is missing, freed of what ker H gives for nothing."""
-        return gd.kernel.complement().project(self.target - gd.weights)
-
-    def rows(
-        self, gd: GraphicalDerivative, moving: NDArray[np.bool_]
-    ) -> tuple[Array, Array]:
-        """Matrix from the moving entries to the movement, and what is missing."""
-        basis, reduced = gd.range_map()
-        return -reduced[:, moving], basis.T @ self.gap(gd)
-
-    def missing(self, gd: GraphicalDerivative) -> tuple[float, float]:
-        """Distance from the set and from its base point."""
-        to_point = float(np.linalg.norm(self.target - gd.weights))
-        return float(np.linalg.norm(self.gap(gd))), to_point
-
-
-@dataclass(frozen=True)
-class _PredictionGoal:
-    """Predictions to be reached on given rows."""
-
-    X: Array
-    target: Array
-
-    def gap(self, gd: GraphicalDerivative) -> Array:
-        """Change of predictions that is missing."""
-        found = gd.objective.predictions(gd.weights, self.X)
-        return self.target - found.reshape(self.target.shape)
-
-    def rows(
-        self, gd: GraphicalDerivative, moving: NDArray[np.bool_]
-    ) -> tuple[Array, Array]:
-        """Matrix from the moving entries to the predictions, and what is missing."""
-        J = gd.objective.prediction_jacobian(gd.weights, self.X)
-        J = J.reshape(-1, gd.weights.size)
-        adjoints = (gd.solution_operator.rmatvec(g) for g in J)
-        moved = [-adjoint.reshape(moving.shape)[moving] for adjoint in adjoints]
-        return np.stack(moved), self.gap(gd).ravel()
-
-    def missing(self, gd: GraphicalDerivative) -> tuple[float, float]:
-        """Norm of the change that is missing, twice."""
-        left = float(np.linalg.norm(self.gap(gd)))
-        return left, left
 
 
 def target_perturbation(
@@ -241,7 +187,7 @@ def target_perturbation(
     if wanted == "weights":
         target = _check_target(final, target_weights)
         index = _check_solution(final, solution, target)
-        goal: _WeightGoal | _PredictionGoal = _WeightGoal(target)
+        goal: Goal = WeightGoal(target)
     else:
         index = _check_solution(final, solution, None)
         goal = _prediction_goal(final, index, X, prediction_change)
@@ -257,7 +203,7 @@ def target_perturbation(
 
 def _solve(
     gd: GraphicalDerivative,
-    goal: _WeightGoal | _PredictionGoal,
+    goal: Goal,
     moving: NDArray[np.bool_],
     index: int,
     n_corrections: int,
@@ -267,7 +213,7 @@ def _solve(
     requested = goal.missing(gd)[0]
     if requested <= _CONTAINED * (1.0 + float(np.linalg.norm(gd.weights))):
         return _nothing_to_do(gd, index, requested)
-    dX, unreachable = _shortest(goal, gd, moving)
+    dX, unreachable = shortest_perturbation(goal, gd, moving)
     if unreachable > 1.0 - _REACHED:
         raise ValueError(
             "The target of target_perturbation is out of reach: no perturbation of the "
@@ -286,7 +232,7 @@ def _solve(
     for _ in range(n_corrections):
         if reached is None:
             break
-        further, _ = _shortest(goal, reached, moving)
+        further, _ = shortest_perturbation(goal, reached, moving)
         dX = dX + further
         reached = _retrained(gd, dX, final.tol)
     floor = 10.0 * float(np.linalg.norm(gd.objective.gradient(gd.weights)))
@@ -328,30 +274,6 @@ def _nothing_to_do(
         0.0,
         "the set contains the target as it is",
     )
-
-
-def _shortest(
-    goal: _WeightGoal | _PredictionGoal,
-    gd: GraphicalDerivative,
-    moving: NDArray[np.bool_],
-) -> tuple[Array, float]:
-    """Shortest least-squares perturbation, and the share that it leaves."""
-    blocks, gap = goal.rows(gd, moving)
-    norm = float(np.linalg.norm(gap))
-    dX = np.zeros(gd.objective.input_shape)
-    if norm == 0.0:
-        return dX, 0.0
-    entries = _minimum_norm(blocks, gap)
-    dX.reshape(moving.shape)[moving] = entries
-    return dX, float(np.linalg.norm(blocks @ entries - gap)) / norm
-
-
-def _minimum_norm(matrix: Array, b: Array) -> Array:
-    """Shortest least-squares solution; a wide matrix by its triangular factor."""
-    if matrix.shape[1] <= matrix.shape[0]:
-        return scipy.linalg.lstsq(matrix, b, cond=_RCOND)[0]
-    q, r = scipy.linalg.qr(matrix.T, mode="economic")
-    return q @ scipy.linalg.lstsq(r.T, b, cond=_RCOND)[0]
 
 
 def _retrained(
@@ -448,7 +370,7 @@ def _check_solution(final: Any, solution: Any, target: Array | None) -> int:
 
 def _prediction_goal(
     final: Any, index: int, X: Any, prediction_change: Any
-) -> _PredictionGoal:
+) -> PredictionGoal:
     points = check_inputs(final, X)
     gd = final.graphical_derivatives_[index]
     now = gd.objective.predictions(gd.weights, points)
@@ -461,4 +383,4 @@ def _prediction_goal(
             f"{change.shape} with {int((~np.isfinite(change)).sum())} NaN or infinite "
             "entries instead."
         )
-    return _PredictionGoal(points, now + change.reshape(now.shape))
+    return PredictionGoal(points, now + change.reshape(now.shape))

@@ -48,6 +48,7 @@ LADDER = {
     "_diagnosis": 4,
     "_reach": 4,
     "closed_form": 4,
+    "_goals": 4,
     "coderivative": 4,
     "criterion": 5,
     "lipschitz": 4,
