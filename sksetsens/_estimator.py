@@ -71,14 +71,29 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
     curvature : {"hessian", "ggn"}, default="hessian"
         Exact Hessian, or the Gauss-Newton matrix (positive semi-definite).
 
-    solver : {"auto", "eigh", "dual"}, default="auto"
+    solver : {"auto", "eigh", "dual", "minres", "lsmr"}, default="auto"
         "eigh" decomposes the dense Hessian (p x p), "dual" the outputs' Jacobian
-        (n*c x p), which is what matters at interpolation. "auto" chooses per solution.
+        (n*c x p), which is what matters at interpolation. "minres" and "lsmr" are
+        their matrix-free forms for nets of any size: iterations by products with H, or
+        with the Jacobian. "auto" chooses per solution, matrix-free above 6000 weights.
 
     rcond : float, default=None
         Eigenvalues of H up to ``rcond * |H|_2`` in absolute value count as zero, which
         defines ker H. None for rounding level plus a hundred times the
-        relative stationarity reached.
+        relative stationarity reached. The matrix-free solvers tell no eigenvalue
+        below 1e-10 from zero.
+
+    solver_tol : float, default=1e-8
+        Relative residual ``|H v + B dx| / |B dx|`` at which iterative solves end.
+
+    solver_max_iter : int, default=1000
+        Products per iterative solve. One that ends before its tolerance is marked in
+        ``status``, with a warning.
+
+    working_memory : float, default=None
+        MiB for activations, blocks of tangents, recorded graphs and Krylov bases; None
+        for scikit-learn's setting of that name, 1024. Rows pass through the module in
+        batches that fit; results depend on it by rounding only.
 
     perturbation : {"gradient", "random", "worst_case"} or callable, default="gradient"
         Directions used by `perturb`: along the gradient of the loss in each row,
@@ -191,8 +206,11 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         "polish": ["boolean"],
         "tol": [Interval(Real, 0, None, closed="left")],
         "curvature": [StrOptions({"hessian", "ggn"})],
-        "solver": [StrOptions({"auto", "eigh", "dual"})],
+        "solver": [StrOptions({"auto", "eigh", "dual", "minres", "lsmr"})],
         "rcond": [Interval(Real, 0, 1, closed="left"), None],
+        "solver_tol": [Interval(Real, 0, 1, closed="neither")],
+        "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
+        "working_memory": [Interval(Real, 0, None, closed="neither"), None],
         "perturbation": [StrOptions({"gradient", "random", "worst_case"}), callable],
         "perturbation_size": [Interval(Real, 0, None, closed="left")],
         "perturbed_fraction": [
@@ -215,6 +233,9 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         curvature="hessian",
         solver="auto",
         rcond=None,
+        solver_tol=1e-8,
+        solver_max_iter=1000,
+        working_memory=None,
         perturbation="gradient",
         perturbation_size=0.1,
         perturbed_fraction=1.0,
@@ -230,6 +251,9 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         self.curvature = curvature
         self.solver = solver
         self.rcond = rcond
+        self.solver_tol = solver_tol
+        self.solver_max_iter = solver_max_iter
+        self.working_memory = working_memory
         self.perturbation = perturbation
         self.perturbation_size = perturbation_size
         self.perturbed_fraction = perturbed_fraction
@@ -293,6 +317,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
             polish=bool(self.polish),
             tol=self.tol,
             quiet=self.verbose < 2,
+            working_memory=self.working_memory,
             **self._options(),
         )
         restarts = self._run_restarts(task)
@@ -316,7 +341,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         )
 
     def _options(self) -> dict[str, Any]:
-        names = ("curvature", "solver", "rcond")
+        names = ("curvature", "solver", "rcond", "solver_tol", "solver_max_iter")
         return {name: getattr(self, name) for name in names}
 
     def _check_parameters(self) -> None:

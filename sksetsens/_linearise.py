@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,7 @@ class Linearisation:
 def linearise(
     objectives: Sequence[Objective],
     polished: Sequence[Polished],
-    *,
-    curvature: str,
-    solver: str,
-    rcond: float | None,
+    **options: Any,
 ) -> Linearisation:
     """Factorise H at every solution and examine it.
 
@@ -46,8 +44,8 @@ def linearise(
     polished : sequence of Polished
         The solutions.
 
-    curvature, solver, rcond
-        As in `GraphicalDerivative`.
+    **options
+        ``curvature``, ``solver`` and the like of `GraphicalDerivative`.
 
     Returns
     -------
@@ -57,10 +55,8 @@ def linearise(
         GraphicalDerivative(
             objective,
             point.weights,
-            curvature=curvature,
-            solver=solver,
-            rcond=rcond,
             stationarity=point.stationarity,
+            **options,
         )
         for objective, point in zip(objectives, polished, strict=True)
     ]

@@ -14,7 +14,7 @@ from ._objective import Objective
 from ._question import Question
 from ._reach import FirstOrderError, first_order_error, reach
 from .derivatives import AffineSet, GraphicalDerivative
-from .exceptions import IllPosedWarning, NonlinearityWarning
+from .exceptions import IllPosedWarning, NonlinearityWarning, SolverWarning
 from .predicted_set import PredictedSolutionSet
 
 __all__ = ["predict_set"]
@@ -97,8 +97,11 @@ def predict_set(
         "cutoff_change": np.array([piece.affine.cutoff_change for piece in pieces]),
         "nonlinearity": np.array([piece.error.nonlinearity for piece in pieces]),
         "shift_error": np.array([piece.error.shift_error for piece in pieces]),
+        "solver_converged": np.array([piece.affine.converged for piece in pieces]),
+        "n_products": np.array([piece.affine.n_iter for piece in pieces]),
         "trustworthy": base.trustworthy
         & ~is_empty
+        & np.array([piece.affine.converged for piece in pieces])
         & ~changes_rank
         & (relative_error < _FAILS),
         "status": np.array(
@@ -111,6 +114,7 @@ def predict_set(
     kernels = [piece.derivative.kernel for piece in pieces]
     objectives = [piece.objective for piece in pieces]
     if stacklevel is not None:
+        _warn_of_solves([piece.affine for piece in pieces], stacklevel + 1)
         _warn(question, is_empty, changes_rank, relative_error, stacklevel + 1)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
@@ -167,6 +171,18 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         f"outside the range of linearity: {left}; use a smaller perturbation, "
         "n_corrections, or retrain"
     )
+
+
+def _warn_of_solves(affine: list[AffineSet], stacklevel: int) -> None:
+    ended = [a for a in affine if not a.converged]
+    if ended:
+        worst = max(ended, key=lambda a: a.residual)
+        warnings.warn(
+            f"{len(ended)} of {len(affine)} predicted shifts are not solved to "
+            f"solver_tol: {worst.status}.",
+            SolverWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _warn(

@@ -69,6 +69,8 @@ class RestartTask:
         The same in the net's dtype, as skorch trains on them.
     polish : bool
     tol : float
+    working_memory : float, default=None
+        Of the objectives, in MiB.
     """
 
     estimator: Any
@@ -79,6 +81,7 @@ class RestartTask:
     y_net: NDArray[Any]
     polish: bool
     tol: float
+    working_memory: float | None = None
 
     def on(self, X: NDArray[Any], y: NDArray[Any] | None) -> RestartTask:
         """The same trainings on other data; y None keeps the targets."""
@@ -204,12 +207,13 @@ def _guarded_restart(
 
 def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
     net = bare_net(task.estimator, task.params).initialize()
-    start = Objective(net, task.X, task.y)
+    memory = task.working_memory
+    start = Objective(net, task.X, task.y, working_memory=memory)
     if stacked is None:
         _train(net, task)
     else:
         load_state(net, stacked.state)
-    trained = Objective(net, task.X, task.y)
+    trained = Objective(net, task.X, task.y, working_memory=memory)
     _check_convergence(start, trained)
     if task.polish:
         point = polish(

@@ -50,9 +50,8 @@ def prepare(
     polish: bool,
     tol: float,
     quiet: bool,
-    curvature: str,
-    solver: str,
-    rcond: float | None,
+    working_memory: float | None = None,
+    **options: Any,
 ) -> tuple[Objective, RestartTask]:
     """Refuse what cannot be analysed, before any training.
 
@@ -67,8 +66,11 @@ def prepare(
         As in `RestartTask`.
     quiet : bool
         Whether to silence skorch.
-    curvature, solver, rcond
-        Of the linearisation, whose size is checked.
+    working_memory : float, default=None
+        As in `Objective`.
+    **options
+        ``curvature``, ``solver`` and the like of the linearisation, whose size is
+        checked.
 
     Returns
     -------
@@ -85,9 +87,11 @@ def prepare(
     X_net = data.X.astype(dtype)
     targets = shape_targets(trial, X_net, data.targets)
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
-    objective = admit(trial, X_net, y_net).with_data(data.X, targets)
-    check_size(Point(objective, objective.weights, curvature, solver, rcond, 0.0))
-    task = RestartTask(net, params, data.X, targets, X_net, y_net, polish, tol)
+    objective = admit(trial, X_net, y_net, working_memory).with_data(data.X, targets)
+    check_size(Point(objective, objective.weights, **options))
+    task = RestartTask(
+        net, params, data.X, targets, X_net, y_net, polish, tol, working_memory
+    )
     return objective, task
 
 
@@ -104,7 +108,7 @@ def linearise_restarts(
     restarts : sequence of Restart
         Successful ones.
     **options
-        ``curvature``, ``solver`` and ``rcond`` of the linearisation.
+        ``curvature``, ``solver`` and the like of the linearisation.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def continue_solutions(
     task : RestartTask
         With the new data.
     **options
-        ``curvature``, ``solver`` and ``rcond`` of the linearisation.
+        ``curvature``, ``solver`` and the like of the linearisation.
 
     Returns
     -------

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ._objective import Objective
-from ._systems import Point, choose_system
+from ._systems import MATRIX_FREE, Point, choose_system
 from .linalg import PseudoInverse, Subspace
 
 __all__ = ["AffineSet", "GraphicalDerivative"]
@@ -52,6 +52,12 @@ class AffineSet:
 
     status : str
         One sentence.
+
+    n_iter : int
+        Products of an iterative solve; 0 for a factorisation.
+
+    converged : bool
+        Whether an iterative solve met its tolerance.
     """
 
     shift: Array
@@ -60,6 +66,8 @@ class AffineSet:
     is_empty: bool
     cutoff_change: float
     status: str
+    n_iter: int = 0
+    converged: bool = True
 
 
 class GraphicalDerivative:
@@ -77,11 +85,14 @@ class GraphicalDerivative:
         Exact Hessian, or the Gauss-Newton matrix ``J' Lambda J`` plus the penalty's
         Hessian.
 
-    solver : {"auto", "eigh", "dual"}, default="auto"
+    solver : {"auto", "eigh", "dual", "minres", "lsmr"}, default="auto"
         "eigh" decomposes the dense p x p matrix. "dual" decomposes ``S J`` with
         ``S'S = Lambda``, which has one row per output and belongs to interpolation,
-        where the rest of the Hessian vanishes. "auto" takes the dual where that rest
-        is below `DUAL_TOL` of the smallest kept eigenvalue.
+        where the rest of the Hessian vanishes. "minres" and "lsmr" are their
+        matrix-free forms: minimum residual solves by products with H, and least
+        squares by products with ``S J``. "auto" takes the dual where what it neglects
+        is below 1e-3 of the smallest kept eigenvalue, and the matrix-free forms above
+        6000 weights.
 
     rcond : float, default=None
         Eigenvalues up to ``rcond * |H|_2`` count as zero; None for rounding plus a
@@ -92,18 +103,25 @@ class GraphicalDerivative:
         how well H at the solution is known.
 
     rank : int, default=None
-        Rank of H where it is known; None to judge it by ``rcond``.
+        Rank of H where it is known; None to judge it by ``rcond``. The matrix-free
+        forms do without it.
+
+    solver_tol : float, default=1e-8
+        Relative residual of iterative solves.
+
+    solver_max_iter : int, default=1000
+        Products of H, or of ``S J`` and its adjoint, per iterative solve.
+
+    anchor : ndarray of shape (n_samples, n_outputs), default=None
+        Outputs that `newton_step` brings back, of a saturated or early-stopped net in
+        the form "lsmr"; None for those at ``weights``.
 
     Attributes
     ----------
     factor : PseudoInverse
         Rank, gap, inertia and kernel.
 
-    solver_ : {"eigh", "dual"}
-
-    neglected_curvature : float
-        ``|H - A'A|_2`` over the smallest kept eigenvalue, where the dual is used; 0
-        for the dense solver.
+    solver_ : {"eigh", "dual", "minres", "lsmr"}
 
     References
     ----------
@@ -121,17 +139,44 @@ class GraphicalDerivative:
         rcond: float | None = None,
         stationarity: float = 0.0,
         rank: int | None = None,
+        solver_tol: float = 1e-8,
+        solver_max_iter: int = 1000,
+        anchor: Array | None = None,
     ) -> None:
         self.objective = objective
         self.weights = np.asarray(weights, dtype=np.float64)
         self.curvature, self.solver, self.rcond = curvature, solver, rcond
         self.stationarity = stationarity
-        self._system = choose_system(
-            Point(objective, self.weights, curvature, solver, rcond, stationarity, rank)
+        self.solver_tol, self.solver_max_iter = solver_tol, solver_max_iter
+        point = Point(
+            objective,
+            self.weights,
+            curvature,
+            solver,
+            rcond,
+            stationarity,
+            rank,
+            solver_tol,
+            solver_max_iter,
+            anchor,
         )
+        self._system = choose_system(point)
         self.solver_ = self._system.name
         self.factor: PseudoInverse = self._system.factor
-        self.neglected_curvature = self._system.neglected
+
+    @cached_property
+    def neglected_curvature(self) -> float:
+        """Curvature that the form leaves out, over the smallest kept eigenvalue.
+
+        ``|H - A'A|_2`` for the dual forms, ``|H - G|_2`` for Gauss-Newton; 0 for the
+        exact Hessian.
+        """
+        return self._system.neglected
+
+    @property
+    def is_matrix_free(self) -> bool:
+        """Whether solves are iterative, and rank and kernel not factorised."""
+        return self.solver_ in MATRIX_FREE
 
     def at(
         self,
@@ -165,7 +210,10 @@ class GraphicalDerivative:
             solver=self.solver_,
             rcond=self.rcond,
             stationarity=stationarity,
-            rank=self.factor.rank if keep_rank else None,
+            rank=self.factor.rank if keep_rank and not self.is_matrix_free else None,
+            solver_tol=self.solver_tol,
+            solver_max_iter=self.solver_max_iter,
+            anchor=self._system.anchor if keep_rank else None,
         )
 
     def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:
@@ -191,6 +239,8 @@ class GraphicalDerivative:
             not solved.is_consistent,
             solved.cutoff_change,
             solved.status,
+            solved.n_iter,
+            solved.converged,
         )
 
     @property

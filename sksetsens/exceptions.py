@@ -10,6 +10,7 @@ __all__ = [
     "AllRestartsFailedError",
     "IllPosedWarning",
     "NonlinearityWarning",
+    "SolverWarning",
     "StationarityWarning",
     "StochasticObjectiveError",
     "UnsupportedObjectiveError",
@@ -34,6 +35,10 @@ class AllRestartsFailedError(ValueError):
 
 class StationarityWarning(ConvergenceWarning):
     """Weights are not stationary: they solve no first-order condition."""
+
+
+class SolverWarning(ConvergenceWarning):
+    """An iterative solve ended before its tolerance: its answer is marked."""
 
 
 class IllPosedWarning(UserWarning):

@@ -91,6 +91,12 @@ class PredictedSolutionSet(SolutionSet):
         `nonlinearity` does not: directions with little curvature, where a small
         residual is a long way.
 
+    solver_converged : ndarray of bool of shape (n_solutions,)
+        Whether the iterative solve met its tolerance; True for factorisations.
+
+    n_products : ndarray of int of shape (n_solutions,)
+        Products of the iterative solve; 0 for factorisations.
+
     status : ndarray of str of shape (n_solutions,)
         One sentence each.
     """
@@ -105,6 +111,8 @@ class PredictedSolutionSet(SolutionSet):
         "base_losses",
         "nonlinearity",
         "shift_error",
+        "solver_converged",
+        "n_products",
     )
 
     shift: Array
@@ -115,6 +123,8 @@ class PredictedSolutionSet(SolutionSet):
     base_losses: Array
     nonlinearity: Array
     shift_error: Array
+    solver_converged: NDArray[np.bool_]
+    n_products: NDArray[np.int64]
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ def test_auto_keeps_the_exact_hessian_before_interpolation(interpolating):
 
 def test_dual_refused_with_a_penalty(penalised):
     problem, point = penalised
-    with pytest.raises(ValueError, match="'auto' or 'eigh' .* penalty on the weights"):
+    with pytest.raises(ValueError, match="'auto', 'eigh' or 'lsmr' .* penalty on"):
         GraphicalDerivative(problem, point.weights, solver="dual")
 
 
@@ -169,12 +169,17 @@ def test_corrections_keep_the_rank():
 def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
     problem, point = interpolating
     monkeypatch.setattr("sksetsens._systems._choice.available_bytes", lambda: 20_000.0)
-    with pytest.raises(ValueError, match="0.0 GB are free .*solver='dual' needs"):
+    with pytest.raises(ValueError, match="0.0 GB are free .*'minres'.*'lsmr'"):
         GraphicalDerivative(problem, point.weights, solver="eigh")
 
 
-def test_auto_names_what_would_fit_beyond_the_dense_limit(penalised, monkeypatch):
-    problem, point = penalised
+def test_auto_is_matrix_free_beyond_the_dense_limit(
+    penalised, interpolating, monkeypatch
+):
     monkeypatch.setattr("sksetsens._systems._choice.DENSE_MAX_PARAMS", 10)
-    with pytest.raises(ValueError, match="41 weights.*'dual' does not apply"):
-        GraphicalDerivative(problem, point.weights)
+    problem, point = penalised
+    assert GraphicalDerivative(problem, point.weights).solver_ == "minres"
+    problem, point = interpolating
+    assert GraphicalDerivative(problem, point.weights).solver_ == "dual"
+    monkeypatch.setattr("sksetsens._systems._choice.DUAL_MAX_EQUATIONS", 10)
+    assert GraphicalDerivative(problem, point.weights).solver_ == "lsmr"

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._objective import Objective, _base
+from sksetsens._objective import Objective, PointProducts
 from sksetsens.networks import DFCNNRegressor
 
 N, D_IN = 5, 3
@@ -418,14 +418,11 @@ def test_derivative_along_targets_in_batches():
         assert_allclose(one, other, **ROUNDING)
 
 
-def test_small_tangent_blocks_change_nothing(monkeypatch):
-    from sksetsens._objective import _objective, _output_derivatives
-
+def test_small_tangent_blocks_change_nothing():
     objective = make_objective("logits")
     w = objective.weights
     whole = objective.hessian(w), objective.jacobian(w)
-    monkeypatch.setattr(_objective, "TANGENT_BUDGET_BYTES", 8 * 3000)
-    monkeypatch.setattr(_output_derivatives, "TANGENT_BUDGET_BYTES", 8 * 600)
+    objective.working_memory = 16 * 8 * 3000 / 2**20
     assert 1 <= objective._tangent_block() < len(w)
     assert_allclose(objective.hessian(w), whole[0], **ROUNDING)
     assert_allclose(objective.jacobian(w), whole[1], **ROUNDING)
@@ -779,10 +776,56 @@ def test_smooth_operators_have_no_kinks():
     assert objective.kinked_preactivations(objective.weights) == (0, 0)
 
 
+# --- Recorded graphs -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", [None, 1e-4])
+def test_products_on_recorded_graphs(objective, memory):
+    """The same products from a graph that is kept, and in batches without one."""
+    w, rng = objective.weights, np.random.default_rng(1)
+    v, u = rng.standard_normal(len(w)), rng.standard_normal((N, objective.n_outputs))
+    dx = rng.standard_normal(objective.input_shape)
+    H, J = objective.hessian(w), objective.jacobian(w)
+    D = objective.input_jacobian(w)
+    objective.working_memory = memory
+    products = PointProducts(objective, w)
+    assert products.is_recorded == (memory is None)
+    for _ in range(2):
+        assert_allclose(products.hessian(v), H @ v, **ROUNDING)
+        assert_allclose(products.jacobian(v), J @ v, **ROUNDING)
+        pulled = np.einsum("ncp,nc->p", J, u)
+        assert_allclose(products.jacobian_adjoint(u), pulled, **ROUNDING)
+        moved = np.einsum("ncd,nd->nc", D, dx.reshape(N, -1))
+        assert_allclose(products.input_jacobian(dx), moved, **ROUNDING)
+        pulled = np.einsum("ncd,nc->nd", D, u).reshape(dx.shape)
+        assert_allclose(products.input_jacobian_adjoint(u), pulled, **ROUNDING)
+
+
+def test_products_in_single_precision(objective):
+    w, rng = objective.weights, np.random.default_rng(1)
+    v, u = rng.standard_normal(len(w)), rng.standard_normal((N, objective.n_outputs))
+    exact = PointProducts(objective, w)
+    single = PointProducts(objective, w, single=True)
+    for one, other in [
+        (single.hessian(v), exact.hessian(v)),
+        (single.jacobian(v), exact.jacobian(v)),
+        (single.jacobian_adjoint(u), exact.jacobian_adjoint(u)),
+    ]:
+        error = np.linalg.norm(one - other)
+        assert 0.0 < error <= 1e-5 * np.linalg.norm(other)
+
+
+def test_a_working_memory_below_one_row_is_refused():
+    objective = make_objective("logits")
+    objective.working_memory = 1e-6
+    with pytest.raises(ValueError, match=r"'working_memory' .* at least .* MiB"):
+        objective.check_working_memory()
+
+
 # --- Automatic batches ---------------------------------------------------------------
 
 
-def test_the_automatic_batch_size_changes_nothing(monkeypatch):
+def test_the_working_memory_changes_nothing():
     """Rows pass through the module as many at once as the budget allows."""
     rng = np.random.RandomState(0)
     X = rng.standard_normal((30, 3))
@@ -801,9 +844,8 @@ def test_the_automatic_batch_size_changes_nothing(monkeypatch):
     (objective,) = whole.solution_set_.objectives[:1]
     assert objective._one_batch
     for rows in (1, 7):
-        budget = 8 * rows * objective._activations_per_row()
-        monkeypatch.setattr(_base, "PASS_BUDGET_BYTES", budget)
-        batched = clone(model).fit(X, y)
+        mebibytes = 4 * 8 * rows * objective._activations_per_row() / 2**20
+        batched = clone(model).set_params(working_memory=mebibytes).fit(X, y)
         assert batched.solution_set_.objectives[0]._batch_rows == rows
         assert_allclose(batched.solution_set_.weights, w, rtol=0, atol=1e-9)
         one, other = _answers(batched, moved)

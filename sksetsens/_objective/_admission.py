@@ -72,7 +72,12 @@ def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
     return clone(estimator).set_params(train_split=None, warm_start=False, **params)
 
 
-def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
+def admit(
+    net: Any,
+    X: NDArray[Any],
+    y: NDArray[Any],
+    working_memory: float | None = None,
+) -> Objective:
     """Objective of an initialised net on (X, y), or a refusal that says why.
 
     Parameters
@@ -83,6 +88,9 @@ def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
     X, y : ndarray
         Training data in the form skorch gets, ``y`` shaped like the outputs where
         it is real-valued.
+
+    working_memory : float, default=None
+        Of the objective, in MiB.
 
     Returns
     -------
@@ -102,7 +110,8 @@ def admit(net: Any, X: NDArray[Any], y: NDArray[Any]) -> Objective:
         _refuse_transformed_data(net, X, y)
         _refuse_batch_statistics(net)
         _refuse_random_module(net, X)
-        objective = Objective(net, X, y)
+        objective = Objective(net, X, y, working_memory=working_memory)
+        objective.check_working_memory()
         _check_outputs(objective, y)
         _check_loss(net, objective)
         _refuse_mixed_rows(objective)
@@ -295,7 +304,7 @@ def _refuse_missing_derivatives(
         )
     w = objective.weights
     try:
-        moved = objective.hessian_product(w, np.ones_like(w))
+        moved = probe.hessian_product(w, np.ones_like(w))
         r = probe.output_gradient(w)
     except (NotImplementedError, RuntimeError) as error:
         raise UnsupportedObjectiveError(

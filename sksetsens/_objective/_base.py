@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
+import sklearn
 import torch
 from numpy.typing import NDArray
 from torch.func import functional_call
@@ -19,15 +20,16 @@ from ._net_function import NetFunction
 Array = NDArray[np.float64]
 Tensor = torch.Tensor
 
-# Forward-over-reverse with a block of tangents keeps about three copies of every
-# activation per tangent; blocks are sized so that this stays below the budget.
-TANGENT_BUDGET_BYTES = 64 * 2**20
+# Shares of the working memory. All rows pass through the module at once where one copy
+# of their activations stays below the first (about 30 000 rows of a net of 1000 units
+# in 1024 MiB), otherwise as many as do: batches cost one more forward pass.
+_PASS_SHARE = 1 / 4
+# Blocks of tangents: forward-over-reverse keeps about three copies of every activation
+# per tangent. Larger blocks gain nothing, the cache is left behind.
+_TANGENT_SHARE = 1 / 16
 COPIES_PER_TANGENT = 3
-
-# All rows pass through the module at once where one copy of their activations stays
-# below this (about 30 000 rows of a net of 1000 units), otherwise as many as do.
-# Batches cost one more forward pass.
-PASS_BUDGET_BYTES = 256 * 2**20
+# A recorded gradient keeps between 1.3 (tanh) and 3.6 copies of every activation.
+_COPIES_PER_GRAPH = 4
 
 
 class ObjectiveBase:
@@ -41,6 +43,7 @@ class ObjectiveBase:
         *,
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float64,
+        working_memory: float | None = None,
     ) -> None:
         module = copy.deepcopy(net.module_).to(dtype).eval()
         criterion = copy.deepcopy(net.criterion_)
@@ -70,9 +73,8 @@ class ObjectiveBase:
         self.batch_size = batch_size
         self._set_data(X, y)
         self._layers = linear_layers(self._core, self._x[:2])
-        self._automatic_batch = max(
-            1, PASS_BUDGET_BYTES // (dtype.itemsize * self._activations_per_row())
-        )
+        self._activations = self._activations_per_row()
+        self.working_memory = working_memory
 
     # Variants of the same objective ------------------------------------------
 
@@ -214,9 +216,13 @@ class ObjectiveBase:
         }
 
     def _call(self, w: Tensor, *args: Any) -> Tensor:
-        return functional_call(
-            self._core, {**self._unflatten(w), **self._constants}, args
-        )
+        constants = self._constants
+        if w.dtype != self._dtype:
+            constants = {
+                name: t.to(w.dtype) if t.is_floating_point() else t
+                for name, t in constants.items()
+            }
+        return functional_call(self._core, {**self._unflatten(w), **constants}, args)
 
     def _forward(self, w: Tensor, x: Tensor) -> Tensor:
         return self._call(w, "outputs", x)
@@ -239,7 +245,49 @@ class ObjectiveBase:
     @property
     def _batch_rows(self) -> int:
         """Rows per pass through the module."""
-        return min(self.batch_size or self._automatic_batch, self.n_samples)
+        automatic = self.budget(_PASS_SHARE) // self._bytes_per_row
+        return min(self.batch_size or max(1, automatic), self.n_samples)
+
+    @property
+    def _bytes_per_row(self) -> int:
+        """One copy of a row's activations."""
+        return self._dtype.itemsize * self._activations
+
+    def budget(self, share: float = 1.0) -> int:
+        """Bytes that a share of the working memory allows."""
+        mebibytes = self.working_memory
+        if mebibytes is None:
+            mebibytes = sklearn.get_config()["working_memory"]
+        return int(share * mebibytes * 2**20)
+
+    def check_working_memory(self) -> None:
+        """Refuse a working memory in which not even one row fits.
+
+        Raises
+        ------
+        ValueError
+            With the least that would do.
+        """
+        if self.budget(_PASS_SHARE) >= self._bytes_per_row:
+            return
+        least = self._bytes_per_row / (_PASS_SHARE * 2**20)
+        given = self.budget() / 2**20
+        raise ValueError(
+            "The 'working_memory' parameter of SolutionSetEstimator (None: scikit-"
+            f"learn's setting) must be at least {least:.3g} MiB, so that one row of "
+            f"this net fits. Got {given:.3g} MiB instead."
+        )
+
+    def _fits_recorded(self, itemsize: int) -> bool:
+        """Whether a recorded gradient of all rows fits the working memory."""
+        floats = _COPIES_PER_GRAPH * self.n_samples * self._activations
+        floats += 3 * self.n_params
+        return self.batch_size is None and itemsize * floats <= self.budget()
+
+    def _tangent_rows(self, floats_per_tangent: int) -> int:
+        """Tangents to push forward at once."""
+        bytes_per_tangent = 8 * COPIES_PER_TANGENT * max(1, floats_per_tangent)
+        return max(1, self.budget(_TANGENT_SHARE) // bytes_per_tangent)
 
     @property
     def _one_batch(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.func import grad, grad_and_value
 
-from ._base import COPIES_PER_TANGENT, TANGENT_BUDGET_BYTES, Array, Tensor
+from ._base import Array, Tensor
 from ._kinks import KinkCounter
 from ._net_function import map_rows, push
 from ._output_derivatives import OutputDerivatives
@@ -46,10 +46,14 @@ class Objective(OutputDerivatives):
 
     batch_size : int, default=None
         Rows per pass through the module; None for all rows at once, or as many as
-        keep 256 MB of activations.
+        keep their activations in a quarter of the working memory.
 
     dtype : torch.dtype, default=torch.float64
         Floating type of the analysis.
+
+    working_memory : float, default=None
+        MiB for activations, tangents and recorded graphs; None for scikit-learn's
+        setting of that name, 1024. Results depend on it by rounding only.
 
     Attributes
     ----------
@@ -255,9 +259,8 @@ class Objective(OutputDerivatives):
         )
 
     def _tangent_block(self) -> int:
-        activations = self._batch_rows * self._activations_per_row()
-        per_tangent = 8 * COPIES_PER_TANGENT * activations
-        return max(1, min(self.n_params, TANGENT_BUDGET_BYTES // max(per_tangent, 1)))
+        rows = self._tangent_rows(self._batch_rows * self._activations)
+        return min(self.n_params, rows)
 
     # Evidence ----------------------------------------------------------------------
 

@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 from torch.func import grad, jacrev, vmap
 
 from .._compat import predict_nonlinearity
-from ._base import (
-    COPIES_PER_TANGENT,
-    TANGENT_BUDGET_BYTES,
-    Array,
-    ObjectiveBase,
-    Tensor,
-)
+from ._base import Array, ObjectiveBase, Tensor
 from ._net_function import map_rows, push
 
 
@@ -46,8 +40,7 @@ class OutputDerivatives(ObjectiveBase):
                 return torch.stack([single(w, row) for row in rows])
 
         size = self.n_params if argnum == 0 else self._x[0].numel()
-        floats = self.n_outputs * (size + self._activations_per_row())
-        step = max(1, TANGENT_BUDGET_BYTES // (8 * COPIES_PER_TANGENT * floats))
+        step = self._tangent_rows(self.n_outputs * (size + self._activations))
         blocks = [self._numpy(jacobians(rows)) for rows in self._x.split(step)]
         return np.concatenate(blocks).reshape(self.n_samples, -1, size)
 
@@ -177,16 +170,23 @@ class OutputDerivatives(ObjectiveBase):
         if not self._depends_on_weights_directly(w):
             return None
         outputs = self._outputs(w)
-
-        def product(v: Tensor) -> Tensor:
-            return push(
-                grad(self._outer, argnums=1),
-                (outputs, w, self._x, self._y),
-                (torch.zeros_like(outputs), v, None, None),
-            )[1]
-
         identity = torch.eye(self.n_params, device=w.device, dtype=w.dtype)
-        return self._numpy(map_rows(product, identity))
+        return self._numpy(
+            map_rows(lambda v: self._penalty_product(w, outputs, v), identity)
+        )
+
+    def penalty_product(self, weights: Array, v: Array) -> Array:
+        """Hessian in w at fixed outputs times v of shape (n_params,)."""
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        return self._numpy(self._penalty_product(w, outputs, self._tensor(v)))
+
+    def _penalty_product(self, w: Tensor, outputs: Tensor, v: Tensor) -> Tensor:
+        return push(
+            grad(self._outer, argnums=1),
+            (outputs, w, self._x, self._y),
+            (torch.zeros_like(outputs), v, None, None),
+        )[1]
 
     def is_penalised(self, weights: Array) -> bool:
         """Whether L depends on w other than through the outputs and the tilt."""

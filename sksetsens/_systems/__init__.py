@@ -1,10 +1,10 @@
-"""The linear system ``H v = -B dx`` at one point, in its dense and its dual form.
+"""The linear system ``H v = -B dx`` at one point: in weights or dual, dense or not.
 
-Both forms know H, B and ``H^+ B`` as operators, solve for a perturbation of the data,
+All forms know H, B and ``H^+ B`` as operators, solve for a perturbation of the data,
 and take Newton steps on R. "auto" chooses between them.
 """
 
-from ._choice import check_size, choose_system
+from ._choice import MATRIX_FREE, check_size, choose_system
 from ._point import Point, System
 
-__all__ = ["Point", "System", "check_size", "choose_system"]
+__all__ = ["MATRIX_FREE", "Point", "System", "check_size", "choose_system"]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ._dense import Dense
 from ._dual import Dual
+from ._matrix_free import MatrixFree
+from ._matrix_free_dual import MatrixFreeDual
 from ._point import DENSE_COPIES, Point, System, available_bytes, root, root_or_none
 
-__all__ = ["check_size", "choose_system"]
+__all__ = ["MATRIX_FREE", "check_size", "choose_system"]
 
 Array = NDArray[np.float64]
 
 # Above this many weights "auto" no longer factorises the dense Hessian: minutes.
 DENSE_MAX_PARAMS = 6000
+# Outputs over all rows up to which their Jacobian is decomposed: minutes above.
+DUAL_MAX_EQUATIONS = 6000
 # |H - A'A| relative to the smallest kept eigenvalue of A'A below which "auto" takes
 # the dual: the shift then errs by no more than this factor in any direction.
 DUAL_TOL = 1e-3
@@ -28,22 +34,21 @@ def check_size(point: Point) -> None:
     ValueError
         With the solver that would.
     """
+    point.objective.check_working_memory()
     if point.solver == "eigh":
         _check_dense_memory(point)
         return
-    reason = _why_no_dual(point)
-    if point.solver == "dual" and reason:
+    if point.solver == "dual":
+        _refuse("dual", _why_no_dual(point) or _why_no_jacobian(point), "lsmr")
+    if point.solver == "lsmr":
+        _refuse("lsmr", _why_no_rows(point), "minres")
+
+
+def _refuse(solver: str, reason: str, other: str) -> None:
+    if reason:
         raise ValueError(
-            "The 'solver' parameter must be 'auto' or 'eigh' here, because "
-            f"{reason}. Got 'dual' instead."
-        )
-    if point.solver == "auto" and reason and _is_too_large(point):
-        raise ValueError(
-            "The 'solver' parameter must name a solver that fits a net of "
-            f"{point.objective.n_params} weights: the dense Hessian is limited to "
-            f"{DENSE_MAX_PARAMS} weights under 'auto', and 'dual' does not apply "
-            f"because {reason}. Got 'auto' instead. Use a smaller net, or "
-            "solver='eigh' with enough memory and patience."
+            f"The 'solver' parameter must be 'auto', 'eigh' or {other!r} here, because "
+            f"{reason}. Got {solver!r} instead."
         )
 
 
@@ -56,21 +61,35 @@ def choose_system(point: Point) -> System:
         If the form does not apply or does not fit in memory.
     """
     check_size(point)
-    if point.solver == "dual":
-        return Dual(point)
-    if point.solver == "auto" and not _why_no_dual(point):
-        if _is_too_large(point):
-            return Dual(point)
-        if _is_near_interpolation(point):
+    if point.solver == "auto":
+        return _choose(point)
+    return _FORMS[point.solver](point)
+
+
+_FORMS: dict[str, Callable[[Point], System]] = {
+    "eigh": Dense,
+    "dual": Dual,
+    "minres": MatrixFree,
+    "lsmr": MatrixFreeDual,
+}
+MATRIX_FREE = (MatrixFree.name, MatrixFreeDual.name)
+
+
+def _choose(point: Point) -> System:
+    """The dual at interpolation, H otherwise; dense where a factorisation is quick."""
+    large = point.objective.n_params > DENSE_MAX_PARAMS
+    if not _why_no_dual(point) and _is_near_interpolation(point):
+        fits = not _why_no_jacobian(point)
+        if large and (not fits or point.objective.n_equations > DUAL_MAX_EQUATIONS):
+            return MatrixFreeDual(point)
+        if fits:
             dual = Dual(point)
-            if dual.neglected <= DUAL_TOL:
+            if large or dual.neglected <= DUAL_TOL:
                 return dual
+    if large:
+        return MatrixFree(point)
     _check_dense_memory(point)
     return Dense(point)
-
-
-def _is_too_large(point: Point) -> bool:
-    return point.objective.n_params > DENSE_MAX_PARAMS
 
 
 def _why_no_dual(point: Point) -> str:
@@ -82,10 +101,21 @@ def _why_no_dual(point: Point) -> str:
         return "the objective has a penalty on the weights"
     if m >= p:
         return f"there are no fewer outputs ({m}) than weights ({p})"
+    return _why_no_rows(point)
+
+
+def _why_no_rows(point: Point) -> str:
+    """Why H is no ``A'A`` with blocks of rows."""
+    objective = point.objective
     if not objective.is_separable(point.weights):
         return "the criterion couples rows"
     if root_or_none(objective.output_hessian(point.weights)) is None:
         return "the criterion is not convex in the outputs"
+    return ""
+
+
+def _why_no_jacobian(point: Point) -> str:
+    m, p = point.objective.n_equations, point.objective.n_params
     needed = 8 * m * p * DENSE_COPIES
     if needed > available_bytes():
         return f"it needs {needed / 1e9:.1f} GB for the outputs' Jacobian"
@@ -113,13 +143,9 @@ def _check_dense_memory(point: Point) -> None:
     needed, available = 8 * p * p * DENSE_COPIES, available_bytes()
     if needed <= available:
         return
-    needed_by_dual = 8 * point.objective.n_equations * p * DENSE_COPIES
-    remedy = (
-        "use a net with fewer weights"
-        if _why_no_dual(point)
-        else f"solver='dual' needs {needed_by_dual / 1e9:.1f} GB and applies where the "
-        "net interpolates"
-    )
+    remedy = "use solver='minres', which needs none"
+    if not _why_no_dual(point):
+        remedy += ", or solver='lsmr' if the net interpolates"
     raise ValueError(
         f"The dense Hessian of {p} weights needs {needed / 1e9:.1f} GB, "
         f"{available / 1e9:.1f} GB are free (solver='eigh'); {remedy}."

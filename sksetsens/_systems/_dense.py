@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective
-from ..linalg import (
-    PseudoInverse,
-    Solution,
-    SymmetricPseudoInverse,
-    symmetric_inverse,
+from ..linalg import PseudoInverse, SymmetricPseudoInverse, symmetric_inverse
+from ._point import (
+    STATIONARITY_NOISE,
+    Point,
+    matrix_shape,
+    operator,
+    relative_neglect,
+    root,
 )
-from ._point import Point, matrix_shape, operator, relative_neglect, root
+from ._primal import Primal
 
 __all__ = ["Dense"]
 
 Array = NDArray[np.float64]
 
-# Weights off by a relative step s change null eigenvalues by about s |H| times the
-# third derivative's scale; the cut-off lies two decades above.
-_STATIONARITY_NOISE = 100.0
 # Adjoints of B computed at once: more need memory, fewer need time.
 _BLOCK = 64
 
 
-class Dense:
+class Dense(Primal):
     """H dense and exact (or Gauss-Newton), B through products."""
 
     name = "eigh"
 
     def __init__(self, point: Point) -> None:
-        self._objective, self._w = point.objective, point.weights
         matrix = _gauss_newton(point) if point.curvature == "ggn" else None
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
-        noise = _STATIONARITY_NOISE * point.stationarity
-        self.factor: PseudoInverse = symmetric_inverse(
+        noise = STATIONARITY_NOISE * point.stationarity
+        factor = symmetric_inverse(
             matrix, rcond=point.rcond, noise=noise, rank=point.rank
         )
-        self._matrix, self._rcond = matrix, point.rcond
-        self.neglected = 0.0
-        if point.curvature == "ggn":
-            self.neglected = relative_neglect(point, matrix.__matmul__, self.factor)
+        super().__init__(point, factor)
+        self._matrix, self._rcond, self._point = matrix, point.rcond, point
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        return self.factor.solve(self._objective.cross_product(self._w, dX, dy))
-
-    def newton_step(self, objective: Objective, weights: Array) -> Array:
-        return -self.factor.apply(objective.gradient(weights))
+    @property
+    def neglected(self) -> float:
+        if self._point.curvature == "hessian":
+            return 0.0
+        return relative_neglect(self._point, self._matrix.__matmul__, self.factor)
 
     def reduced_map(self) -> Array:
         basis, eigenvalues = self.factor.range_basis()
@@ -84,34 +78,6 @@ class Dense:
     def H(self) -> LinearOperator:
         p = self._objective.n_params
         return operator((p, p), self._matrix.__matmul__, self._matrix.__matmul__)
-
-    @property
-    def B(self) -> LinearOperator:
-        o = self._objective
-        return operator(
-            (o.n_params, int(np.prod(o.input_shape))),
-            lambda dx: o.cross_product(self._w, dx),
-            lambda v: o.cross_adjoint(self._w, v).ravel(),
-        )
-
-    @property
-    def solution_operator(self) -> LinearOperator:
-        B, apply = self.B, self.factor.apply
-        return operator(
-            B.shape,
-            lambda dx: apply(B.matvec(dx)),
-            lambda v: B.rmatvec(apply(v)),
-        )
-
-    @property
-    def target_operator(self) -> LinearOperator:
-        o, w, apply = self._objective, self._w, self.factor.apply
-        still = np.zeros(o.input_shape)
-        return operator(
-            (o.n_params, int(np.prod(o.target_shape))),
-            lambda dy: apply(o.cross_product(w, still, dy)),
-            lambda v: o.target_adjoint(w, apply(v)).ravel(),
-        )
 
     @property
     def target_leak(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class Dual:
     """``H = A'A`` and ``B = A' S D`` with ``A = S J``, ``S'S = Lambda``."""
 
     name = "dual"
+    anchor: Array | None = None
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w = point.objective, point.weights
@@ -28,10 +30,13 @@ class Dual:
         J = point.objective.jacobian(point.weights)
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
         self._SD = self._S @ point.objective.input_jacobian(point.weights)
-        self._rcond = point.rcond
+        self._rcond, self._point = point.rcond, point
         self.factor = GramPseudoInverse(self._A, rcond=point.rcond, rank=point.rank)
-        self.neglected = relative_neglect(
-            point, lambda v: self._A.T @ (self._A @ v), self.factor
+
+    @cached_property
+    def neglected(self) -> float:
+        return relative_neglect(
+            self._point, lambda v: self._A.T @ (self._A @ v), self.factor
         )
 
     def _rho(self, dX: Any, dy: Any = None) -> Array:

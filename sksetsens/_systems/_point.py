@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective
-from ..linalg import PseudoInverse, Solution
+from .._objective import Objective, PointProducts
+from ..linalg import KrylovSettings, PseudoInverse, Solution
 
 __all__ = [
     "DENSE_COPIES",
+    "STATIONARITY_NOISE",
     "Point",
     "System",
     "available_bytes",
+    "curvature_of_rows",
     "matrix_shape",
     "operator",
     "relative_neglect",
@@ -30,6 +32,11 @@ Array = NDArray[np.float64]
 
 # Dense work holds about this many p x p arrays at its peak (H, vectors, LAPACK's).
 DENSE_COPIES = 4
+# Weights off by a relative step s change null eigenvalues by about s |H| times the
+# third derivative's scale; the cut-off lies two decades above.
+STATIONARITY_NOISE = 100.0
+# Share of the working memory for a Krylov basis, beside the recorded graphs.
+BASIS_SHARE = 0.5
 _N_POWER_STEPS = 8
 
 
@@ -42,21 +49,34 @@ class Point:
     objective : Objective
     weights : ndarray of shape (n_params,)
     curvature : {"hessian", "ggn"}
-    solver : {"auto", "eigh", "dual"}
+    solver : {"auto", "eigh", "dual", "minres", "lsmr"}
     rcond : float or None
     stationarity : float
         Relative stationarity of the weights.
     rank : int or None
         Rank of H where it is known.
+    solver_tol, solver_max_iter
+        Relative residual and number of products of iterative solves.
+    anchor : ndarray of shape (n_samples, n_outputs) or None
+        Outputs that corrections of a saturated or early-stopped net bring back.
     """
 
     objective: Objective
     weights: Array
-    curvature: str
-    solver: str
-    rcond: float | None
-    stationarity: float
+    curvature: str = "hessian"
+    solver: str = "auto"
+    rcond: float | None = None
+    stationarity: float = 0.0
     rank: int | None = None
+    solver_tol: float = 1e-8
+    solver_max_iter: int = 1000
+    anchor: Array | None = None
+
+    @property
+    def krylov(self) -> KrylovSettings:
+        """Tolerance, length and memory of iterative solves."""
+        memory = BASIS_SHARE * self.objective.budget()
+        return KrylovSettings(self.solver_tol, self.solver_max_iter, memory)
 
 
 class System(Protocol):
@@ -65,13 +85,17 @@ class System(Protocol):
     Attributes
     ----------
     name : str
-    neglected : float
-        Neglected curvature over the smallest kept eigenvalue.
+    anchor : ndarray or None
+        Outputs that corrections bring back, where they do not go by R.
     factor : PseudoInverse
     """
 
     name: str
-    neglected: float
+    anchor: Array | None
+
+    @property
+    def neglected(self) -> float:
+        """See `GraphicalDerivative.neglected_curvature`."""
 
     @property
     def factor(self) -> PseudoInverse:
@@ -130,15 +154,24 @@ def matrix_shape(objective: Objective) -> tuple[int, int]:
 
 def root_or_none(blocks: Array) -> Array | None:
     """S with ``S'S = Lambda`` per row, or None where Lambda is indefinite."""
+    found = curvature_of_rows(blocks)
+    if found is None:
+        return None
+    eigenvalues, vectors = found
+    return np.sqrt(eigenvalues)[..., None] * vectors.transpose(0, 2, 1)
+
+
+def curvature_of_rows(blocks: Array) -> tuple[Array, Array] | None:
+    """Eigenvalues, rounding set to zero, and vectors of Lambda; None if indefinite."""
     eigenvalues, vectors = np.linalg.eigh(blocks)
-    largest = np.abs(eigenvalues).max(axis=1, keepdims=True)
     # Rounding of exact zeros (softmax ignores a common shift) must stay zero: its
-    # square root would reappear as a singular value of 1e-8.
+    # square root would reappear as a singular value of 1e-8. It is that of the largest
+    # row: a saturated one is a difference of numbers near 1 (p - p^2 of softmax).
+    largest = float(np.abs(eigenvalues).max(initial=0.0))
     rounding = 10 * blocks.shape[-1] * np.finfo(np.float64).eps * largest
     if (eigenvalues < -rounding).any():
         return None
-    kept = np.where(eigenvalues > rounding, eigenvalues, 0.0)
-    return np.sqrt(kept)[..., None] * vectors.transpose(0, 2, 1)
+    return np.where(eigenvalues > rounding, eigenvalues, 0.0), vectors
 
 
 def root(blocks: Array) -> Array:
@@ -167,10 +200,10 @@ def relative_neglect(
     To within a small factor, by power iteration; ``product`` is v -> G v.
     """
     v = np.random.RandomState(0).standard_normal(point.weights.size)
-    norm = 0.0
+    norm, exact = 0.0, PointProducts(point.objective, point.weights)
     for _ in range(_N_POWER_STEPS):
         v = v / np.linalg.norm(v)
-        v = point.objective.hessian_product(point.weights, v) - product(v)
+        v = exact.hessian(v) - product(v)
         norm = float(np.linalg.norm(v))
         if norm == 0.0:
             return 0.0

@@ -3,6 +3,9 @@
 from ._definite import DefiniteInverse, symmetric_inverse
 from ._farthest import FarthestPoint
 from ._gram import GramPseudoInverse
+from ._gram_operator import GramOperatorInverse
+from ._implicit import ImplicitSubspace
+from ._krylov import KrylovInverse, KrylovSettings
 from ._norms import operator_norm
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Solution
 from ._subspace import Subspace
@@ -12,7 +15,11 @@ __all__ = [
     "CONSISTENCY_TOL",
     "DefiniteInverse",
     "FarthestPoint",
+    "GramOperatorInverse",
     "GramPseudoInverse",
+    "ImplicitSubspace",
+    "KrylovInverse",
+    "KrylovSettings",
     "PseudoInverse",
     "Solution",
     "Subspace",

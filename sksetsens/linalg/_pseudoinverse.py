@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ._subspace import Subspace
 
 Array = NDArray[np.float64]
 
@@ -42,6 +40,13 @@ class Solution:
 
     status : str
         One sentence.
+
+    n_iter : int
+        Products with H of an iterative solve; 0 for a factorisation.
+
+    converged : bool
+        Whether an iterative solve met its tolerance, or found that there is no
+        solution.
     """
 
     value: Array
@@ -49,6 +54,8 @@ class Solution:
     is_consistent: bool
     cutoff_change: float
     status: str
+    n_iter: int = 0
+    converged: bool = True
 
 
 class PseudoInverse(Protocol):
@@ -66,16 +73,36 @@ class PseudoInverse(Protocol):
         taken at least as large as the rounding of H.
     inertia : tuple of (int, int, int)
         Numbers of negative, zero and positive eigenvalues.
-    kernel : Subspace
+    kernel : Subspace or ImplicitSubspace
     """
 
-    eigenvalues: Array
-    cutoff: float
-    rank: int
-    kernel_dim: int
-    gap: float
-    inertia: tuple[int, int, int]
-    kernel: Subspace
+    @property
+    def eigenvalues(self) -> Array:
+        """See above."""
+
+    @property
+    def cutoff(self) -> float:
+        """See above."""
+
+    @property
+    def rank(self) -> int:
+        """See above."""
+
+    @property
+    def kernel_dim(self) -> int:
+        """See above."""
+
+    @property
+    def gap(self) -> float:
+        """See above."""
+
+    @property
+    def inertia(self) -> tuple[int, int, int]:
+        """See above."""
+
+    @property
+    def kernel(self) -> Any:
+        """A `Subspace`, or an `ImplicitSubspace`."""
 
     @property
     def has_clear_cutoff(self) -> bool:

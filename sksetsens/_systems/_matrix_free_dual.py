@@ -1,0 +1,194 @@
+"""The dual form through products with the outputs' Jacobian: least squares at scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from .._objective import Objective, PointProducts
+from ..linalg import GramOperatorInverse, GramPseudoInverse, PseudoInverse, Solution
+from ._matrix_free import SINGLE_FROM, refuse_basis
+from ._point import Point, curvature_of_rows, matrix_shape, operator, relative_neglect
+
+__all__ = ["MatrixFreeDual"]
+
+Array = NDArray[np.float64]
+
+# Ratio of the curvatures of rows from which the metric of the loss would hide the
+# saturated ones from an iteration, and all rows are weighed alike.
+_SATURATED = 1e6
+
+
+class MatrixFreeDual:
+    """``A v = -S D dx`` in least squares, ``A = S J``, by products with J.
+
+    S is the root of Lambda, or, where rows are saturated, the projector on the range of
+    its sum: what the loss ignores of the outputs (a common shift of logits) is free,
+    all else is kept in place. Both have the same shortest solution wherever the outputs
+    can be kept exactly (A of full row rank), since then ``v0 = -J^+ D dx`` does not
+    depend on Lambda.
+
+    Corrections bring the outputs of saturated or early-stopped nets back to where they
+    were at the solution, instead of to a zero of R that lies at infinity.
+    """
+
+    name = "lsmr"
+
+    def __init__(self, point: Point) -> None:
+        self._objective, self._w, self._point = point.objective, point.weights, point
+        blocks = point.objective.output_hessian(point.weights)
+        self._S, is_uniform = _metric(blocks)
+        # Outputs to hold, of the solution that a correction started from.
+        self.anchor = point.anchor
+        if self.anchor is None and (is_uniform or point.objective.is_tilted):
+            self.anchor = self._outputs(point.objective, point.weights)
+        self._products = PointProducts(point.objective, point.weights)
+        rough: Any = None
+        if point.weights.size >= SINGLE_FROM:
+            single = PointProducts(point.objective, point.weights, single=True)
+            rough = lambda u: self._forward(single, self._backward(single, u))  # noqa: E731
+        self.factor = GramOperatorInverse(
+            lambda v: self._forward(self._products, v),
+            lambda u: self._backward(self._products, u),
+            (self._S.shape[0] * self._S.shape[1], point.weights.size),
+            rcond=point.rcond,
+            settings=point.krylov,
+            rough=rough,
+        )
+
+    def _forward(self, products: PointProducts, v: Array) -> Array:
+        moved: Array = (self._S @ products.jacobian(v)[..., None]).ravel()
+        return moved
+
+    def _backward(self, products: PointProducts, u: Array) -> Array:
+        rows = u.reshape(*self._S.shape[:2], 1)
+        return products.jacobian_adjoint((self._S.transpose(0, 2, 1) @ rows)[..., 0])
+
+    def _rho(self, dX: Any, dy: Any = None) -> Array:
+        moved = self._products.input_jacobian(dX)
+        rho = self._S @ moved[..., None]
+        if dy is not None:
+            rho = rho + self._whitened(
+                self._objective.output_target_product(self._w, dy)
+            )
+        return rho.ravel()
+
+    def _whitened(self, r: Array) -> Array:
+        """``S Lambda^+ r`` per row: the movement of outputs that r asks for."""
+        return self._S @ (self._inverse_curvature @ r[..., None])
+
+    @property
+    def _inverse_curvature(self) -> Array:
+        return np.linalg.pinv(self._objective.output_hessian(self._w), hermitian=True)
+
+    def solve(self, dX: Any, dy: Any) -> Solution:
+        return self.factor.solve_factored(self._rho(dX, dy))
+
+    def newton_step(self, objective: Objective, weights: Array) -> Array:
+        if self.anchor is None:
+            rho = self._whitened(objective.output_gradient(weights))
+        else:
+            moved = self._outputs(objective, weights) - self.anchor
+            rho = self._S @ moved[..., None]
+        return -self.factor.apply_factored(rho.ravel())
+
+    @staticmethod
+    def _outputs(objective: Objective, weights: Array) -> Array:
+        return objective.outputs(weights).reshape(objective.n_samples, -1)
+
+    @property
+    def neglected(self) -> float:
+        """Neglected curvature over the smallest kept Ritz value."""
+        return relative_neglect(self._point, self.H.matvec, self.factor)
+
+    def reduced_map(self) -> Array:
+        return refuse_basis("'lsmr'")
+
+    def column_leaks(self) -> Array:
+        # B = A' S D lies in range A' by construction.
+        return np.zeros(matrix_shape(self._objective))
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        J = self._objective.jacobian(self._w)[..., part]
+        A = (self._S @ J).reshape(-1, part.stop - part.start)
+        SD = self._S @ self._objective.input_jacobian(self._w)
+        B = np.einsum("ick,icd->kid", A.reshape(*SD.shape[:2], -1), SD)
+        return GramPseudoInverse(A, rcond=self._point.rcond), B
+
+    @property
+    def H(self) -> LinearOperator:
+        p = self._objective.n_params
+
+        def product(v: Array) -> Array:
+            return self._backward(self._products, self._forward(self._products, v))
+
+        return operator((p, p), product, product)
+
+    def _to_input(self, rho: Array) -> Array:
+        rows = rho.reshape(*self._S.shape[:2], 1)
+        moved = (self._S.transpose(0, 2, 1) @ rows)[..., 0]
+        return self._products.input_jacobian_adjoint(moved).ravel()
+
+    def _from_input(self, left: Any, left_adjoint: Any) -> LinearOperator:
+        shape = (self._objective.n_params, int(np.prod(self._objective.input_shape)))
+        return operator(
+            shape,
+            lambda dx: left(self._rho(dx)),
+            lambda v: self._to_input(left_adjoint(v)),
+        )
+
+    @property
+    def B(self) -> LinearOperator:
+        return self._from_input(
+            lambda u: self._backward(self._products, u),
+            lambda v: self._forward(self._products, v),
+        )
+
+    @property
+    def solution_operator(self) -> LinearOperator:
+        factor = self.factor
+        return self._from_input(factor.apply_factored, factor.apply_factored_adjoint)
+
+    target_leak = 0.0
+
+    @property
+    def target_operator(self) -> LinearOperator:
+        o, w, factor = self._objective, self._w, self.factor
+
+        def forward(dy: Array) -> Array:
+            r = o.output_target_product(w, dy)
+            return factor.apply_factored(self._whitened(r).ravel())
+
+        def adjoint(v: Array) -> Array:
+            rho = factor.apply_factored_adjoint(v).reshape(*self._S.shape[:2], 1)
+            moved = self._inverse_curvature @ (self._S.transpose(0, 2, 1) @ rho)
+            return o.target_output_product(w, moved[..., 0]).ravel()
+
+        return operator((o.n_params, int(np.prod(o.target_shape))), forward, adjoint)
+
+
+def _metric(blocks: Array) -> tuple[Array, bool]:
+    """S per row, (n_samples, k, n_outputs) with k the largest rank; if all weigh alike.
+
+    Raises
+    ------
+    ValueError
+        If the criterion is not convex in the outputs.
+    """
+    found = curvature_of_rows(blocks)
+    if found is None:
+        raise ValueError(
+            "The 'solver' parameter must be 'eigh' or 'minres' with a criterion that "
+            "is not convex in the outputs. Got 'lsmr' instead."
+        )
+    eigenvalues, vectors = found
+    k = int((eigenvalues > 0.0).sum(axis=1).max(initial=1))
+    kept, rows = eigenvalues[:, -k:], vectors.transpose(0, 2, 1)[:, -k:]
+    if kept.max() <= _SATURATED * kept.min(initial=np.inf):
+        return np.sqrt(kept)[..., None] * rows, False
+    values, common = np.linalg.eigh(blocks.sum(axis=0))
+    seen = common[:, values > 10 * len(values) * np.finfo(float).eps * values[-1]]
+    return np.broadcast_to(seen.T, (len(blocks), *seen.T.shape)), True

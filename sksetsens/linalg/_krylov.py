@@ -1,0 +1,438 @@
+"""Pseudo-inverse of a symmetric operator that is only known by its products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._implicit import ImplicitSubspace
+from ._lanczos import Lanczos
+from ._minimum_residual import Run, minimise_residual
+from ._pseudoinverse import (
+    CONSISTENCY_TOL,
+    DECADE,
+    Solution,
+    gap_at,
+    solution,
+)
+from ._subspace import Subspace
+
+__all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
+
+Array = NDArray[np.float64]
+Product = Callable[[Array], Array]
+
+# Error of a float32 product relative to |H| |v|, as it accumulates over a run: measured
+# at 4e-6 of the residual at which float32 sets in.
+_SINGLE_NOISE = 1e-5
+# Passes of one solve; each begins at the true residual of the last.
+_MAX_PASSES = 6
+# A pass that shrinks the residual by less has stagnated.
+_STAGNANT = 0.5
+# Steps from a random start that show the spectrum: extreme eigenvalues to some per
+# cent, whether any are negative, and what share of them is zero.
+_PROBE_STEPS = 60
+# Ritz pairs whose residual is below this share of |H| are eigenpairs for deflation: the
+# true residual of each solve corrects what that leaves.
+_EIGENPAIR = 1e-7
+_MAX_DEFLATED = 64
+
+
+@dataclass(frozen=True)
+class KrylovSettings:
+    """How far an iterative solve goes.
+
+    Attributes
+    ----------
+    tol : float
+        Relative residual ``|H v + b| / |b|`` asked for.
+    max_iter : int
+        Products per solve.
+    memory : float
+        Bytes that a basis may take; longer ones are begun anew.
+    on_step : callable
+        Called after each product of a solve.
+    """
+
+    tol: float = 1e-8
+    max_iter: int = 1000
+    memory: float = 2.0**29
+    on_step: Callable[[], None] = lambda: None
+
+    def steps_that_fit(self, n: int) -> int:
+        """Longest basis of vectors of length n."""
+        return max(8, int(self.memory // (8 * n)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Least-squares solution of ``H x = b`` and how it was reached.
+
+    Attributes
+    ----------
+    value : ndarray of shape (n,)
+        Shortest.
+    residual : float
+        ``|b - H x| / |b|`` by an exact product.
+    is_least_squares : bool
+        Whether the residual lies outside range H.
+    n_iter : int
+        Products.
+    stop : {"converged", "least_squares", "stagnated", "max_iter"}
+    """
+
+    value: Array
+    residual: float
+    is_least_squares: bool
+    n_iter: int
+    stop: str
+
+
+class KrylovInverse:
+    """``H^+`` of a symmetric, possibly singular and indefinite operator, by products.
+
+    Solves are iterative: each reports its residual by an exact product, its iterations
+    and why it stopped. Eigenpairs that the first solve has found speed up later ones.
+    Spectral evidence comes from a Lanczos run with a random start. It sees the ends of
+    the spectrum: a smallest Ritz value that lies above its own error bound says that H
+    is definite, with the probability with which a random start has a part along every
+    eigenvector. Otherwise ``inertia`` counts the negative eigenvalues seen only,
+    ``rank`` and ``kernel_dim`` are estimates, and `has_clear_cutoff` is False unless
+    the null eigenvalues stand apart.
+
+    Parameters
+    ----------
+    product : callable
+        ``v -> H v`` for v of shape (n,), exact.
+
+    n : int
+
+    rcond : float, default=None
+        Eigenvalues up to ``rcond * |H|_2`` count as zero; None for ``n * eps``, at
+        least 1e-10.
+
+    settings : KrylovSettings, default=KrylovSettings()
+
+    rough : callable, default=None
+        The product in float32, used where its error is harmless.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens.linalg import KrylovInverse
+    >>> H = np.array([[20.0, 10.0], [10.0, 5.0]])
+    >>> inverse = KrylovInverse(H.__matmul__, 2)
+    >>> inverse.solve(np.array([-4.0, -2.0])).value.round(6)
+    array([0.16, 0.08])
+    >>> inverse.solve(np.array([1.0, -2.0])).is_consistent
+    False
+    >>> inverse.kernel.project(np.array([1.0, 0.0])).round(6)
+    array([ 0.2, -0.4])
+    """
+
+    def __init__(
+        self,
+        product: Product,
+        n: int,
+        *,
+        rcond: float | None = None,
+        settings: KrylovSettings | None = None,
+        rough: Product | None = None,
+    ) -> None:
+        self._exact, self._rough, self._n = product, rough, n
+        self.settings = settings or KrylovSettings()
+        eps = float(np.finfo(np.float64).eps)
+        self.rcond = max(n * eps, 1e-10) if rcond is None else rcond
+        self._space: Lanczos | None = None
+        self.n_products = 0
+        self._start = np.random.default_rng(0).standard_normal(n)
+
+    # Solves --------------------------------------------------------------------------
+
+    def least_squares(self, b: Array) -> Outcome:
+        """Shortest least-squares solution of ``H x = b`` with its evidence."""
+        size = float(np.linalg.norm(b))
+        if size == 0.0:
+            return Outcome(np.zeros(self._n), 0.0, False, 0, "converged")
+        target = self.settings.tol * size
+        x, residual = np.zeros(self._n), np.array(b, dtype=np.float64)
+        n_iter, norm, stop = 0, size, "max_iter"
+        while n_iter < self.settings.max_iter:
+            run = self._pass(residual, target, self.settings.max_iter - n_iter)
+            candidate = x + run.value
+            left = b - self._exact(candidate)
+            n_iter += run.space.n_steps + 1
+            self.n_products += run.space.n_steps + 1
+            previous, norm_left = norm, float(np.linalg.norm(left))
+            if norm_left < norm:
+                x, residual, norm = candidate, left, norm_left
+            stop = self._verdict(run, norm, target, previous, n_iter)
+            if stop:
+                break
+        if stop == "least_squares":
+            # The only null vector in the space is the residual.
+            x = x - (x @ residual) / (residual @ residual) * residual
+        return Outcome(
+            x, norm / size, stop == "least_squares", n_iter, stop or "max_iter"
+        )
+
+    def _verdict(
+        self, run: Run, norm: float, target: float, previous: float, n_iter: int
+    ) -> str:
+        """Why to stop after a pass; "" to go on."""
+        if norm <= 2.0 * target:
+            return "converged"
+        if run.is_least_squares or run.dropped > 0.5 * norm:
+            return "least_squares"
+        shortened = run.space.n_steps >= self.settings.steps_that_fit(self._n)
+        if norm > _STAGNANT * previous and not shortened:
+            return "max_iter" if n_iter >= self.settings.max_iter else "stagnated"
+        return ""
+
+    def _pass(self, residual: Array, target: float, max_steps: int) -> Run:
+        """One run from the true residual, beside the eigenvectors found before."""
+        W, theta = self._deflation
+        inside = W.T @ residual
+        rest = residual - W @ inside
+        known = W @ (inside / theta)
+        norm = float(np.linalg.norm(rest))
+        if norm <= 0.5 * target:
+            return Run(known, 0.0, False, Lanczos(residual))
+        run = minimise_residual(
+            rest,
+            self._product(0.5 * target),
+            target=0.5 * target,
+            max_steps=min(max_steps, self.settings.steps_that_fit(self._n)),
+            null_tol=max(self.rcond, 10.0 * self.settings.tol),
+            rcond=self.rcond,
+            scale=self._scale,
+            beside=W if W.size else None,
+            on_step=self.settings.on_step,
+        )
+        if self._space is None or run.space.n_steps > self._space.n_steps:
+            self._space = run.space
+        return replace(run, value=known + run.value)
+
+    def _product(self, target: float) -> Callable[[Array, float], Array]:
+        def product(v: Array, residual: float) -> Array:
+            if self._rough is not None and residual * _SINGLE_NOISE <= target:
+                return self._rough(v)
+            return self._exact(v)
+
+        return product
+
+    @cached_property
+    def _scale(self) -> float:
+        """A lower bound of |H|_2: a right-hand side in ker H shows nothing of H."""
+        image = self._exact(self._start)
+        return float(np.linalg.norm(image) / np.linalg.norm(self._start))
+
+    @cached_property
+    def _deflation(self) -> tuple[Array, Array]:
+        """Eigenvectors (n, k) and eigenvalues; none before a first solve is done."""
+        return np.empty((self._n, 0)), np.empty(0)
+
+    def keep_eigenpairs(self) -> None:
+        """Let later solves profit from the longest basis so far."""
+        if self._space is None:
+            return
+        theta, vectors, errors = self._space.ritz()
+        scale = self._space.scale
+        found = (errors <= _EIGENPAIR * scale) & (np.abs(theta) > self.rcond * scale)
+        largest = np.argsort(-np.abs(theta))
+        chosen = [i for i in largest if found[i]][:_MAX_DEFLATED]
+        W = self._space.basis.T @ vectors[:, chosen]
+        self.__dict__["_deflation"] = np.linalg.qr(W)[0], theta[chosen]
+        self._space = None
+
+    def apply(self, b: Array) -> Array:
+        """``H^+ b`` for vectors in the last axis of b, to the solver's tolerance."""
+        flat = b.reshape(-1, b.shape[-1])
+        return np.stack([self.solved(row).value for row in flat]).reshape(b.shape)
+
+    def solved(self, b: Array) -> Outcome:
+        """Least-squares solution that profits from earlier ones."""
+        if self._space is not None and not self._deflation[1].size:
+            self.keep_eigenpairs()
+        return self.least_squares(b)
+
+    def solve(self, b: Array) -> Solution:
+        """Shortest solution of ``H v = -b`` with its evidence."""
+        return assemble(self.solved(-b), self.cutoff_seen, self.settings)
+
+    def outcome(self, value: Array, residual: float) -> Outcome:
+        """The record of an answer that was put together from several solves."""
+        stop = "converged" if residual <= 10.0 * self.settings.tol else "stagnated"
+        return Outcome(value, residual, False, self.n_products, stop)
+
+    @property
+    def cutoff_seen(self) -> float:
+        """Cut-off by the largest |H| seen so far, without further products."""
+        scale = 0.0 if self._space is None else self._space.scale
+        return self.rcond * max(scale, float(np.abs(self._deflation[1]).max(initial=0)))
+
+    # Evidence ------------------------------------------------------------------------
+
+    @cached_property
+    def _probe(self) -> _Spectrum:
+        space = Lanczos(self._start)
+        fits = self.settings.steps_that_fit(self._n)
+        for _ in range(min(_PROBE_STEPS, self._n, fits)):
+            space.extend(self._exact(space.newest))
+            if space.is_invariant:
+                break
+        values, vectors, errors = space.ritz()
+        return _Spectrum(values, errors, vectors[0] ** 2, space, self.rcond)
+
+    @property
+    def eigenvalues(self) -> Array:
+        """Ritz values of the random start, ascending: a sample of the spectrum."""
+        return self._probe.values
+
+    @property
+    def cutoff(self) -> float:
+        """Eigenvalues of absolute value up to this count as zero."""
+        return self._probe.cutoff
+
+    @cached_property
+    def kernel_dim(self) -> int:
+        """Dimension of ker H: 0 where H is definite, otherwise an estimate.
+
+        The share of a random vector in the null space is ``dim / n`` on average.
+        """
+        return round(self._probe.null_share * self._n)
+
+    @property
+    def rank(self) -> int:
+        """n less the dimension of ker H."""
+        return self._n - self.kernel_dim
+
+    @property
+    def inertia(self) -> tuple[int, int, int]:
+        """Numbers of negative (seen), zero and all other eigenvalues."""
+        negative = int((self.eigenvalues < -self.cutoff).sum())
+        return negative, self.kernel_dim, self.rank - negative
+
+    @property
+    def gap(self) -> float:
+        """Smallest kept over largest dropped Ritz value, of those seen."""
+        eps = float(np.finfo(np.float64).eps)
+        magnitudes = np.abs(self.eigenvalues)
+        return gap_at(magnitudes, self.cutoff, eps * magnitudes.max(initial=0.0))
+
+    @property
+    def has_clear_cutoff(self) -> bool:
+        """Whether all Ritz values are told from the cut-off, whatever their errors."""
+        return not self._probe.unresolved.any()
+
+    @cached_property
+    def kernel(self) -> Any:
+        """ker H, by the projector ``v - H^+ H v``; exact where it is trivial."""
+        if self.kernel_dim == 0 and self.has_clear_cutoff:
+            return Subspace(np.zeros((self._n, 0)))
+        return ImplicitSubspace(
+            self._n, max(1, self.kernel_dim), lambda v: v - self.apply(self._image(v))
+        )
+
+    def _image(self, v: Array) -> Array:
+        flat = v.reshape(-1, v.shape[-1])
+        return np.stack([self._exact(row) for row in flat]).reshape(v.shape)
+
+    @property
+    def weakest(self) -> tuple[float, Array]:
+        """Smallest kept absolute Ritz value and its vector of shape (n,)."""
+        return self._probe.weakest()
+
+    def range_basis(self) -> tuple[Array, Array]:
+        """Not available: a basis of range H is what this form does without."""
+        raise ValueError(
+            "A basis of range H needs a factorisation, and this system is solved by "
+            "products alone. Use solver='eigh' or solver='dual'."
+        )
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """What a Lanczos run with a random start has seen.
+
+    Attributes
+    ----------
+    values, errors, weights : ndarray of shape (n_steps,)
+        Ritz values, the distance within which each has an eigenvalue, and its share of
+        the start.
+    """
+
+    values: Array
+    errors: Array
+    weights: Array
+    space: Lanczos
+    rcond: float
+
+    @property
+    def cutoff(self) -> float:
+        return self.rcond * float(np.abs(self.values).max(initial=0.0))
+
+    @cached_property
+    def unresolved(self) -> NDArray[np.bool_]:
+        """Ritz values whose eigenvalue may be zero or not, or near the cut-off."""
+        least = np.abs(self.values) - self.errors
+        most = np.abs(self.values) + self.errors
+        return (least < DECADE * self.cutoff) & (most > self.cutoff / DECADE)
+
+    @property
+    def null_share(self) -> float:
+        """Share of the start along eigenvalues that are zero, or may be."""
+        is_null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
+        return float(self.weights[is_null | self.unresolved].sum())
+
+    def weakest(self) -> tuple[float, Array]:
+        kept = np.flatnonzero(np.abs(self.values) > self.cutoff)
+        if not kept.size:
+            return 0.0, np.zeros(self.space.basis.shape[1])
+        least = kept[np.abs(self.values[kept]).argmin()]
+        vector = self.space.ritz()[1][:, least] @ self.space.basis
+        return float(abs(self.values[least])), vector
+
+
+def assemble(outcome: Outcome, cutoff: float, settings: KrylovSettings) -> Solution:
+    """The record of an iterative solve.
+
+    A residual that no iteration can shrink means that there is no solution; one that
+    was only not reached means that the answer is not to be trusted.
+    """
+    if outcome.is_least_squares and outcome.residual > CONSISTENCY_TOL:
+        return replace(
+            solution(outcome.value, outcome.residual, 0.0, True, cutoff),
+            n_iter=outcome.n_iter,
+        )
+    converged = outcome.stop == "converged" or outcome.residual <= CONSISTENCY_TOL
+    status = "solved"
+    if not converged:
+        status = (
+            f"the iterative solve {_STOPS[outcome.stop]} at relative residual "
+            f"{outcome.residual:.2g} > {settings.tol:.2g} after {outcome.n_iter} "
+            "products: raise solver_max_iter or solver_tol, add weight decay, or "
+            "use solver='eigh' or 'dual' if the net is small enough"
+        )
+    return Solution(
+        outcome.value,
+        outcome.residual,
+        True,
+        0.0,
+        status,
+        n_iter=outcome.n_iter,
+        converged=converged,
+    )
+
+
+_STOPS = {
+    "max_iter": "ended",
+    "stagnated": "stagnated",
+    "least_squares": "ended",
+    "converged": "ended",
+}

@@ -1,0 +1,228 @@
+"""Matrix-free systems and estimators against their factorised forms."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+
+from sksetsens import SolutionSetEstimator, lipschitz_modulus
+from sksetsens._systems import _matrix_free, _matrix_free_dual
+from sksetsens.coderivative import Coderivative
+from sksetsens.datasets import make_dead_feature, make_saddle
+from sksetsens.derivatives import GraphicalDerivative
+from sksetsens.exceptions import IllPosedWarning, SolverWarning
+from sksetsens.lipschitz import modulus
+from sksetsens.networks import DFCNN, DFCNNRegressor
+
+# Iterative solves end at relative residual 1e-8; the problems' condition is below 1e4.
+CLOSE = {"rtol": 1e-4, "atol": 1e-7}
+
+
+def regression(n, weight_decay, width=8, **params):
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((n, 3)), rng.standard_normal(n)
+    net = DFCNNRegressor(
+        module__hidden_widths=(width,),
+        module__activation="tanh",
+        module__bias=True,
+        module__train_output=True,
+        optimizer__weight_decay=weight_decay,
+        max_epochs=5,
+    )
+    model = SolutionSetEstimator(net, n_restarts=2, random_state=0, **params)
+    return model.fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def penalised():
+    return regression(30, 0.05)
+
+
+@pytest.fixture(scope="module")
+def interpolating():
+    return regression(12, 0.0)
+
+
+CASES = [
+    ("penalised", "minres"),
+    ("interpolating", "lsmr"),
+    ("interpolating", "minres"),
+]
+
+
+def both(model, solver):
+    """The factorised derivative at the first solution, and the matrix-free one."""
+    gd = model.graphical_derivatives_[0]
+    free = GraphicalDerivative(
+        gd.objective, gd.weights, solver=solver, stationarity=gd.stationarity
+    )
+    assert free.solver_ == solver
+    assert free.is_matrix_free
+    assert not gd.is_matrix_free
+    return gd, free
+
+
+@pytest.mark.parametrize(("name", "solver"), CASES)
+@pytest.mark.parametrize("single_from", [1, 10**6])
+def test_shift_modulus_and_kernel(name, solver, single_from, request, monkeypatch):
+    for module in (_matrix_free, _matrix_free_dual):
+        monkeypatch.setattr(module, "SINGLE_FROM", single_from)
+    gd, free = both(request.getfixturevalue(name), solver)
+    rng = np.random.RandomState(1)
+    dX = rng.standard_normal(gd.objective.input_shape)
+    for dy in (None, rng.standard_normal(gd.objective.target_shape)):
+        found, expected = free(dX, dy), gd(dX, dy)
+        assert found.converged
+        assert found.n_iter > 0
+        assert found.residual <= 2e-8
+        np.testing.assert_allclose(found.shift, expected.shift, **CLOSE)
+    z = rng.standard_normal((2, gd.weights.size))
+    np.testing.assert_allclose(free.kernel.project(z), gd.kernel.project(z), atol=1e-5)
+    assert modulus(free).value == pytest.approx(modulus(gd).value, rel=1e-5)
+    v = rng.standard_normal(gd.weights.size)
+    np.testing.assert_allclose(free.H.matvec(v), gd.H.matvec(v), atol=1e-6)
+    np.testing.assert_allclose(free.B.rmatvec(v), gd.B.rmatvec(v), atol=1e-6)
+    at = gd.weights + 1e-3 * v
+    if solver == "lsmr" or gd.solver_ == "eigh":  # the dual's step goes by outputs
+        np.testing.assert_allclose(free.newton_step(at), gd.newton_step(at), atol=1e-5)
+    p = gd.kernel.complement().project(v)
+    found, expected = Coderivative(free)(p).value, Coderivative(gd)(p).value
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "solver"), CASES)
+def test_layers_alone(name, solver, request):
+    gd, free = both(request.getfixturevalue(name), solver)
+    for part in gd.objective.parameter_slices.values():
+        (factor, B), (other, C) = gd.restricted(part), free.restricted(part)
+        np.testing.assert_allclose(
+            factor.apply(B.reshape(len(B), -1).T),
+            other.apply(C.reshape(len(C), -1).T),
+            rtol=1e-6,
+            atol=1e-8,
+        )
+
+
+@pytest.mark.parametrize(("name", "solver"), CASES)
+def test_what_the_estimator_answers(name, solver, request):
+    model = request.getfixturevalue(name)
+    free = clone(model).set_params(solver=solver).fit(model.X_train_, model.y_train_)
+    moved = model.set_params(perturbation_size=1e-3).perturb()
+    one, other = model.sensitivity(moved), free.sensitivity(moved)
+    np.testing.assert_allclose(other.shift, one.shift, rtol=1e-3, atol=1e-7)
+    assert (other.n_products > 0).all()
+    assert other.solver_converged.all()
+    corrected = free.sensitivity(moved, n_corrections=1)
+    truth = free.retrain(moved)
+    assert truth.converged.all()
+    gaps = np.diagonal(corrected.piece_distances(truth))
+    assert (gaps <= 1e-3 * corrected.shift_norm).all()
+    points = free.solution_set_.sample(3, 0.1, random_state=0)
+    assert (
+        np.linalg.norm(points - free.solution_set_.weights[:, None], axis=-1)
+        <= 0.1 + 1e-9
+    ).all()
+    directions = points[0] - free.solution_set_.weights[0]
+    H = model.graphical_derivatives_[0].H
+    assert np.abs(H @ directions.T).max() <= 1e-5
+    if name == "penalised":
+        assert free.solution_set_.trustworthy.all()
+        assert free.lipschitz_modulus_ == pytest.approx(model.lipschitz_modulus_, 1e-5)
+    with pytest.raises(ValueError, match="need a factorisation"):
+        lipschitz_modulus(free, level="sample")
+
+
+def test_classification_with_weight_decay():
+    X, y = make_classification(
+        60, 5, n_classes=3, n_informative=4, n_redundant=0, random_state=0
+    )
+    net = NeuralNetClassifier(
+        DFCNN,
+        module__n_features=5,
+        module__n_outputs=3,
+        module__hidden_widths=(6,),
+        module__activation="tanh",
+        module__bias=True,
+        module__train_output=True,
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer__weight_decay=1e-2,
+        train_split=None,
+        max_epochs=5,
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    for curvature in ("hessian", "ggn"):
+        gd, free = (
+            GraphicalDerivative(
+                model.solution_set_.objectives[0],
+                model.solution_set_.weights[0],
+                solver=solver,
+                curvature=curvature,
+            )
+            for solver in ("eigh", "minres")
+        )
+        dX = np.random.RandomState(0).standard_normal(X.shape)
+        np.testing.assert_allclose(free(dX).shift, gd(dX).shift, **CLOSE)
+        assert free.neglected_curvature == pytest.approx(gd.neglected_curvature, 0.1)
+
+
+def test_a_perturbation_outside_the_range_is_empty():
+    """A dead feature that comes alive: the same answer as from the factorised form."""
+    data = make_dead_feature(random_state=0)
+    net = plain_net(data)
+    free = SolutionSetEstimator(net, n_restarts=1, solver="minres", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        free.fit(data.X, data.y)
+    moved = data.X + 1e-3 * np.random.RandomState(0).standard_normal(data.X.shape)
+    with pytest.warns(IllPosedWarning, match="empty at 1 of 1"):
+        predicted = free.sensitivity(moved)
+    assert predicted.is_empty.all()
+    assert np.isinf(predicted.shift_norm).all()
+    assert np.isinf(free.lipschitz_modulus_)
+    dead = ~np.any(data.X, axis=0)
+    moved[:, dead] = 0.0
+    assert not free.sensitivity(moved).is_empty.any()
+
+
+def plain_net(data):
+    return NeuralNetRegressor(data.module, train_split=None, lr=0.01, max_epochs=5)
+
+
+def test_a_saddle_is_told():
+    data = make_saddle()
+    net = plain_net(data).set_params(lr=0.0)
+    free = SolutionSetEstimator(net, n_restarts=1, solver="minres", random_state=0)
+    gd = GraphicalDerivative(
+        _objective_of(free, data), np.asarray(data.weights, float), solver="minres"
+    )
+    assert gd.factor.inertia[0] == 1
+
+
+def _objective_of(model, data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(data.X, data.y)
+    return model.solution_set_.objectives[0]
+
+
+def test_a_solve_that_ends_early_warns_and_is_marked(penalised):
+    model = clone(penalised).set_params(solver="minres", solver_max_iter=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(penalised.X_train_, penalised.y_train_)
+    moved = model.perturb()
+    with pytest.warns(SolverWarning, match="2 of 2 predicted shifts.*solver_max_iter"):
+        predicted = model.sensitivity(moved)
+    assert not predicted.solver_converged.any()
+    assert not predicted.trustworthy.any()
+    assert np.isfinite(predicted.shift).all()
+
+
+def test_working_memory_below_a_row_is_refused_before_training(penalised):
+    model = clone(penalised).set_params(working_memory=1e-5)
+    with pytest.raises(ValueError, match="'working_memory' .* at least .* MiB"):
+        model.fit(penalised.X_train_, penalised.y_train_)
