@@ -38,8 +38,8 @@ class AffineSet:
     shift : ndarray of shape (n_params,)
         Shortest element ``v0 = -H^+ B dx``; NaN where the set is empty.
 
-    kernel : Subspace
-        ker H; ``kernel.project`` is the orthogonal projector on it.
+    factor : PseudoInverse
+        Of H.
 
     residual : float
         ``|H v0 + B dx| / |B dx|``, Euclidean; 0 for ``B dx = 0``.
@@ -61,13 +61,18 @@ class AffineSet:
     """
 
     shift: Array
-    kernel: Subspace
+    factor: PseudoInverse
     residual: float
     is_empty: bool
     cutoff_change: float
     status: str
     n_iter: int = 0
     converged: bool = True
+
+    @property
+    def kernel(self) -> Subspace:
+        """ker H; ``kernel.project`` is the orthogonal projector on it."""
+        return self.factor.kernel
 
 
 class GraphicalDerivative:
@@ -234,7 +239,7 @@ class GraphicalDerivative:
         solved = self._system.solve(dX, dy)
         return AffineSet(
             solved.value,
-            self.kernel,
+            self.factor,
             solved.residual,
             not solved.is_consistent,
             solved.cutoff_change,

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import minres
 
 from sksetsens.linalg import (
+    FullRowRankInverse,
     GramOperatorInverse,
     GramPseudoInverse,
     KrylovInverse,
     KrylovSettings,
     SymmetricPseudoInverse,
+    gram_inverse,
 )
 from sksetsens.linalg._lanczos import Lanczos
 from sksetsens.linalg._minimum_residual import minimise_residual
@@ -238,3 +240,41 @@ class TestGramOperatorInverse:
         np.testing.assert_allclose(found.value, [0.5, 0.0], atol=1e-12)
         assert found.is_consistent
         assert found.residual == pytest.approx(np.sqrt(0.5))
+
+
+class TestFullRowRankInverse:
+    """The Cholesky form against singular values."""
+
+    @pytest.mark.parametrize("condition", [10.0, 1e4])
+    def test_equals_the_singular_values_form(self, condition):
+        rng = np.random.default_rng(0)
+        U = np.linalg.qr(rng.standard_normal((80, 80)))[0]
+        V = np.linalg.qr(rng.standard_normal((120, 80)))[0]
+        A = (U * np.geomspace(1.0, 1.0 / condition, 80)) @ V.T
+        fast, full = FullRowRankInverse.make(A), GramPseudoInverse(A)
+        assert fast.rank == full.rank == 80
+        assert fast.inertia == full.inertia
+        rho, b = rng.standard_normal((2, 80)), A.T @ rng.standard_normal(80)
+        error = {"rtol": 1e-6, "atol": 1e-9 * condition}
+        for found, expected in [
+            (fast.apply_factored(rho), full.apply_factored(rho)),
+            (fast.apply_factored_adjoint(b), full.apply_factored_adjoint(b)),
+            (fast.solve_factored(rho[0]).value, full.solve_factored(rho[0]).value),
+            (fast.kernel.project(b + 1.0), full.kernel.project(b + 1.0)),
+            (fast.weakest[0], full.weakest[0]),
+            (fast.eigenvalues, full.eigenvalues),
+        ]:
+            np.testing.assert_allclose(found, expected, **error)
+        assert abs(fast.weakest[1] @ full.weakest[1]) == pytest.approx(1.0)
+        outside = fast.solve(b + full.kernel.project(rng.standard_normal(120)))
+        assert not outside.is_consistent
+
+    def test_doubt_takes_the_singular_values(self):
+        rng = np.random.default_rng(0)
+        A = rng.standard_normal((80, 120))
+        assert isinstance(gram_inverse(A), FullRowRankInverse)
+        A[0] = A[1] + 1e-7 * rng.standard_normal(120)
+        assert isinstance(gram_inverse(A), GramPseudoInverse)
+        assert gram_inverse(A).rank == 80
+        A[0] = A[1]
+        assert gram_inverse(A).rank == 79

@@ -63,8 +63,15 @@ class OutputDerivatives(ObjectiveBase):
         return self._numpy(self._r(w, self._outputs(w)))
 
     def _r(self, w: Tensor, outputs: Tensor) -> Tensor:
-        r = grad(self._outer)(outputs, w, self._x, self._y)
-        return r.reshape(self.n_samples, self.n_outputs)
+        return self._recorded_r(w, outputs)[1].detach()
+
+    def _recorded_r(self, w: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs as a leaf, and r with its graph, (n_samples, n_outputs)."""
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            value = self._outer(leaf, w, self._x, self._y)
+            (r,) = torch.autograd.grad(value, leaf, create_graph=True)
+        return leaf, r.reshape(self.n_samples, self.n_outputs)
 
     def is_linear_in_outputs(self, weights: Array) -> bool:
         """Whether r is one constant, as for NLLLoss of log-probabilities.
@@ -104,9 +111,9 @@ class OutputDerivatives(ObjectiveBase):
         Exact for criteria that add up over rows (`is_separable`).
         """
         w = self._tensor(weights)
-        outputs = self._outputs(w)
+        recorded = self._recorded_r(w, self._outputs(w))
         columns = [
-            self._lambda_product(w, outputs, unit.expand(self.n_samples, -1))
+            self._lambda_product(recorded, unit.expand(self.n_samples, -1))
             for unit in torch.eye(self.n_outputs, device=w.device, dtype=w.dtype)
         ]
         return self._numpy(torch.stack(columns, dim=-1))
@@ -144,12 +151,14 @@ class OutputDerivatives(ObjectiveBase):
             )
         return self._tensor(dy).reshape(self._y.shape)
 
-    def _lambda_product(self, w: Tensor, outputs: Tensor, v: Tensor) -> Tensor:
-        moved = push(
-            grad(self._outer),
-            (outputs, w, self._x, self._y),
-            (v.reshape(outputs.shape), None, None, None),
-        )[1]
+    def _lambda_product(self, recorded: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
+        """Lambda v; Lambda is symmetric, so that one more reverse pass gives it."""
+        outputs, r = recorded
+        if not r.requires_grad:  # a criterion that is linear in the outputs
+            return torch.zeros_like(r)
+        (moved,) = torch.autograd.grad(
+            r, outputs, v, retain_graph=True, materialize_grads=True
+        )
         return moved.reshape(self.n_samples, self.n_outputs)
 
     def is_separable(self, weights: Array) -> bool:
@@ -159,7 +168,7 @@ class OutputDerivatives(ObjectiveBase):
         rng = np.random.default_rng(0)
         v = self._tensor(rng.standard_normal((self.n_samples, self.n_outputs)))
         v[1::2] = 0.0
-        moved = self._lambda_product(w, self._outputs(w), v)
+        moved = self._lambda_product(self._recorded_r(w, self._outputs(w)), v)
         return self.n_samples < 2 or not bool(moved[1::2].any())
 
     # Beside the outputs --------------------------------------------------------------
@@ -196,8 +205,12 @@ class OutputDerivatives(ObjectiveBase):
         if bool(self.decay.any()):
             return True
         outputs = self._outputs(w)
-        direct = grad(self._loss, argnums=1)
+
+        def direct(at: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = at.detach().requires_grad_()
+                value = self._loss(outputs, leaf, self._x, self._y)
+                return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
+
         # At w + 1 too: the gradient of |w|^2 vanishes at w = 0.
-        return any(
-            bool(direct(outputs, at, self._x, self._y).any()) for at in (w, w + 1.0)
-        )
+        return any(bool(direct(at).any()) for at in (w, w + 1.0))

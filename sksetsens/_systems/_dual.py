@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective
-from ..linalg import GramPseudoInverse, PseudoInverse, Solution
+from .._objective import Objective, PointProducts
+from ..linalg import GramPseudoInverse, PseudoInverse, Solution, gram_inverse
 from ._point import Point, matrix_shape, operator, relative_neglect, root
 
 __all__ = ["Dual"]
@@ -29,9 +29,9 @@ class Dual:
         self._S = root(point.objective.output_hessian(point.weights))
         J = point.objective.jacobian(point.weights)
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
-        self._SD = self._S @ point.objective.input_jacobian(point.weights)
         self._rcond, self._point = point.rcond, point
-        self.factor = GramPseudoInverse(self._A, rcond=point.rcond, rank=point.rank)
+        self._products = PointProducts(point.objective, point.weights)
+        self.factor = gram_inverse(self._A, rcond=point.rcond, rank=point.rank)
 
     @cached_property
     def neglected(self) -> float:
@@ -39,9 +39,12 @@ class Dual:
             self._point, lambda v: self._A.T @ (self._A @ v), self.factor
         )
 
+    @cached_property
+    def _SD(self) -> Array:
+        return self._S @ self._objective.input_jacobian(self._w)
+
     def _rho(self, dX: Any, dy: Any = None) -> Array:
-        rows = np.reshape(dX, (self._SD.shape[0], self._SD.shape[2], 1))
-        rho = self._SD @ rows
+        rho = self._S @ self._products.input_jacobian(dX)[..., None]
         if dy is not None:
             rho = rho + self._whitened(
                 self._objective.output_target_product(self._w, dy)

@@ -60,8 +60,8 @@ class MatrixFreeDual:
         )
 
     def _forward(self, products: PointProducts, v: Array) -> Array:
-        moved: Array = (self._S @ products.jacobian(v)[..., None]).ravel()
-        return moved
+        moved = np.einsum("ikc,ic->ik", self._S, products.jacobian(v))
+        return np.asarray(moved.ravel(), dtype=np.float64)
 
     def _backward(self, products: PointProducts, u: Array) -> Array:
         rows = u.reshape(*self._S.shape[:2], 1)
@@ -82,7 +82,8 @@ class MatrixFreeDual:
 
     @property
     def _inverse_curvature(self) -> Array:
-        return np.linalg.pinv(self._objective.output_hessian(self._w), hermitian=True)
+        curvature = self._objective.output_hessian(self._w)
+        return np.asarray(np.linalg.pinv(curvature, hermitian=True), dtype=np.float64)
 
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve_factored(self._rho(dX, dy))

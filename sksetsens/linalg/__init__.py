@@ -2,6 +2,7 @@
 
 from ._definite import DefiniteInverse, symmetric_inverse
 from ._farthest import FarthestPoint
+from ._full_row_rank import FullRowRankInverse, gram_inverse
 from ._gram import GramPseudoInverse
 from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
@@ -15,6 +16,7 @@ __all__ = [
     "CONSISTENCY_TOL",
     "DefiniteInverse",
     "FarthestPoint",
+    "FullRowRankInverse",
     "GramOperatorInverse",
     "GramPseudoInverse",
     "ImplicitSubspace",
@@ -24,6 +26,7 @@ __all__ = [
     "Solution",
     "Subspace",
     "SymmetricPseudoInverse",
+    "gram_inverse",
     "operator_norm",
     "symmetric_inverse",
 ]

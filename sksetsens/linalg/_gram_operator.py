@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ class GramOperatorInverse:
     >>> inverse.rank, inverse.kernel_dim
     (1, 2)
     >>> inverse.solve_factored(np.array([5.0])).value
-    array([-0.6, -0. , -0.8])
+    array([-0.6,  0. , -0.8])
     """
 
     def __init__(
@@ -144,11 +143,11 @@ class GramOperatorInverse:
         return self._gram.has_clear_cutoff
 
     @cached_property
-    def kernel(self) -> Any:
+    def kernel(self) -> ImplicitSubspace:
         """ker A, by the projector ``v - A^+ A v``."""
         return ImplicitSubspace(
             self._p,
-            self.kernel_dim,
+            lambda: max(1, self.kernel_dim),
             lambda v: v - self.apply_factored(_rows(self._A, v)),
         )
 

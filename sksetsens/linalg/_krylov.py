@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from ._pseudoinverse import (
     gap_at,
     solution,
 )
-from ._subspace import Subspace
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
@@ -331,13 +329,16 @@ class KrylovInverse:
         return not self._probe.unresolved.any()
 
     @cached_property
-    def kernel(self) -> Any:
-        """ker H, by the projector ``v - H^+ H v``; exact where it is trivial."""
-        if self.kernel_dim == 0 and self.has_clear_cutoff:
-            return Subspace(np.zeros((self._n, 0)))
+    def kernel(self) -> ImplicitSubspace:
+        """ker H, by the projector ``v - H^+ H v``."""
         return ImplicitSubspace(
-            self._n, max(1, self.kernel_dim), lambda v: v - self.apply(self._image(v))
+            self._n, self._find_dim, lambda v: v - self.apply(self._image(v))
         )
+
+    def _find_dim(self) -> int:
+        """0 only where H is definite; an estimate is at least 1."""
+        known = self.kernel_dim == 0 and self.has_clear_cutoff
+        return 0 if known else max(1, self.kernel_dim)
 
     def _image(self, v: Array) -> Array:
         flat = v.reshape(-1, v.shape[-1])

@@ -1,0 +1,182 @@
+"""Pseudo-inverse of ``H = A'A`` by a Cholesky factor, where A has full row rank."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpocon
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from ._gram import GramPseudoInverse
+from ._pseudoinverse import Solution, solution
+
+__all__ = ["FullRowRankInverse", "gram_inverse"]
+
+Array = NDArray[np.float64]
+
+# Reciprocal condition of ``A A'``, in the 1-norm as LAPACK estimates it, above which
+# its smallest eigenvalue cannot be rounding: that is m eps, about 1e-13, and the
+# estimate is good to a factor of ten.
+_CERTAIN = 1e-11
+# Relative accuracy of the smallest eigenvalue, well below what is compared with it.
+_EIGENVALUE_TOL = 1e-8
+# Below this many rows the singular values cost milliseconds, and show all.
+_SMALL = 64
+
+
+class FullRowRankInverse:
+    """``(A'A)^+`` for A of shape (m, p) whose m rows proved to be independent.
+
+    ``A^+ rho = A' (A A')^-1 rho`` by Cholesky, and once more for what that leaves: the
+    corrected seminormal equations (Bjorck 1987), as accurate as a QR factorisation at a
+    fifth of the singular values' cost. Those come when they are asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens.linalg import FullRowRankInverse
+    >>> inverse = FullRowRankInverse.make(np.array([[3.0, 0.0, 4.0]]))
+    >>> inverse.rank, inverse.kernel_dim
+    (1, 2)
+    >>> inverse.solve_factored(np.array([5.0])).value
+    array([-0.6, -0. , -0.8])
+    >>> FullRowRankInverse.make(np.ones((2, 3))) is None
+    True
+    """
+
+    has_clear_cutoff = True
+
+    def __init__(self, A: Array, factor: tuple[Array, bool]) -> None:
+        self._A, self._factor = A, factor
+        self.rank, p = A.shape
+        self.kernel_dim = p - self.rank
+        self.inertia = (0, self.kernel_dim, self.rank)
+
+    @classmethod
+    def make(cls, A: Array) -> Self | None:
+        """Factorise, or None where the rows are not independent beyond doubt.
+
+        Parameters
+        ----------
+        A : ndarray of shape (m, p)
+
+        Returns
+        -------
+        inverse : FullRowRankInverse or None
+        """
+        gram = A @ A.T
+        try:
+            lower, is_lower = scipy.linalg.cho_factor(gram, lower=True)
+        except np.linalg.LinAlgError:
+            return None
+        reciprocal, _ = dpocon(lower, np.abs(gram).sum(axis=0).max(), uplo="L")
+        return cls(A, (lower, is_lower)) if reciprocal > _CERTAIN else None
+
+    # Solves ---------------------------------------------------------------------------
+
+    def _gram_inverse(self, rho: Array) -> Array:
+        flat = rho.reshape(-1, rho.shape[-1])
+        return scipy.linalg.cho_solve(self._factor, flat.T).T.reshape(rho.shape)
+
+    def apply_factored(self, rho: Array) -> Array:
+        """``A^+ rho``, that is ``(A'A)^+ (A' rho)``, in the last axis of rho."""
+        v = self._gram_inverse(rho) @ self._A
+        return v + self._gram_inverse(rho - v @ self._A.T) @ self._A
+
+    def apply_factored_adjoint(self, v: Array) -> Array:
+        """``(A^+)' v`` for vectors of length p in the last axis of v."""
+        u = self._gram_inverse(v @ self._A.T)
+        return u + self._gram_inverse((v - u @ self._A) @ self._A.T)
+
+    def apply(self, b: Array) -> Array:
+        """``(A'A)^+ b`` for vectors of length p in the last axis of b."""
+        return self.apply_factored(self.apply_factored_adjoint(b))
+
+    def solve_factored(self, rho: Array) -> Solution:
+        """Shortest solution of ``A'A v = -A' rho``, with the arithmetic's residual."""
+        value = -self.apply_factored(rho)
+        norm = float(np.linalg.norm(rho @ self._A))
+        left = float(np.linalg.norm((self._A @ value + rho) @ self._A))
+        return solution(value, left / norm if norm else 0.0, 0.0, True, 0.0)
+
+    def solve(self, b: Array) -> Solution:
+        """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""
+        norm = float(np.linalg.norm(b))
+        outside = float(np.linalg.norm(b - self.apply_factored_adjoint(b) @ self._A))
+        residual = outside / norm if norm else 0.0
+        return solution(-self.apply(b), residual, 0.0, True, 0.0)
+
+    # Evidence, from the singular values ----------------------------------------------
+
+    @cached_property
+    def _decomposed(self) -> GramPseudoInverse:
+        return GramPseudoInverse(self._A, rank=self.rank)
+
+    @property
+    def eigenvalues(self) -> Array:
+        """Nonzero eigenvalues of A'A, ascending."""
+        return self._decomposed.eigenvalues
+
+    @property
+    def cutoff(self) -> float:
+        """Eigenvalues of A'A up to this count as zero."""
+        return self._decomposed.cutoff
+
+    @property
+    def gap(self) -> float:
+        """Smallest kept eigenvalue over rounding."""
+        return self._decomposed.gap
+
+    @property
+    def kernel(self) -> Any:
+        """ker A, a `Subspace`."""
+        return self._decomposed.kernel
+
+    @cached_property
+    def weakest(self) -> tuple[float, Array]:
+        """Smallest eigenvalue of A'A on its range and its unit vector.
+
+        By Lanczos iteration with the inverse, which costs a few triangular solves.
+        """
+        m = self.rank
+        inverse = LinearOperator((m, m), self._gram_inverse, dtype=np.float64)
+        start = np.random.default_rng(0).standard_normal(m)
+        (largest,), (u,) = (
+            x.T for x in eigsh(inverse, k=1, v0=start, tol=_EIGENVALUE_TOL)
+        )
+        v = u @ self._A
+        return float(1.0 / largest), v / np.linalg.norm(v)
+
+    def left_basis(self) -> tuple[Array, Array]:
+        """As of `GramPseudoInverse`."""
+        return self._decomposed.left_basis()
+
+    def range_basis(self) -> tuple[Array, Array]:
+        """As of `GramPseudoInverse`."""
+        return self._decomposed.range_basis()
+
+
+def gram_inverse(
+    A: Array, *, rcond: float | None = None, rank: int | None = None
+) -> GramPseudoInverse | FullRowRankInverse:
+    """The cheapest exact factorisation that A allows.
+
+    Parameters
+    ----------
+    A, rcond, rank
+        As in `GramPseudoInverse`.
+
+    Returns
+    -------
+    inverse : FullRowRankInverse or GramPseudoInverse
+    """
+    certain = rcond is None or rcond < _CERTAIN
+    if len(A) >= _SMALL and certain and rank in (None, len(A)):
+        independent = FullRowRankInverse.make(A)
+        if independent is not None:
+            return independent
+    return GramPseudoInverse(A, rcond=rcond, rank=rank)
