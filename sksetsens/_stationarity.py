@@ -6,8 +6,8 @@ perturbation size, so each training is followed by one of
 
 - Levenberg-Marquardt with the step taken in the dual, where a quadratic loss has
   fewer outputs than weights (interpolation);
-- trust-region Newton on the exact Hessian, up to `NEWTON_MAX_PARAMS` weights;
-- L-BFGS, before Newton from a cold start, and alone beyond that size.
+- trust-region Newton on the exact Hessian, dense or on Krylov spaces;
+- L-BFGS, before Newton from a cold start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import scipy.linalg
 import scipy.optimize
 from numpy.typing import NDArray
 
+from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
 from ._objective import Objective
+from ._relative_stationarity import stationarity
 from ._trust_region import trust_region_newton
 from .linalg import PseudoInverse, SymmetricPseudoInverse
 
@@ -28,14 +30,18 @@ __all__ = ["NEWTON_MAX_PARAMS", "Polished", "polish", "stationarity"]
 
 Array = NDArray[np.float64]
 
+# Up to this many weights a zero of R that is no minimum is continued by dense Newton.
 NEWTON_MAX_PARAMS = 3000
-_LM_MAX_ITER = 60
 _ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
 _LBFGS_MAX_ITER = 2000
 # Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
-# costs as much as a thousand gradients.
-_LBFGS_BEFORE_NEWTON = {"small": (1e-4, 300), "large": (1e-8, 3000)}
+# costs as much as a thousand gradients, not where it is never formed.
+_LBFGS_BEFORE_NEWTON = {
+    "small": (1e-4, 300),
+    "large": (1e-8, 3000),
+    "huge": (1e-6, 1000),
+}
 _SMALL = 300
 # Share of the initial curvature below which gradient and Hessian vanished together.
 _SATURATED = 1e-8
@@ -80,21 +86,6 @@ class Polished:
     method: str
     converged: bool
     status: str
-
-
-def stationarity(objective: Objective, weights: Array, gradient_norm: float) -> float:
-    r"""Relative stationarity :math:`|R| / (|H|_2 (1 + |w|))`.
-
-    The numerator over :math:`|H|_2` is the length of the Newton step along the
-    stiffest direction, so that the ratio compares movements of the weights: it does
-    not change with the loss's scale, the batch size or duplicated rows, and it does
-    not fall when loss and Hessian vanish together (separable classes without a
-    penalty), where the weights run to infinity. 0/0 counts as 0.
-    """
-    if gradient_norm == 0.0:
-        return 0.0
-    scale = objective.hessian_norm(weights) * (1.0 + float(np.linalg.norm(weights)))
-    return gradient_norm / scale if scale > 0 else np.inf
 
 
 def polish(
@@ -161,7 +152,7 @@ def _plan(
     nearby: PseudoInverse | None,
 ) -> list:
     plan: list = []
-    interpolates = _is_quadratic_interpolation(objective, w)
+    interpolates = is_quadratic_interpolation(objective, w)
     # Along ker H chord steps stay where they are; Newton's would drift with the
     # rounding of null eigenvalues.
     if nearby is not None and not (interpolates and nearby.kernel_dim):
@@ -169,9 +160,7 @@ def _plan(
     if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
         return [*plan, ("newton-root", _newton_root)]
     if interpolates:
-        plan.append(("levenberg-marquardt", _levenberg_marquardt))
-    if objective.n_params > NEWTON_MAX_PARAMS:
-        return [*plan, ("lbfgs", _lbfgs)]
+        plan.append(("levenberg-marquardt", levenberg_marquardt))
     if not warm:
         plan.append(("lbfgs", _coarse_lbfgs))
     return [*plan, ("newton", trust_region_newton)]
@@ -227,66 +216,6 @@ def _runs_away(objective: Objective, w: Array) -> bool:
     return bool(further < 0.5 * here and here > np.finfo(float).eps)
 
 
-# Levenberg-Marquardt in the dual -------------------------------------------------
-
-
-def _is_quadratic_interpolation(objective: Objective, w: Array) -> bool:
-    """Fewer outputs than weights, no penalty, and Lambda > 0 the same everywhere."""
-    m = objective.n_equations
-    if m >= objective.n_params or objective.is_tilted or objective.is_penalised(w):
-        return False
-    if not objective.is_separable(w):
-        return False
-    here, there = objective.output_hessian(w), objective.output_hessian(1.1 * w + 0.1)
-    constant = bool(np.allclose(here, there, rtol=1e-10))
-    return constant and float(np.linalg.eigvalsh(here).min()) > 0.0
-
-
-def _levenberg_marquardt(
-    objective: Objective, w: Array, tol: float
-) -> tuple[Array, int]:
-    """Gauss-Newton steps ``-A'(AA' + mu I)^-1 rho`` with ``A = SJ``, ``S'S = Lambda``.
-
-    ``rho = S^-T r`` makes the loss ``|rho|^2 / 2``; the system has one row per
-    output, whatever the number of weights.
-    """
-    blocks = np.linalg.cholesky(objective.output_hessian(w)).transpose(0, 2, 1)
-
-    def residual(at: Array) -> Array:
-        r = objective.output_gradient(at)
-        return np.linalg.solve(blocks.transpose(0, 2, 1), r[..., None])[..., 0].ravel()
-
-    rho, mu, n_iter = residual(w), 1e-3, 0
-    first = np.linalg.norm(rho)
-    while n_iter < _LM_MAX_ITER:
-        n_iter += 1
-        factor = blocks @ objective.jacobian(w)
-        factor = factor.reshape(-1, objective.n_params)
-        gram = factor @ factor.T
-        scale = float(np.trace(gram)) / len(gram)
-        accepted = False
-        while not accepted and mu < 1e8:
-            damped = gram + mu * scale * np.eye(len(gram))
-            try:
-                solve = scipy.linalg.cho_factor(damped, lower=True)
-            except np.linalg.LinAlgError:
-                mu *= 10.0
-                continue
-            candidate = w - factor.T @ scipy.linalg.cho_solve(solve, rho)
-            moved = residual(candidate)
-            accepted = bool(np.linalg.norm(moved) < np.linalg.norm(rho))
-            mu = max(mu / 10.0, 1e-15) if accepted else mu * 10.0
-        if not accepted:
-            break
-        shrank = np.linalg.norm(moved) < _STILL_SHRINKING * np.linalg.norm(rho)
-        w, rho = candidate, moved
-        # |H| costs several gradients: ask only where the answer can be yes.
-        near = np.linalg.norm(rho) <= np.sqrt(tol) * first
-        if not shrank and near and _relative(objective, w) <= tol:
-            break
-    return w, n_iter
-
-
 # Chord, L-BFGS and Newton ----------------------------------------------------------
 
 
@@ -308,6 +237,8 @@ def _chord(
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
     size = "small" if objective.n_params <= _SMALL else "large"
+    if objective.n_params > NEWTON_MAX_PARAMS:
+        size = "huge"
     coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
     return _lbfgs(objective, w, max(tol, coarse), max_iter)
 

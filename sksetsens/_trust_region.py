@@ -1,13 +1,16 @@
-"""Newton's method on the dense exact Hessian, in a trust region."""
+"""Newton's method on the exact Hessian in a trust region, dense or by products."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg
 import scipy.optimize
 from numpy.typing import NDArray
 
-from ._objective import Objective
+from ._objective import Objective, PointProducts
+from .linalg import Lanczos, ResidualNorms
 
 __all__ = ["trust_region_newton"]
 
@@ -16,6 +19,12 @@ Array = NDArray[np.float64]
 _NEWTON_MAX_ITER = 30
 # Weights up to which a Hessian costs milliseconds, and iterations are plentiful.
 _SMALL = 300
+# Weights up to which H is formed; beyond it is projected on a Krylov space.
+_DENSE = 3000
+# Products per projected step, and what they leave of |R|: a tenth from afar, less the
+# nearer the solution is, for superlinear convergence (Eisenstat and Walker 1996).
+_KRYLOV_STEPS = 200
+_FORCING = 0.1
 # Relative stationarity at which no step can gain anything: rounding.
 _ROUNDING = 1e-15
 # Relative step below which Newton, at quadratic convergence, has arrived.
@@ -30,6 +39,8 @@ def trust_region_newton(
     objective: Objective, w: Array, tol: float
 ) -> tuple[Array, int]:
     """Trust-region Newton on the exact Hessian, with exact subproblems.
+
+    Above 3000 weights the subproblems are those on a Krylov space of the gradient.
 
     Conn, Gould and Toint, "Trust-Region Methods" (2000), Algorithm 6.1.1: negative
     curvature is followed downhill, and valleys are taken in few steps.
@@ -55,7 +66,7 @@ def trust_region_newton(
     radius = 1.0 + float(np.linalg.norm(w))
     while n_iter < _newton_budget(objective.n_params) and norm > 0.0:
         n_iter += 1
-        model = _QuadraticModel(objective.hessian(w), gradient, w)
+        model = _model(objective, gradient, w)
         previous, start = value, w
         w, value, gradient, radius = _trusted_step(objective, model, w, value, radius)
         norm = float(np.linalg.norm(gradient))
@@ -79,6 +90,57 @@ def trust_region_newton(
 def _newton_budget(n_params: int) -> int:
     """Iterations allowed: many where an iteration costs milliseconds."""
     return _NEWTON_MAX_ITER * (5 if n_params <= _SMALL else 1)
+
+
+class _Model(Protocol):
+    gradient: Array
+
+    @property
+    def norm(self) -> float: ...
+
+    def minimiser(self, radius: float) -> Array: ...
+
+    def decrease(self, step: Array) -> float: ...
+
+
+def _model(objective: Objective, gradient: Array, w: Array) -> _Model:
+    if objective.n_params <= _DENSE:
+        return _QuadraticModel(objective.hessian(w), gradient, w)
+    return _KrylovModel(objective, gradient, w)
+
+
+class _KrylovModel:
+    """The quadratic model on the Krylov space of the gradient.
+
+    Lanczos steps give H as a small tridiagonal matrix, on which the trust-region
+    problem is solved exactly, negative curvature included (Gould, Lucidi, Roma and
+    Toint, "Solving the trust-region subproblem using the Lanczos method", 1999).
+    """
+
+    def __init__(self, objective: Objective, gradient: Array, w: Array) -> None:
+        self.gradient = gradient
+        norm = float(np.linalg.norm(gradient))
+        product = PointProducts(objective, w).hessian
+        space, norms = Lanczos(gradient), ResidualNorms(norm)
+        n_steps = min(_KRYLOV_STEPS, int(objective.budget(0.5) // (8 * w.size)))
+        while space.n_steps < max(8, n_steps) and not space.is_invariant:
+            space.extend(product(space.newest))
+            norms.advance(space.last_alpha, space.last_beta)
+            length = space.scale * (1.0 + float(np.linalg.norm(w)))
+            if norms.residual <= norm * min(_FORCING, float(np.sqrt(norm / length))):
+                break
+        self._basis, self.norm = space.basis, space.scale
+        small = np.zeros(space.n_steps)
+        small[0] = norm
+        self._small = _QuadraticModel(space.tridiagonal()[:-1], small, w)
+
+    def minimiser(self, radius: float) -> Array:
+        """Step of length at most ``radius`` within the space."""
+        return self._small.minimiser(radius) @ self._basis
+
+    def decrease(self, step: Array) -> float:
+        """Decrease of the objective that the model promises."""
+        return self._small.decrease(self._basis @ step)
 
 
 class _QuadraticModel:
@@ -150,7 +212,7 @@ class _QuadraticModel:
 
 
 def _trusted_step(
-    objective: Objective, model: _QuadraticModel, w: Array, value: float, radius: float
+    objective: Objective, model: _Model, w: Array, value: float, radius: float
 ) -> tuple[Array, float, Array, float]:
     """Shrink the ball until the loss, or near its rounding |R|, falls."""
     norm = float(np.linalg.norm(model.gradient))

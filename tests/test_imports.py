@@ -58,6 +58,8 @@ LADDER = {
     "derivatives": 3,
     "_copies": 3,
     "metrics/_distance": 3,
+    "_levenberg_marquardt": 3,
+    "_relative_stationarity": 2,
     "_trust_region": 2,
     "_systems/*": 2,
     "metrics/_truncation": 2,

@@ -9,8 +9,15 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 
-from sksetsens import SolutionSetEstimator, lipschitz_modulus
+from sksetsens import (
+    SolutionSetEstimator,
+    _levenberg_marquardt,
+    _stationarity,
+    lipschitz_modulus,
+)
+from sksetsens._stationarity import polish
 from sksetsens._systems import _matrix_free, _matrix_free_dual
+from sksetsens._trust_region import trust_region_newton
 from sksetsens.coderivative import Coderivative
 from sksetsens.datasets import make_dead_feature, make_saddle
 from sksetsens.derivatives import GraphicalDerivative
@@ -226,3 +233,39 @@ def test_working_memory_below_a_row_is_refused_before_training(penalised):
     model = clone(penalised).set_params(working_memory=1e-5)
     with pytest.raises(ValueError, match="'working_memory' .* at least .* MiB"):
         model.fit(penalised.X_train_, penalised.y_train_)
+
+
+class TestPolishing:
+    """Beyond dense sizes second-order steps go by products; here at a small size."""
+
+    def start(self, model):
+        objective = model.solution_set_.objectives[0]
+        rng = np.random.RandomState(0)
+        return objective, rng.standard_normal(objective.n_params)
+
+    def test_newton_on_krylov_spaces(self, penalised, monkeypatch):
+        monkeypatch.setattr("sksetsens._trust_region._DENSE", 0)
+        monkeypatch.setattr(_stationarity, "NEWTON_MAX_PARAMS", 0)
+        objective, w = self.start(penalised)
+        point = polish(objective, w, tol=1e-10)
+        assert point.converged
+        assert point.method == "lbfgs+newton"
+        assert np.linalg.eigvalsh(objective.hessian(point.weights))[0] > 0.0
+
+    def test_newton_leaves_a_saddle(self, monkeypatch):
+        monkeypatch.setattr("sksetsens._trust_region._DENSE", 0)
+        data = make_saddle()
+        model = SolutionSetEstimator(plain_net(data).set_params(lr=0.0), n_restarts=1)
+        objective = _objective_of(model, data)
+        near = np.asarray(data.weights, float) + 1e-3
+        w, _ = trust_region_newton(objective, near, 1e-10)
+        assert objective.loss(w) < objective.loss(near)
+        assert np.linalg.norm(objective.gradient(w)) <= 1e-6
+
+    def test_levenberg_marquardt_by_products(self, interpolating, monkeypatch):
+        monkeypatch.setattr(_levenberg_marquardt, "_JACOBIAN_SHARE", 0.0)
+        objective, w = self.start(interpolating)
+        point = polish(objective, w, tol=1e-10)
+        assert point.converged
+        assert point.method == "levenberg-marquardt"
+        assert point.loss <= 1e-20

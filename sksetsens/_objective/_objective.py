@@ -15,6 +15,7 @@ from ._base import Array, Tensor
 from ._kinks import KinkCounter
 from ._net_function import map_rows, push
 from ._output_derivatives import OutputDerivatives
+from ._products import PointProducts
 
 # Two exact products in float64 differ by rounding, about 1e-13; by more where
 # the gradient itself is rounding, and then the general way is taken.
@@ -269,9 +270,8 @@ class Objective(OutputDerivatives):
 
         It scales the stationarity test, where a factor near one is harmless.
         """
-        w = self._tensor(weights)
-        start = self._tensor(np.random.default_rng(0).standard_normal(self.n_params))
-        return _lanczos_norm(lambda v: self._tangent(w, v)[0], start, n_iter)
+        start = np.random.default_rng(0).standard_normal(self.n_params)
+        return _lanczos_norm(PointProducts(self, weights).hessian, start, n_iter)
 
     def kinked_preactivations(self, weights: Array) -> tuple[int, int]:
         """Pre-activations that sit on a kink, and the number of all that could.
@@ -286,24 +286,24 @@ class Objective(OutputDerivatives):
 
 
 def _lanczos_norm(
-    product: Callable[[Tensor], Tensor], start: Tensor, n_iter: int
+    product: Callable[[Array], Array], start: Array, n_iter: int
 ) -> float:
     """Spectral norm of a symmetric matrix from below.
 
     Three-term recurrence; lost orthogonality repeats extreme Ritz values and does not
     move them. It stops where the Ritz residual is 1 per cent of the Ritz value.
     """
-    q, previous, beta = start / torch.linalg.vector_norm(start), None, 0.0
+    q, previous, beta = start / np.linalg.norm(start), None, 0.0
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     norm = 0.0
-    for _ in range(min(n_iter, start.numel())):
+    for _ in range(min(n_iter, start.size)):
         z = product(q)
         diagonal.append(float(q @ z))
         z = z - diagonal[-1] * q
         if previous is not None:
             z = z - beta * previous
-        beta = float(torch.linalg.vector_norm(z))
+        beta = float(np.linalg.norm(z))
         if not np.isfinite(beta):
             return beta
         ritz, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off_diagonal)

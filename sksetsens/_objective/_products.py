@@ -8,12 +8,13 @@ without a second reverse derivative, every product starts anew in row batches.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from numpy.typing import NDArray
 
 from ._base import Array, Tensor
 from ._net_function import push
-from ._objective import Objective
 
 __all__ = ["PointProducts"]
 
@@ -37,9 +38,7 @@ class PointProducts:
         Whether graphs are kept.
     """
 
-    def __init__(
-        self, objective: Objective, weights: Array, *, single: bool = False
-    ) -> None:
+    def __init__(self, objective: Any, weights: Array, *, single: bool = False) -> None:
         self._objective = objective
         self._weights = objective._tensor(weights)
         self._dtype = torch.float32 if single else objective._dtype

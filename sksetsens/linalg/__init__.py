@@ -7,6 +7,8 @@ from ._gram import GramPseudoInverse
 from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings
+from ._lanczos import Lanczos
+from ._minimum_residual import ResidualNorms
 from ._norms import operator_norm
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Solution
 from ._subspace import Subspace
@@ -22,7 +24,9 @@ __all__ = [
     "ImplicitSubspace",
     "KrylovInverse",
     "KrylovSettings",
+    "Lanczos",
     "PseudoInverse",
+    "ResidualNorms",
     "Solution",
     "Subspace",
     "SymmetricPseudoInverse",
