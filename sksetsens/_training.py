@@ -11,7 +11,7 @@ import numpy as np
 from ._continuation import continued
 from ._linearise import Linearisation, linearise
 from ._objective import Objective, admit, initialised_net, shape_targets
-from ._restarts import Restart, RestartTask
+from ._restart import Restart, RestartTask
 from ._systems import Point, check_size
 from ._training_data import TrainingData
 from .derivatives import GraphicalDerivative
