@@ -48,6 +48,10 @@ class RestartTask:
         The same in the net's dtype, as skorch trains on them.
     polish : bool
     tol : float
+    objective : Objective, default=None
+        On the analysis data, at any weights: what restarts in this process share. It
+        does not travel to others, because skorch cannot send module classes of
+        ``__main__``.
     """
 
     estimator: Any
@@ -58,6 +62,10 @@ class RestartTask:
     y_net: NDArray[Any]
     polish: bool
     tol: float
+    objective: Objective | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "objective": None}
 
     def on(self, X: NDArray[Any], y: NDArray[Any] | None) -> RestartTask:
         """The same trainings on other data; y None keeps the targets."""
@@ -68,6 +76,7 @@ class RestartTask:
             y=y,
             X_net=X.astype(self.X_net.dtype),
             y_net=y.astype(self.y_net.dtype),
+            objective=self.objective and self.objective.with_data(X, y),
         )
 
 
@@ -138,13 +147,15 @@ def run_restart(
 
 
 def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
-    net = bare_net(task.estimator, task.params).initialize()
-    start = Objective(net, task.X, task.y)
     if stacked is None:
+        net = bare_net(task.estimator, task.params).initialize()
+        start = _objective(task, net)
         _train(net, task)
+        state, history = _state(net.module_), list(net.history)
     else:
-        load_state(net, stacked.state)
-    trained = Objective(net, task.X, task.y)
+        state, history = stacked.state, stacked.history
+        start = _objective(task, None, stacked.start)
+    trained = start.with_state(state)
     _check_convergence(start, trained)
     if task.polish:
         point = polish(
@@ -159,9 +170,27 @@ def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
         seed,
         0.0,
         state=trained.state(point.weights),
-        history=list(net.history) if stacked is None else stacked.history,
+        history=history,
         polished=point,
     )
+
+
+def _objective(task: RestartTask, net: Any, state: dict | None = None) -> Objective:
+    """The task's objective at the weights of an initialised net, or of a state."""
+    if task.objective is not None:
+        return task.objective.with_state(
+            _state(net.module_) if state is None else state
+        )
+    if net is None:
+        net = bare_net(task.estimator, task.params).initialize()
+    objective = Objective(net, task.X, task.y)
+    return objective if state is None else objective.with_state(state)
+
+
+def _state(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
+    """Parameters and buffers as arrays, those outside ``state_dict`` included."""
+    tensors = {**dict(module.named_buffers()), **module.state_dict()}
+    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
 
 
 def _curvature_scale(start: Objective) -> float:

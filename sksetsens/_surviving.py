@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.parallel import get_active_backend
 
 __all__ = ["Died", "surviving"]
-
-# What dask raises where a worker is lost; not imported, because dask is optional.
-_DASK_DEATHS = {"KilledWorker", "FutureCancelledError", "CancelledError"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ def surviving(
         again = {key: jobs[key] for key in waiting if lost.get(key) is None}
         tries.update((key, tries[key] + 1) for key in again)
         for key, result in itertools.chain(found, _attempt(function, again, n_jobs)):
-            if isinstance(result, Died) and (len(again) > 1 or tries[key] <= 2):
-                break
+            if isinstance(result, Died) and (len(again) > 1 or tries[key] == 1):
+                continue
             done.add(key)
             yield key, result, tries[key]
 
@@ -74,8 +72,12 @@ def _attempt(
     jobs: Mapping[int, tuple[Any, ...]],
     n_jobs: int | None,
 ) -> Iterator[tuple[int, Any]]:
-    """Results of one submission; the first key with `Died` where a process did."""
+    """Results of one submission; `Died` with the keys that are known to have died."""
     if not jobs:
+        return
+    backend = get_active_backend()[0]
+    if type(backend).__name__ == "DaskDistributedBackend" and n_jobs != 1:
+        yield from _on_dask(function, jobs, backend.client)
         return
     # Jobs in one batch would be lost together.
     options = {"n_jobs": n_jobs, "batch_size": 1}
@@ -90,13 +92,41 @@ def _attempt(
             return
         with contextlib.closing(outcomes):
             yield from outcomes
-    except Exception as error:
-        if not isinstance(error, BrokenExecutor) and (
-            type(error).__name__ not in _DASK_DEATHS
-        ):
-            raise
-        lines = str(error).strip().splitlines() or [""]
-        yield next(iter(jobs)), Died(f"{type(error).__name__}: {lines[0]}")
+    except BrokenExecutor as error:
+        # Which one it was is known only where it was alone.
+        yield next(iter(jobs)), _died(error)
+
+
+def _on_dask(
+    function: Callable[..., Any], jobs: Mapping[int, tuple[Any, ...]], client: Any
+) -> Iterator[tuple[int, Any]]:
+    """The same on a dask cluster, without joblib, which waits for the dead forever.
+
+    The scheduler itself tries a job on several workers, and blames no other. Arguments
+    are not scattered: what only a dead worker held would be lost.
+    """
+    from distributed import as_completed
+
+    futures = {
+        client.submit(function, *arguments, pure=False): key
+        for key, arguments in jobs.items()
+    }
+    try:
+        for future in as_completed(futures):
+            if future.status == "finished":
+                yield futures[future], future.result()
+                continue
+            error = future.exception()
+            if type(error).__name__ != "KilledWorker":
+                raise error
+            yield futures[future], _died(error)
+    finally:
+        client.cancel(list(futures))
+
+
+def _died(error: BaseException) -> Died:
+    lines = str(error).strip().splitlines() or [""]
+    return Died(f"{type(error).__name__}: {lines[0]}")
 
 
 def _keyed(key: int, function: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:

@@ -87,7 +87,9 @@ def prepare(
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
     objective = admit(trial, X_net, y_net).with_data(data.X, targets)
     check_size(Point(objective, objective.weights, curvature, solver, rcond, 0.0))
-    task = RestartTask(net, params, data.X, targets, X_net, y_net, polish, tol)
+    task = RestartTask(
+        net, params, data.X, targets, X_net, y_net, polish, tol, objective
+    )
     return objective, task
 
 
