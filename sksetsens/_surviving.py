@@ -15,6 +15,18 @@ from joblib.parallel import get_active_backend
 __all__ = ["Died", "surviving"]
 
 
+# What dask raises where a worker is lost; not imported, because dask is optional.
+_DASK_DEATHS = {
+    "KilledWorker",
+    "FutureCancelledError",
+    "CancelledError",
+    "TimeoutError",
+}
+# A result whose worker died before it was fetched may never come; what is fetched are
+# the arrays of one net.
+_GATHER_SECONDS = 60
+
+
 @dataclass(frozen=True)
 class Died:
     """In the place of a result: every process that ran the job died, the last alone."""
@@ -113,13 +125,13 @@ def _on_dask(
     }
     try:
         for future in as_completed(futures):
-            if future.status == "finished":
-                yield futures[future], future.result()
-                continue
-            error = future.exception()
-            if type(error).__name__ != "KilledWorker":
-                raise error
-            yield futures[future], _died(error)
+            try:
+                result = future.result(timeout=_GATHER_SECONDS)
+            except Exception as error:
+                if type(error).__name__ not in _DASK_DEATHS:
+                    raise
+                result = _died(error)
+            yield futures[future], result
     finally:
         client.cancel(list(futures))
 
