@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from joblib import Memory
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.metaestimators import available_if
@@ -16,9 +18,8 @@ from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._linearise import warn_of
 from ._perturbed_data import check_inputs
+from ._restart import Restart, RestartTask
 from ._restarts import (
-    Restart,
-    RestartTask,
     draw_seeds,
     keep_successful,
     rebuilt_net,
@@ -108,22 +109,26 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         Share (float in (0, 1]) or number (int) of rows that move, drawn at random.
 
     restart_backend : {"auto", "joblib", "vectorized"}, default="auto"
-        How restarts train. "joblib": one skorch fit per restart through joblib's
-        current backend. "vectorized": all at once in this process, on stacked
-        parameters, many times faster for small nets and equal up to rounding; nets
-        that do not allow it (callbacks, batch statistics, optimisers that are not
-        elementwise) train through joblib, with the reason in `restart_report_`. "auto"
-        is "joblib", whose bits do not depend on the number of restarts.
+        "joblib": one skorch fit per restart through joblib's current backend.
+        "vectorized": one stack in this process, many times faster for small nets
+        and equal up to rounding; nets that do not allow it (with callbacks, say)
+        train through joblib, with the reason in `restart_report_`. "auto" is "joblib",
+        whose bits do not depend on the number of restarts.
+
+    memory : str, path or joblib.Memory, default=None
+        Folder that keeps each restart as soon as it is done: a search over parameters
+        that do not affect training (``perturbation*``, ``solver``, ``rcond``) trains
+        once per fold, and a killed fit goes on where it stopped. Restarts are told
+        apart by net and its code, data, seed, ``polish``, ``tol`` and versions.
 
     n_jobs : int, default=None
         Restarts trained at once; results do not depend on it.
 
     random_state : int, RandomState instance or None, default=None
-        Seeds restarts and perturbations. NumPy's and torch's global states are
-        neither used nor changed.
+        Seeds restarts and perturbations. Global states are neither used nor changed.
 
     verbose : int, default=0
-        Progress of the restarts; from 2 on, skorch's own output too.
+        A bar for the restarts on standard error; from 2 on, skorch's output too.
 
     Attributes
     ----------
@@ -141,28 +146,24 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
 
     lipschitz_moduli_ : ndarray of shape (n_solutions,)
         ``|H^+ B|_2`` at each solution: Euclidean movement of the weights per Frobenius
-        norm of the perturbation of X. inf where the Lipschitz-like property fails or
-        cannot be certified. Computed at first access.
+        norm of the perturbation of X. inf where it cannot be certified.
 
     sample_lipschitz_moduli_ : ndarray of shape (n_solutions, n_samples)
-        The same for perturbations of one row alone.
-
     feature_lipschitz_moduli_ : ndarray of shape (n_solutions, n_features)
-        The same for perturbations of one feature in all rows.
+        The same for perturbations of one row, or of one feature in all rows.
 
     layer_lipschitz_moduli_ : ndarray of shape (n_solutions, n_layers)
-        The same where one parameter tensor alone may move, in the order of
-        `layer_names_`.
+        The same where one tensor of `layer_names_` alone may move.
 
     layer_names_ : list of str
 
     restart_report_ : dict of str to ndarray
         One entry per restart, failed ones included: seed, status, loss, gradient norm
-        before and after polishing (of the tilted objective where ``polish=False``,
-        beside the untilted one), iterations, method, backend, duration in seconds.
+        before and after polishing (tilted where ``polish=False``, beside the untilted
+        one), iterations, method, backend, whether it was cached, number of tries
+        (several where worker processes died), duration in seconds.
 
     X_train_ : ndarray of shape (n_samples, ...), float64
-
     y_train_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
 
     classes_ : ndarray of shape (n_classes,)
@@ -218,6 +219,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
             Interval(Real, 0, 1, closed="right"),
         ],
         "restart_backend": [StrOptions({"auto", "joblib", "vectorized"})],
+        "memory": [str, os.PathLike, Memory, None],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -240,6 +242,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         perturbation_size=0.1,
         perturbed_fraction=1.0,
         restart_backend="auto",
+        memory=None,
         n_jobs=None,
         random_state=None,
         verbose=0,
@@ -258,6 +261,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         self.perturbation_size = perturbation_size
         self.perturbed_fraction = perturbed_fraction
         self.restart_backend = restart_backend
+        self.memory = memory
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -338,6 +342,8 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
             backend=self.restart_backend,
+            memory=self.memory,
+            stacklevel=3,
         )
 
     def _options(self) -> dict[str, Any]:

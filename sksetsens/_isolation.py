@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["isolated"]
+
+
+@functools.lru_cache(maxsize=1)
+def _controller(n_modules: int) -> ThreadpoolController:
+    """Thread pools of the libraries loaded by so many modules; a search costs 10 ms."""
+    return ThreadpoolController()
+
+
+def _blas_threads(n_threads: int | None) -> contextlib.AbstractContextManager[Any]:
+    if n_threads is None:
+        return contextlib.nullcontext()
+    return _controller(len(sys.modules)).limit(limits=n_threads)
 
 
 @contextlib.contextmanager
@@ -33,7 +48,7 @@ def isolated(seed: int | None = None, n_threads: int | None = None) -> Iterator[
     torch_state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
-        with threadpool_limits(n_threads):
+        with _blas_threads(n_threads):
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed % 2**32)

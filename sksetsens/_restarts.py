@@ -1,112 +1,44 @@
-"""Many independently seeded trainings of one net, in parallel through joblib.
-
-Workers return NumPy arrays only: a net whose module class lives in ``__main__``
-cannot be pickled back by skorch, and the parent rebuilds it exactly from a state.
-"""
+"""Many independently seeded trainings of one net, in parallel through joblib."""
 
 from __future__ import annotations
 
-import threading
-import time
+import contextlib
+import os
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from joblib import Parallel, delayed
+from joblib import Memory
 from numpy.typing import NDArray
 from sklearn.exceptions import FitFailedWarning
 from skorch.history import History
 
 from ._isolation import isolated
 from ._objective import (
-    Objective,
     Trained,
     bare_net,
     initialised_net,
     train_together,
     why_not_together,
 )
-from ._stationarity import Polished, polish, stationarity
+from ._progress import progress_bar
+from ._restart import ONE_AT_A_TIME, Restart, RestartTask, load_state, run_restart
+from ._restart_cache import RestartCache
+from ._stationarity import Polished
+from ._surviving import Died, surviving
 from .exceptions import AllRestartsFailedError
 
 __all__ = [
-    "Restart",
-    "RestartTask",
     "draw_seeds",
     "keep_successful",
     "rebuilt_net",
     "report",
     "run_restarts",
 ]
-
-# Threads share torch's generator and thread count: one restart at a time there.
-_ONE_AT_A_TIME = threading.Lock()
-
-# A classifier that blew up has a finite loss (1e12 was seen). No training that works
-# ends with a hundred times the loss of its start, or of the net with zero weights: the
-# second is the data's own scale where the start happens to be near a solution.
-_DIVERGED = 100.0
-
-
-@dataclass(frozen=True)
-class RestartTask:
-    """What every restart shares.
-
-    Attributes
-    ----------
-    estimator : skorch.NeuralNet
-        Unfitted.
-    params : dict
-        Set on its clone: sizes learnt from the data, verbosity.
-    X, y : ndarray
-        Analysis data, float64 X.
-    X_net, y_net : ndarray
-        The same in the net's dtype, as skorch trains on them.
-    polish : bool
-    tol : float
-    working_memory : float, default=None
-        Of the objectives, in MiB.
-    """
-
-    estimator: Any
-    params: dict[str, Any]
-    X: NDArray[Any]
-    y: NDArray[Any]
-    X_net: NDArray[Any]
-    y_net: NDArray[Any]
-    polish: bool
-    tol: float
-    working_memory: float | None = None
-
-    def on(self, X: NDArray[Any], y: NDArray[Any] | None) -> RestartTask:
-        """The same trainings on other data; y None keeps the targets."""
-        y = self.y if y is None else y
-        return replace(
-            self,
-            X=X,
-            y=y,
-            X_net=X.astype(self.X_net.dtype),
-            y_net=y.astype(self.y_net.dtype),
-        )
-
-
-@dataclass(frozen=True)
-class Restart:
-    """Outcome of one restart; ``error`` holds the traceback of a failed one."""
-
-    seed: int
-    duration: float
-    state: dict[str, NDArray[Any]] = field(default_factory=dict)
-    history: list | None = None
-    polished: Polished | None = None
-    error: str = ""
-    cause: str = ""
-    backend: str = "joblib"
 
 
 def draw_seeds(random_state: Any, n_seeds: int) -> list[int]:
@@ -127,42 +59,158 @@ def run_restarts(
     n_jobs: int | None,
     verbose: int,
     backend: str = "joblib",
+    memory: str | os.PathLike[str] | Memory | None = None,
+    stacklevel: int = 1,
 ) -> list[Restart]:
     """Train once per seed; outcomes in the order of the seeds.
 
     Bits do not depend on n_jobs or joblib's backend: each restart seeds its own
-    generators and runs on one thread. The backend "vectorized" trains all restarts as
-    one stack where the net allows it, and polishes them through joblib.
+    generators and runs on one thread.
+
+    Parameters
+    ----------
+    task : RestartTask
+    seeds : sequence of int
+    n_jobs : int or None
+    verbose : int
+        Whether a bar shows how many are done.
+    backend : {"auto", "joblib", "vectorized"}, default="joblib"
+        "vectorized" trains all restarts as one stack where the net allows it, and
+        polishes them through joblib.
+    memory : str, path or joblib.Memory, default=None
+        Where restarts are kept, each on its own as soon as it is done.
+    stacklevel : int, default=1
+        Of warnings about the memory.
+
+    Returns
+    -------
+    restarts : list of Restart
     """
-    trained: list[Trained | None] = [None] * len(seeds)
-    told = "joblib"
+    told, kind = "joblib", "joblib"
     if backend == "vectorized":
-        trained, told = _train_together(task, seeds)
-    parallel = Parallel(n_jobs=n_jobs, verbose=verbose)
-    restarts = parallel(
-        delayed(_guarded_restart)(task, seed, stacked)
-        for seed, stacked in zip(seeds, trained, strict=True)
-    )
-    return [replace(restart, backend=told) for restart in restarts]
+        reason = _why_not_together(task, seeds[0])
+        told, kind = (f"joblib: {reason}", kind) if reason else (backend, backend)
+    cache = RestartCache.of(memory, task, kind, stacklevel + 1)
+    done = _cached(cache, seeds, stacklevel + 1)
+    stacked: dict[int, Trained] = {}
+    if kind == "vectorized" and len(done) < len(seeds):
+        stacked, reason = _train_together(task, [s for s in seeds if s not in done])
+        if reason:
+            told = f"joblib: {reason}"
+            cache = RestartCache.of(memory, task, "joblib", stacklevel + 1)
+            done = _cached(cache, seeds, stacklevel + 1)
+    jobs = {s: (task, s, stacked.get(s), cache) for s in seeds if s not in done}
+    with (
+        _interruption_told(cache, seeds),
+        progress_bar(len(seeds), "restarts", verbose, done=len(done)) as advance,
+    ):
+        for restart in _arriving(jobs, cache, n_jobs):
+            done[restart.seed] = restart
+            advance(1)
+    restarts = [replace(done[seed], backend=told) for seed in seeds]
+    _tell_of_unsaved(restarts, memory, stacklevel + 1)
+    return restarts
+
+
+def _cached(
+    cache: RestartCache | None, seeds: Sequence[int], stacklevel: int
+) -> dict[int, Restart]:
+    found: dict[int, Restart] = {}
+    # A loop: before Python 3.12 a comprehension is a frame, which stacklevel counts.
+    for seed in seeds if cache is not None else ():
+        restart = cache.load(seed, stacklevel + 1)
+        if restart is not None:
+            found[seed] = restart
+    return found
+
+
+def _arriving(
+    jobs: dict[int, tuple], cache: RestartCache | None, n_jobs: int | None
+) -> Iterator[Restart]:
+    """Restarts as they are done; those whose processes died are failed ones."""
+
+    def recovered(seed: int) -> Restart | None:
+        if cache is None or not cache.holds(seed):
+            return None
+        return cache.load(seed, stacklevel=1)
+
+    outcomes = surviving(_kept_restart, jobs, n_jobs=n_jobs, recovered=recovered)
+    for seed, restart, n_tries in outcomes:
+        if isinstance(restart, Died):
+            cause = (
+                f"the worker process died in each of {n_tries} tries, the last one "
+                "alone (out of memory, killed, or os._exit in the net)"
+            )
+            restart = Restart(seed, np.nan, error=restart.last, cause=cause)
+        restart = replace(restart, cached=False, n_tries=n_tries)
+        # A worker on another machine has written to its own disk.
+        if cache is not None and not restart.unsaved and not cache.holds(seed):
+            restart = cache.store(restart)
+        yield restart
+
+
+def _kept_restart(
+    task: RestartTask, seed: int, stacked: Trained | None, cache: RestartCache | None
+) -> Restart:
+    """Run in a worker: one restart, on disk before it travels."""
+    restart = run_restart(task, seed, stacked)
+    return restart if cache is None else cache.store(restart)
+
+
+@contextlib.contextmanager
+def _interruption_told(
+    cache: RestartCache | None, seeds: Sequence[int]
+) -> Iterator[None]:
+    """Say in a KeyboardInterrupt what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if cache is None:
+            note = (
+                "No restart is kept. With the 'memory' parameter of "
+                "SolutionSetEstimator set to a path, those that are done would be."
+            )
+        else:
+            kept = sum(cache.holds(seed) for seed in seeds)
+            note = (
+                f"{kept} of {len(seeds)} restarts are kept in {cache.folder}: fit "
+                "again with the same memory to train only the others."
+            )
+        interrupt.add_note(note)
+        raise
+
+
+def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) -> None:
+    unsaved = [r.unsaved for r in restarts if r.unsaved]
+    if unsaved:
+        warnings.warn(
+            f"{len(unsaved)} of {len(restarts)} restarts could not be written to "
+            f"memory={memory!r} and are trained again by the next fit ({unsaved[0]}). "
+            "Set the 'memory' parameter of SolutionSetEstimator to a folder that can "
+            "be written to, with space left.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _why_not_together(task: RestartTask, seed: int) -> str:
+    with ONE_AT_A_TIME, isolated(seed, n_threads=1):
+        return why_not_together(bare_net(task.estimator, task.params).initialize())
 
 
 def _train_together(
     task: RestartTask, seeds: Sequence[int]
-) -> tuple[list[Trained | None], str]:
-    """Trainings as one stack; None each, and why, where the net does not allow it."""
-    nothing: list[Trained | None] = [None] * len(seeds)
-    with _ONE_AT_A_TIME, isolated(seeds[0], n_threads=1):
-        reason = why_not_together(bare_net(task.estimator, task.params).initialize())
-        if reason:
-            return nothing, f"joblib: {reason}"
+) -> tuple[dict[int, Trained], str]:
+    """Trainings as one stack by seed; or none, and why the nets cannot be stacked."""
+    with ONE_AT_A_TIME, isolated(seeds[0], n_threads=1):
         try:
             found = train_together(
                 task.estimator, task.params, task.X_net, task.y_net, seeds
             )
         except Exception as error:
             last = traceback.format_exception_only(error)[-1].strip()
-            return nothing, f"joblib: the nets cannot be stacked ({last[:200]})"
-    return [*found], "vectorized"
+            return {}, f"the nets cannot be stacked ({last[:200]})"
+    return dict(zip(seeds, found, strict=True)), ""
 
 
 def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restart]:
@@ -191,102 +239,6 @@ def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restar
     return [r for r in restarts if not r.error]
 
 
-def _guarded_restart(
-    task: RestartTask, seed: int, stacked: Trained | None = None
-) -> Restart:
-    start = time.perf_counter()
-    with _ONE_AT_A_TIME, isolated(seed, n_threads=1):
-        try:
-            restart = _restart(task, seed, stacked)
-        except Exception as error:
-            last = traceback.format_exception_only(error)[-1].strip()
-            restart = Restart(seed, 0.0, error=traceback.format_exc(), cause=last)
-    training = 0.0 if stacked is None else stacked.seconds
-    return replace(restart, duration=time.perf_counter() - start + training)
-
-
-def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
-    net = bare_net(task.estimator, task.params).initialize()
-    memory = task.working_memory
-    start = Objective(net, task.X, task.y, working_memory=memory)
-    if stacked is None:
-        _train(net, task)
-    else:
-        load_state(net, stacked.state)
-    trained = Objective(net, task.X, task.y, working_memory=memory)
-    _check_convergence(start, trained)
-    if task.polish:
-        point = polish(
-            trained,
-            trained.weights,
-            tol=task.tol,
-            initial_curvature=_curvature_scale(start),
-        )
-    else:
-        point = as_trained(trained)
-    return Restart(
-        seed,
-        0.0,
-        state=trained.state(point.weights),
-        history=list(net.history) if stacked is None else stacked.history,
-        polished=point,
-    )
-
-
-def _curvature_scale(start: Objective) -> float:
-    """|H|_2 of a net that is not saturated: at the start, or at a hundredth of it."""
-    return max(start.hessian_norm(c * start.weights) for c in (1.0, 0.01))
-
-
-def _train(net: Any, task: RestartTask) -> None:
-    try:
-        net.partial_fit(task.X_net, task.y_net)
-    except KeyError as error:
-        if "valid_" not in str(error):
-            raise
-        raise ValueError(
-            f"A callback of the net looks for a validation score ({error}), and there "
-            "is none: train_split is overridden by None, because all rows make the "
-            "objective. Let the callback monitor 'train_loss' instead."
-        ) from error
-
-
-def as_trained(objective: Objective) -> Polished:
-    """The trained weights as they are: stationary for their tilted objective."""
-    w = objective.weights
-    norm = float(np.linalg.norm(objective.gradient(w)))
-    relative = stationarity(objective, w, norm)
-    return Polished(
-        w,
-        objective.loss(w),
-        0.0,
-        norm,
-        0.0,
-        0,
-        "none",
-        True,
-        f"early-stopped (relative gradient {relative:.2g}): answers refer to the "
-        "objective tilted by the gradient left",
-    )
-
-
-def _check_convergence(start: Objective, trained: Objective) -> None:
-    if not np.isfinite(trained.weights).all():
-        raise FloatingPointError(
-            "training diverged: the weights are NaN or infinite; lower the learning "
-            "rate (estimator__lr)"
-        )
-    before, after = start.loss(start.weights), trained.loss(trained.weights)
-    references = [before, start.loss(np.zeros_like(start.weights))]
-    # Normalised weights have no loss at zero; a loss of 0 is no scale.
-    scale = max([r for r in references if np.isfinite(r)], default=np.inf)
-    if not np.isfinite(after) or after > _DIVERGED * max(scale, 1e-300):
-        raise FloatingPointError(
-            f"training diverged: the loss went from {before:.3g} to {after:.3g}; "
-            "lower the learning rate (estimator__lr)"
-        )
-
-
 def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     """The fitted skorch net of a restart, in its own dtype."""
     net = initialised_net(task.estimator, task.params, restart.seed)
@@ -296,16 +248,6 @@ def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     net.history_ = History()
     net.history_.extend(restart.history)
     return net
-
-
-def load_state(net: Any, state: dict[str, NDArray[Any]]) -> None:
-    """Give a net's module the values of arrays, in its own dtypes."""
-    net.module_.load_state_dict(
-        {
-            name: torch.as_tensor(state[name]).to(tensor.dtype)
-            for name, tensor in net.module_.state_dict().items()
-        }
-    )
 
 
 def _untilted_norm(point: Polished | None) -> float:
@@ -340,6 +282,8 @@ def report(restarts: Sequence[Restart]) -> dict[str, NDArray[Any]]:
         "n_iter": column("n_iter", 0),
         "method": column("method", ""),
         "backend": np.array([r.backend for r in restarts]),
+        "cached": np.array([r.cached for r in restarts]),
+        "n_tries": np.array([r.n_tries for r in restarts]),
         "duration": np.array([r.duration for r in restarts]),
         "error": np.array([r.error for r in restarts]),
     }

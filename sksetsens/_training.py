@@ -11,7 +11,7 @@ import numpy as np
 from ._continuation import continued
 from ._linearise import Linearisation, linearise
 from ._objective import Objective, admit, initialised_net, shape_targets
-from ._restarts import Restart, RestartTask
+from ._restart import Restart, RestartTask
 from ._systems import Point, check_size
 from ._training_data import TrainingData
 from .derivatives import GraphicalDerivative
@@ -90,7 +90,16 @@ def prepare(
     objective = admit(trial, X_net, y_net, working_memory).with_data(data.X, targets)
     check_size(Point(objective, objective.weights, **options))
     task = RestartTask(
-        net, params, data.X, targets, X_net, y_net, polish, tol, working_memory
+        net,
+        params,
+        data.X,
+        targets,
+        X_net,
+        y_net,
+        polish,
+        tol,
+        objective,
+        working_memory,
     )
     return objective, task
 

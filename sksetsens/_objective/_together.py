@@ -56,8 +56,9 @@ _LOOP = (
 
 @dataclass(frozen=True)
 class Trained:
-    """What one restart's training made: its weights, skorch's kind of history."""
+    """What one restart's training made: weights before and after, the history."""
 
+    start: dict[str, NDArray[Any]]
     state: dict[str, NDArray[Any]]
     history: list[dict[str, Any]]
     seconds: float
@@ -147,7 +148,7 @@ def train_together(
     RuntimeError
         If an operator cannot be stacked.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     nets: list[Any] = []
     orders: list[_Order] = []
     for seed in seeds:
@@ -156,18 +157,41 @@ def train_together(
         net, order = _draw(estimator, params, len(X), seed, known)
         nets.append(net)
         orders.append(order)
-    net = nets[0]
-    module = net.module_.train()
-    core = NetFunction(skeleton_net(net, module, net.criterion_))
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
-    stacks: dict[str, torch.Tensor] = {
-        f"module.{name}": torch.nn.Parameter(
-            torch.stack([n.module_.state_dict()[name] for n in nets])
+    starts = [_state(net.module_) for net in nets]
+    stacks = _stacked([dict(net.module_.named_parameters()) for net in nets])
+    histories = _train(nets[0], stacks, orders, X, y)
+    share = (time.perf_counter() - began) / len(seeds)
+    return [
+        Trained(start, {**start, **_piece(stacks, i)}, history, share)
+        for i, (start, history) in enumerate(zip(starts, histories, strict=True))
+    ]
+
+
+def _stacked(
+    parameters: list[dict[str, torch.nn.Parameter]],
+) -> dict[str, torch.Tensor]:
+    """What is trained, by name: one stack over the restarts each."""
+    names = [name for name, p in parameters[0].items() if p.requires_grad]
+    return {
+        name: torch.nn.Parameter(
+            torch.stack([own[name].detach() for own in parameters])
         )
         for name in names
     }
-    _, kwargs = net.get_params_for_optimizer("optimizer", list(stacks.items()))
-    optimizer = net.optimizer(list(stacks.values()), **kwargs)
+
+
+def _train(
+    net: Any,
+    stacks: dict[str, torch.Tensor],
+    orders: list[_Order],
+    X: NDArray[Any],
+    y: NDArray[Any],
+) -> list[list[dict[str, Any]]]:
+    """Train the stacks in place; a history per restart."""
+    core = NetFunction(skeleton_net(net, net.module_.train(), net.criterion_))
+    weights = {f"module.{name}": stack for name, stack in stacks.items()}
+    _, kwargs = net.get_params_for_optimizer("optimizer", list(weights.items()))
+    optimizer = net.optimizer(list(weights.values()), **kwargs)
     inputs = torch.as_tensor(X, device=net.device)
     targets = torch.as_tensor(y, device=net.device)
 
@@ -176,25 +200,23 @@ def train_together(
         return functional_call(core, weights, ("loss", outputs, x, t))
 
     together = vmap(loss)
-    histories: list[list[dict[str, Any]]] = [[] for _ in seeds]
+    histories: list[list[dict[str, Any]]] = [[] for _ in orders]
     for epoch in range(net.max_epochs):
         began = time.perf_counter()
         losses, sizes = [], []
         for batch in zip(*(order.epochs[epoch] for order in orders), strict=True):
             rows = torch.stack(batch).to(inputs.device)
             optimizer.zero_grad(set_to_none=True)
-            values = together(stacks, inputs[rows], targets[rows])
+            values = together(weights, inputs[rows], targets[rows])
             values.sum().backward()
             optimizer.step()
-            losses.append(values.detach().cpu().numpy())
+            losses.append(values.detach())
             sizes.append(rows.shape[1])
-        seconds = (time.perf_counter() - began) / len(seeds)
-        for history, column in zip(histories, np.array(losses).T, strict=True):
+        seconds = (time.perf_counter() - began) / len(orders)
+        columns = torch.stack(losses).cpu().numpy().T
+        for history, column in zip(histories, columns, strict=True):
             history.append(_epoch(epoch, column, sizes, seconds))
-    share = (time.perf_counter() - start) / len(seeds)
-    return [
-        Trained(_state(n, stacks, i), histories[i], share) for i, n in enumerate(nets)
-    ]
+    return histories
 
 
 @dataclass(frozen=True)
@@ -214,20 +236,43 @@ def _draw(
         if known is not None:
             return net, known
         iterator = net.get_iterator(_Indices(n_rows), training=True)
-        iterator.collate_fn = torch.as_tensor
-        epochs = [list(iterator) for _ in range(net.max_epochs)]
+        epochs = [_epoch_of(iterator, n_rows) for _ in range(net.max_epochs)]
     sampler = getattr(iterator, "sampler", None)
     return net, _Order(epochs, type(sampler) is torch.utils.data.SequentialSampler)
 
 
-def _state(net: Any, stacks: dict[str, Any], i: int) -> dict[str, NDArray[Any]]:
-    """The module's state of restart i: its own buffers, its slice of the stacks."""
-    state = net.module_.state_dict()
-    trained = {k.removeprefix("module."): stack[i] for k, stack in stacks.items()}
-    return {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in {**state, **trained}.items()
-    }
+def _epoch_of(iterator: Any, n_rows: int) -> list[torch.Tensor]:
+    """The batches of one epoch, in torch's own order of drawing.
+
+    A plain loader draws the order of all rows when the epoch begins, whatever the size
+    of its batches: one batch of all rows costs a tenth of many.
+    """
+    sampler: Any = getattr(iterator, "batch_sampler", None)
+    plain = (torch.utils.data.DataLoader, torch.utils.data.BatchSampler)
+    if (type(iterator), type(sampler)) != plain or iterator.num_workers:
+        iterator.collate_fn = torch.as_tensor
+        return list(iterator)
+    whole = torch.utils.data.DataLoader(
+        iterator.dataset,
+        batch_size=n_rows,
+        sampler=iterator.sampler,
+        collate_fn=torch.as_tensor,
+        generator=iterator.generator,
+    )
+    batches = [b for rows in whole for b in torch.split(rows, sampler.batch_size)]
+    uneven = sampler.drop_last and len(batches[-1]) < sampler.batch_size
+    return batches[:-1] if uneven else batches
+
+
+def _state(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
+    """Parameters and buffers as arrays, those outside ``state_dict`` included."""
+    tensors = {**dict(module.named_buffers()), **module.state_dict()}
+    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
+
+
+def _piece(stacks: dict[str, torch.Tensor], i: int) -> dict[str, NDArray[Any]]:
+    """Restart i's slice of each stack."""
+    return {k: stack[i].detach().cpu().numpy().copy() for k, stack in stacks.items()}
 
 
 def _epoch(

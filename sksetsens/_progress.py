@@ -1,0 +1,68 @@
+"""Progress on standard error of what takes long; nothing where it is not asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+__all__ = ["progress", "progress_bar"]
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def progress_bar(
+    total: int | None, description: str, verbose: int, *, done: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """A bar for loops that count for themselves.
+
+    Parameters
+    ----------
+    total : int or None
+        Steps in all; None where they are not known.
+    description : str
+    verbose : int
+        Nothing is shown at 0.
+    done : int, default=0
+        Steps that were taken before.
+
+    Yields
+    ------
+    advance : callable
+        Takes the number of steps that were taken since the last call.
+    """
+    if not verbose:
+        yield lambda steps: None
+        return
+    # On standard error, tqdm's default; gone when the loop ends, however it ends.
+    with tqdm(total=total, desc=description, initial=done, leave=False) as bar:
+        yield lambda steps: bar.update(steps) and None
+
+
+def progress(
+    iterable: Iterable[T],
+    total: int | None = None,
+    description: str = "",
+    verbose: int = 0,
+    *,
+    done: int = 0,
+) -> Iterator[T]:
+    """The items of an iterable, with a bar that advances by each.
+
+    Parameters
+    ----------
+    iterable : iterable
+    total, description, verbose, done
+        As in `progress_bar`.
+
+    Yields
+    ------
+    item : object
+    """
+    with progress_bar(total, description, verbose, done=done) as advance:
+        for item in iterable:
+            yield item
+            advance(1)
