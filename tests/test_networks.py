@@ -189,6 +189,7 @@ def test_data_sizes():
     }
     assert data_sizes(DFCNNRegressor(), images, np.zeros((6, 3))) == {
         "n_features": 24,
+        "in_channels": 2,
         "n_outputs": 3,
     }
     assert data_sizes(DFCNNClassifier(), X, labels)["n_outputs"] == 3

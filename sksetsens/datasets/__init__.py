@@ -1,6 +1,7 @@
-"""Problems with known solution set, rank and Lipschitz modulus."""
+"""Problems with known solution set, rank and Lipschitz modulus, and real images."""
 
 from sksetsens.datasets._fold import make_fold
+from sksetsens.datasets._images import load_cifar10, load_digits_images
 from sksetsens.datasets._linear import (
     make_dead_feature,
     make_isolated_minimum,
@@ -28,6 +29,8 @@ __all__ = [
     "ProductNetwork",
     "ShiftedProductNetwork",
     "ToyNetwork",
+    "load_cifar10",
+    "load_digits_images",
     "make_dead_feature",
     "make_degenerate_product",
     "make_fold",

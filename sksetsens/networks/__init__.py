@@ -5,7 +5,9 @@ from sksetsens.networks._nets import (
     DFCNNBinaryClassifier,
     DFCNNClassifier,
     DFCNNRegressor,
+    ResNetClassifier,
 )
+from sksetsens.networks._resnet import ResNet
 from sksetsens.networks._sizes import data_sizes, missing_sizes
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "DFCNNBinaryClassifier",
     "DFCNNClassifier",
     "DFCNNRegressor",
+    "ResNet",
+    "ResNetClassifier",
     "data_sizes",
     "missing_sizes",
 ]

@@ -1,6 +1,6 @@
-"""skorch nets around a DFCNN that learn their sizes from the data at fit."""
+"""skorch nets that learn the sizes of their module from the data at fit."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,122 +10,11 @@ from skorch.utils import is_dataset
 from torch import nn
 
 from sksetsens.networks._dfcnn import DFCNN
-from sksetsens.networks._sizes import as_array, missing_sizes
+from sksetsens.networks._resnet import ResNet
+from sksetsens.networks._sizes_from_data import SizesFromData, check_labels
 
 
-def _cast(values: Any, dtype: torch.dtype) -> Any:
-    """Arrays and tensors in a torch dtype; anything else (None, Dataset) unchanged."""
-    if isinstance(values, torch.Tensor):
-        return values.to(dtype)
-    if isinstance(values, (list, tuple)) or hasattr(values, "__array__"):
-        return np.asarray(values, dtype=torch.empty(0, dtype=dtype).numpy().dtype)
-    return values
-
-
-# What the mixin stands before.
-if TYPE_CHECKING:
-    from skorch import NeuralNet as _Net
-else:
-    _Net = object
-
-
-class _SizesFromData(_Net):
-    """Learn the module's sizes at fit; hand skorch data in the module's dtype.
-
-    The sizes live in the learned attribute `sizes_`, never in a parameter, so that
-    ``get_params`` and ``clone`` see what the user wrote.
-    """
-
-    def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
-        """Learn the sizes from the data, build the module and train it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Inputs.
-
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
-
-        **fit_params : dict
-            Passed on to skorch.
-
-        Returns
-        -------
-        self : object
-            The fitted net.
-        """
-        if not (self.warm_start and self.initialized_):
-            self._learn_sizes(X, y)
-        return super().fit(X, y, **fit_params)
-
-    def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
-    ) -> Self:
-        """Train further; the first call learns the sizes as ``fit`` does.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Inputs.
-
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
-
-        classes : array-like, default=None
-            Ignored, as in skorch; use the constructor's `classes`.
-
-        **fit_params : dict
-            Passed on to skorch.
-
-        Returns
-        -------
-        self : object
-            The fitted net.
-        """
-        if not self.initialized_:
-            self._learn_sizes(X, y)
-        return super().partial_fit(X, y, classes=classes, **fit_params)
-
-    def _learn_sizes(self, X: Any, y: Any) -> None:
-        self.sizes_ = missing_sizes(self, X, y)
-
-    def initialize_module(self) -> Self:
-        """Build the module from the user's parameters and the learned sizes."""
-        # The user's parameters last: they win over sizes learned earlier.
-        kwargs = {**getattr(self, "sizes_", {}), **self.get_params_for("module")}
-        self.module_ = self.initialized_instance(self.module, kwargs)
-        return self
-
-    def _module_dtype(self) -> torch.dtype:
-        dtypes = (p.dtype for p in self.module_.parameters() if p.is_floating_point())
-        return next(dtypes, torch.get_default_dtype())
-
-    def _target_dtype(self) -> torch.dtype:
-        return self._module_dtype()
-
-    def get_dataset(self, X: Any, y: Any = None) -> Any:
-        """Dataset of `X` and `y`, cast to the dtype of the module's weights."""
-        X, y = _cast(X, self._module_dtype()), _cast(y, self._target_dtype())
-        return super().get_dataset(X, y)
-
-
-def _check_labels(net: Any, y: Any, n_classes: int | None) -> None:
-    """Class labels are used as indices: they must be 0, ..., n_classes - 1."""
-    if y is None or n_classes is None:
-        return
-    labels = np.unique(as_array(y))
-    if not np.isin(labels, np.arange(n_classes)).all():
-        name = type(net).__name__
-        raise ValueError(
-            f"The 'y' parameter of {name}.fit must hold integer labels from 0 to "
-            f"{n_classes - 1}, one per output of the module. Got {labels!r} instead. "
-            "Encode labels with sklearn.preprocessing.LabelEncoder; if y lacks some of "
-            "the classes, name all of them in the 'classes' parameter."
-        )
-
-
-class DFCNNRegressor(_SizesFromData, NeuralNetRegressor):
+class DFCNNRegressor(SizesFromData, NeuralNetRegressor):
     """Regression with a :class:`DFCNN`, of sizes learned at fit.
 
     Parameters
@@ -243,7 +132,7 @@ class DFCNNRegressor(_SizesFromData, NeuralNetRegressor):
         return y[:, None] if target_ndim == 2 and y.ndim == 1 else y
 
 
-class DFCNNClassifier(_SizesFromData, NeuralNetClassifier):
+class DFCNNClassifier(SizesFromData, NeuralNetClassifier):
     """Classification with a :class:`DFCNN`, of sizes learned at fit.
 
     Labels are the integers 0, ..., n_classes - 1, as skorch and torch expect.
@@ -325,10 +214,10 @@ class DFCNNClassifier(_SizesFromData, NeuralNetClassifier):
     def check_data(self, X: Any, y: Any) -> None:
         """Check the labels, and keep them as `classes_`."""
         super().check_data(X, y)
-        _check_labels(self, y, getattr(self.module_, "n_outputs", None))
+        check_labels(self, y, getattr(self.module_, "n_outputs", None))
 
 
-class DFCNNBinaryClassifier(_SizesFromData, NeuralNetBinaryClassifier):
+class DFCNNBinaryClassifier(SizesFromData, NeuralNetBinaryClassifier):
     """Binary classification with a :class:`DFCNN` of one output.
 
     Labels are 0 and 1.
@@ -407,4 +296,93 @@ class DFCNNBinaryClassifier(_SizesFromData, NeuralNetBinaryClassifier):
     def check_data(self, X: Any, y: Any) -> None:
         """Check that the labels are 0 and 1."""
         super().check_data(X, y)
-        _check_labels(self, None if is_dataset(X) else y, 2)
+        check_labels(self, None if is_dataset(X) else y, 2)
+
+
+class ResNetClassifier(SizesFromData, NeuralNetClassifier):
+    """Classification of images with a :class:`ResNet`, of sizes learned at fit.
+
+    Labels are the integers 0, ..., n_classes - 1, as skorch and torch expect.
+
+    Parameters
+    ----------
+    module : nn.Module class, default=ResNet
+        Module that returns logits; its constructor's `in_channels` and `n_outputs`,
+        where it has them, are taken from the data unless ``module__in_channels`` or
+        ``module__n_outputs`` is given.
+
+    criterion : nn.Module class, default=nn.CrossEntropyLoss
+        Loss of the logits.
+
+    optimizer : torch.optim.Optimizer class, default=torch.optim.Adam
+        Optimizer.
+
+    lr : float, default=0.001
+        Learning rate.
+
+    train_split : callable or None, default=None
+        skorch's validation split. By default every row of `X` is trained on.
+
+    classes : array-like of shape (n_classes,) or None, default=None
+        All classes, where `y` may lack some.
+
+    verbose : int, default=0
+        skorch's verbosity.
+
+    **kwargs : dict
+        Everything else that :class:`skorch.NeuralNet` takes, such as `max_epochs` or
+        ``module__depth``.
+
+    Attributes
+    ----------
+    sizes_ : dict
+        Sizes learned from the data.
+
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+
+    Examples
+    --------
+    Squares and stripes:
+
+    >>> import numpy as np
+    >>> import torch
+    >>> from sksetsens.networks import ResNetClassifier
+    >>> X = np.zeros((2, 1, 8, 8))
+    >>> X[0, :, 2:6, 2:6] = X[1, :, ::2] = 1.0
+    >>> _ = torch.manual_seed(0)
+    >>> net = ResNetClassifier(module__depth=8, module__width=4, max_epochs=40)
+    >>> net.fit(X, np.array([0, 1])).predict(X)
+    array([0, 1])
+    """
+
+    def __init__(
+        self,
+        module: Any = ResNet,
+        *,
+        criterion: Any = nn.CrossEntropyLoss,
+        optimizer: Any = torch.optim.Adam,
+        lr: float = 0.001,
+        train_split: Any = None,
+        classes: Any = None,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            train_split=train_split,
+            classes=classes,
+            verbose=verbose,
+            **kwargs,
+        )
+
+    def _target_dtype(self) -> torch.dtype:
+        return torch.int64
+
+    def check_data(self, X: Any, y: Any) -> None:
+        """Check the labels, and keep them as `classes_`."""
+        super().check_data(X, y)
+        check_labels(self, y, getattr(self.module_, "n_outputs", None))

@@ -29,7 +29,8 @@ def data_sizes(net: Any, X: Any, y: Any) -> dict[str, int]:
     Returns
     -------
     sizes : dict
-        "n_features", the number of entries per sample, and "n_outputs": the number of
+        "n_features", the number of entries per sample; for images, that is four
+        dimensions, "in_channels", the second of them; and "n_outputs": the number of
         classes for a classifier, 1 for a binary classifier, otherwise the number of
         columns of `y`. A size that cannot be read (of a torch Dataset, say) is left
         out.
@@ -43,11 +44,15 @@ def data_sizes(net: Any, X: Any, y: Any) -> dict[str, int]:
     {'n_features': 64, 'n_outputs': 2}
     >>> data_sizes(DFCNNClassifier(), X, np.array([0, 2, 1]))
     {'n_features': 64, 'n_outputs': 3}
+    >>> data_sizes(DFCNNRegressor(), np.zeros((5, 3, 8, 8)), np.zeros(5))
+    {'n_features': 192, 'in_channels': 3, 'n_outputs': 1}
     """
     sizes = {}
-    shape = () if is_dataset(X) else np.shape(X)
+    shape: tuple[int, ...] = () if is_dataset(X) else np.shape(X)
     if len(shape) > 1:
         sizes["n_features"] = math.prod(shape[1:])
+    if len(shape) == 4:
+        sizes["in_channels"] = shape[1]
     n_outputs = _n_outputs(net, y)
     if n_outputs is not None:
         sizes["n_outputs"] = n_outputs
@@ -72,8 +77,8 @@ def missing_sizes(net: Any, X: Any, y: Any) -> dict[str, int]:
     Parameters
     ----------
     net : skorch.NeuralNet
-        The net. Sizes given as ``module__n_features`` or ``module__n_outputs`` are the
-        user's and are respected.
+        The net. Sizes given as ``module__n_features``, ``module__in_channels`` or
+        ``module__n_outputs`` are the user's and are respected.
 
     X : array-like of shape (n_samples, n_features) or (n_samples, ...)
         Inputs.
