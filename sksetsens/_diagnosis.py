@@ -244,8 +244,7 @@ def _obstruction(gd: GraphicalDerivative) -> float:
 
 def rank_can_change(gd: GraphicalDerivative) -> bool:
     """Whether H is singular, short of a Jacobian of full row rank at interpolation."""
-    full = gd.solver_ == "dual" and gd.factor.rank == gd.objective.n_equations
-    return gd.kernel.dim > 0 and not full
+    return not gd.has_full_row_rank and gd.kernel.dim > 0
 
 
 def _along_kernel(gd: GraphicalDerivative) -> float:

@@ -281,7 +281,7 @@ class Objective(OutputDerivatives):
         mean square of that operator's inputs.
         """
         with KinkCounter() as counter:
-            self._outputs(self._tensor(weights))
+            self._evaluated(self._tensor(weights))
         return counter.near, counter.total
 
 
