@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective, PointProducts
+from .._objective import SINGLE_FROM, Objective, PointProducts
 from ..linalg import (
     FullRowRankInverse,
     GramPseudoInverse,
@@ -27,7 +27,6 @@ from ..linalg import (
     gram_inverse,
 )
 from ._point import (
-    SINGLE_FROM,
     Point,
     available_bytes,
     curvature_of_rows,

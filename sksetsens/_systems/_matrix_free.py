@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import PointProducts
+from .._objective import SINGLE_FROM, PointProducts
 from ..linalg import KrylovInverse, PseudoInverse, SymmetricPseudoInverse
 from ._point import (
-    SINGLE_FROM,
     STATIONARITY_NOISE,
     Point,
     matrix_shape,

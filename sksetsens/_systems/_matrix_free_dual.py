@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective, PointProducts
+from .._objective import SINGLE_FROM, Objective, PointProducts
 from ..linalg import GramOperatorInverse, GramPseudoInverse, PseudoInverse, Solution
 from ._held_outputs import HeldOutputs, is_saturated
 from ._matrix_free import refuse_basis
 from ._point import (
-    SINGLE_FROM,
     Point,
     ZeroOfR,
     curvature_of_rows,

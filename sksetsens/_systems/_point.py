@@ -16,7 +16,6 @@ from ..linalg import KrylovSettings, PseudoInverse, Solution
 
 __all__ = [
     "DENSE_COPIES",
-    "SINGLE_FROM",
     "STATIONARITY_NOISE",
     "Point",
     "System",
@@ -34,8 +33,6 @@ Array = NDArray[np.float64]
 
 # Dense work holds about this many p x p arrays at its peak (H, vectors, LAPACK's).
 DENSE_COPIES = 4
-# Weights from which products are bound by arithmetic, and float32 halves their time.
-SINGLE_FROM = 10_000
 # Weights off by a relative step s change null eigenvalues by about s |H| times the
 # third derivative's scale; the cut-off lies two decades above.
 STATIONARITY_NOISE = 100.0
