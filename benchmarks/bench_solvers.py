@@ -30,10 +30,10 @@ from sksetsens.derivatives import GraphicalDerivative
 
 OURS = ("auto", "eigh", "dual", "minres", "lsmr")
 TARGETS = {"At": (1e-3, 1e-6, 1e-10), "Bd": (1e-3, 1e-6), "C": (1e-4, 1e-6)}
-TOLERANCES = 10.0 ** np.arange(-1.0, -14.1, -0.5)
-N_FURTHER = 8
+TOLERANCES = 10.0 ** np.arange(-1.0, -12.1, -0.5)
+N_FURTHER = 8  # two in a smoke run
 # Seconds below which a run is repeated, and the median of three counts.
-_CHEAP = 3.0
+_CHEAP = 1.0
 
 
 @dataclass
@@ -62,6 +62,12 @@ def timed(problem, function):
 def residual(problem, v, b):
     left = problem.objective.hessian_product(problem.weights, v) + b
     return float(np.linalg.norm(left) / np.linalg.norm(b))
+
+
+def further(problem):
+    """Perturbations of other rows."""
+    count = 2 if problem.is_tiny else N_FURTHER
+    return [problem.perturbation(seed) for seed in range(1, 1 + count)]
 
 
 # Ours --------------------------------------------------------------------------------
@@ -97,8 +103,7 @@ def our_row(problem, solver):
 def our_further(problem, gd):
     """Seconds and largest residual of a further right-hand side."""
     found = []
-    for seed in range(1, 1 + N_FURTHER):
-        dX = problem.perturbation(seed)
+    for dX in further(problem):
         v, seconds = timed(problem, lambda dX=dX: gd(dX).shift)
         b = problem.objective.cross_product(problem.weights, dX)
         found.append((seconds, residual(problem, v, b)))
@@ -114,18 +119,21 @@ def peer_row(problem, peer):
     memo = {}
 
     def run(k):
+        """Seconds, error, and whether the peer gave up, at the k-th tolerance."""
         if k not in memo:
-            tol = TOLERANCES[k] if peer.iterative else None
 
             def solve():
-                return peer.make(problem)(problem.b, tol)
+                return peer.make(problem)(problem.b, TOLERANCES[k])
 
-            (v, _), seconds = timed(problem, lambda: quietly(solve))
-            memo[k] = seconds, problem.error(v)
+            (v, told), seconds = timed(problem, lambda: quietly(solve))
+            memo[k] = seconds, problem.error(v), bool(told) or not peer.iterative
         return memo[k]
 
-    chosen = [loosest(run, t, peer.iterative) for t in TARGETS[problem.name]]
-    row.runs = [None if k is None else memo[k] for k in chosen]
+    chosen, k = [], 0
+    for target in TARGETS[problem.name]:
+        k = loosest(run, target, k) if k is not None else None
+        chosen.append(k)
+    row.runs = [None if k is None else memo[k][:2] for k in chosen]
     if not any(row.runs):
         best = min(memo.values(), key=lambda found: found[1])
         row.note = f"best error {best[1]:.1e} after {best[0]:.1f} s"
@@ -135,25 +143,32 @@ def peer_row(problem, peer):
     return row
 
 
-def loosest(run, target, iterative):
-    """Index of the loosest tolerance whose run has an error below the target."""
-    low, high = 0, (len(TOLERANCES) - 1) * iterative
-    if not run(high)[1] <= target:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if run(middle)[1] <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return high
+def loosest(run, target, k):
+    """Index, from k on, of the loosest tolerance whose run has that small an error.
+
+    None at the end of the list, or where the peer gave up: tighter is no better then.
+    """
+    while run(k)[1] > target:
+        spent, k = run(k)[2], k + 1
+        if spent or k == len(TOLERANCES):
+            return None
+        # Far off, steps are three times as long; then back to the loosest.
+        if run(k - 1)[1] > 30 * target and k + 2 < len(TOLERANCES):
+            k = refined(run, target, k, k + 2)
+    return k
+
+
+def refined(run, target, low, high):
+    """``high``, or the loosest one before it that suffices already."""
+    if run(high)[1] > target:
+        return high
+    return next(k for k in range(low, high + 1) if run(k)[1] <= target)
 
 
 def peer_further(problem, peer, tol):
     """The same with the peer's cheapest reuse: its factorisation, or many at once."""
-    perturbations = [problem.perturbation(seed) for seed in range(1, 1 + N_FURTHER)]
     cross = problem.objective.cross_product
-    B = np.stack([cross(problem.weights, dX) for dX in perturbations], axis=1)
+    B = np.stack([cross(problem.weights, dX) for dX in further(problem)], axis=1)
     solve = peer.make(problem)
     if not peer.many:
         B = B[:, :1]
@@ -168,25 +183,25 @@ def peer_further(problem, peer, tol):
 # Tables ------------------------------------------------------------------------------
 
 
-def print_table(problem, rows):
-    """Seconds, error and ratio for each target; then the further answers."""
+def compare(problem, peers):
+    """Print seconds, error and ratio for each target as they come; return the rows."""
     targets = TARGETS[problem.name]
+    ours = [our_row(problem, solver) for solver in OURS]
     best = [
-        min((r.runs[i][0] for r in rows if r.ours and r.runs and r.runs[i]), default=0)
+        min((row.runs[i][0] for row in ours if row.runs and row.runs[i]), default=0)
         for i in range(len(targets))
     ]
     head = "".join(f"{f'to {target:g}':^28}" for target in targets)
     print(f"{'':26}{head}")
     print(f"{'':26}" + f"{'s':>9}{'error':>9}{'ratio':>8}  " * len(targets))
-    for row in rows:
-        if not row.runs:
-            continue
-        cells = [cell(run, ours) for run, ours in zip(row.runs, best, strict=True)]
-        print(f"{row.name:26}" + "".join(cells) + row.note)
-    print_further(rows)
-    for row in rows:
-        if not row.runs:
-            print(f"{row.name}: does not apply. {row.note}")
+    rows = []
+    for row in (*ours, *(peer_row(problem, peer) for peer in peers)):
+        pairs = zip(row.runs, best, strict=True) if row.runs else ()
+        cells = [cell(run, seconds) for run, seconds in pairs]
+        told = "" if cells else "does not apply: "
+        print(f"{row.name:26}" + "".join(cells) + told + row.note, flush=True)
+        rows.append(row)
+    return rows
 
 
 def cell(run, ours):
@@ -259,9 +274,8 @@ def main():
         print(
             f"\n{name}: {problem.weights.size} weights; reference: {problem.evidence}"
         )
-        rows = [our_row(problem, solver) for solver in OURS]
-        rows += [peer_row(problem, peer) for peer in present if fits(problem, peer)]
-        print_table(problem, rows)
+        peers = [peer for peer in present if fits(problem, peer)]
+        print_further(compare(problem, peers))
     if not arguments.smoke:
         print_memory()
 

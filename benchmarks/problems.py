@@ -4,7 +4,7 @@
   definite. A: the same with ReLU, whose minimisers sit on kinks. A0: A without decay,
   saturated, so that the answer is the choice of the cut-off.
 - B: digits, tanh MLP 64-256-256-10 without decay, as trained, slightly indefinite.
-  Bd: the system with ``H + 1e-3 I`` at the same weights.
+  Bs: its kind with 64-32-32-10. Bd: B with ``H + 1e-3 I`` at the same weights.
 - C: diabetes (442 x 10), tanh MLP 10-64-1, squared loss, interpolating: rank 442 of
   769.
 
@@ -58,11 +58,13 @@ RECIPES = {
     "A": Recipe("digits", (32,), "relu", decay=1e-3),
     "A0": Recipe("digits", (32,), "relu"),
     "B": Recipe("digits", (256, 256), epochs=200, polish=False),
+    "Bs": Recipe("digits", (32, 32), epochs=200, polish=False),
     "Bd": Recipe("digits", (256, 256), decay=1e-3, reference="krylov", weights_of="B"),
     "C": Recipe("diabetes", (64,), reference="svd"),
 }
-_TINY_WIDTHS = {(32,): (4,), (256, 256): (8, 8), (64,): (16,)}
-_TINY_ROWS = 60
+_TINY_WIDTHS = {(32,): (4,), (256, 256): (8, 8), (32, 32): (8, 8), (64,): (16,)}
+_TINY_ROWS = 40
+_OF_POINT = ("weights", "converged", "status")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Problem:
         Solution for dX; NaN where there is none to compare with.
     evidence : str
         How well the reference solves the system.
+    converged, status
+        What polishing says of the weights.
     """
 
     name: str
@@ -94,6 +98,8 @@ class Problem:
     dX: np.ndarray
     reference: np.ndarray
     evidence: str
+    converged: bool
+    status: str
 
     @property
     def is_tiny(self) -> bool:
@@ -182,9 +188,8 @@ def restart_task(recipe: Recipe) -> tuple[Objective, RestartTask]:
     targets = shape_targets(trial, X_net, y)
     y_net = targets.astype(np.float32) if targets.dtype.kind == "f" else targets
     objective = admit(trial, X_net, y_net).with_data(X, targets)
-    polish, tol = recipe.polish, 1e-13
     return objective, RestartTask(
-        net, params, X, targets, X_net, y_net, polish=polish, tol=tol
+        net, params, X, targets, X_net, y_net, polish=recipe.polish, tol=1e-10
     )
 
 
@@ -215,10 +220,11 @@ def build(name: str, *, smoke: bool = False, seed: int = 0) -> Problem:
     if not smoke and file.exists():
         kept = dict(np.load(file))
     elif origin:
-        kept = {"weights": build(origin, smoke=smoke, seed=seed).weights}
+        found = build(origin, smoke=smoke, seed=seed)
+        kept = {name: getattr(found, name) for name in _OF_POINT}
     else:
-        kept = {"weights": run_restarts(task, [seed], n_jobs=None, verbose=0)[0]}
-        kept["weights"] = kept["weights"].polished.weights
+        found = run_restarts(task, [seed], n_jobs=None, verbose=0)[0].polished
+        kept = {name: getattr(found, name) for name in _OF_POINT}
     return _completed(name, recipe, objective, kept, None if smoke else file)
 
 
@@ -249,6 +255,8 @@ def _completed(
         kept["dX"],
         kept["reference"],
         str(kept["evidence"]),
+        bool(kept["converged"]),
+        str(kept["status"]),
     )
 
 
