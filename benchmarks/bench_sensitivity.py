@@ -82,16 +82,16 @@ def measure(name, net, X, y, n_restarts, sizes):
         _, plain = timed(lambda X=X_perturbed: skorch_alone(net, X, y, n_restarts))
         gaps = np.diagonal(predicted.piece_distances(retrained)) / predicted.shift_norm
         print(
-            f"  size {size:g}: further call {further:.3f} s, gap {gaps.max():.2g} of the "
-            f"shift; warm retraining {warm / further:.1f} x, skorch alone "
+            f"  size {size:g}: further call {further:.3f} s, gap {gaps.max():.2g} of "
+            f"the shift; warm retraining {warm / further:.1f} x, skorch alone "
             f"{plain / further:.1f} x as long",
             flush=True,
         )
     # The cost of refitting does not depend on the size: once, on the last data.
     _, refit = timed(lambda: clone(model).fit(X_perturbed, y))
     print(
-        f"  refitting to the same stationarity {refit:.1f} s: {refit / further:.0f} x a "
-        f"further call, {refit / first:.0f} x the first, "
+        f"  refitting to the same stationarity {refit:.1f} s: {refit / further:.0f} x "
+        f"a further call, {refit / first:.0f} x the first, "
         f"{refit / (first + factorisation):.0f} x the first with factorisation"
     )
 

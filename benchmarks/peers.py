@@ -157,8 +157,10 @@ def curvlinops_cg(problem):
     H = curvlinops_operator(problem)
 
     def solve(b, tol):
+        # Its defaults for eps and stop_updating_after, 1e-10, end the iteration early.
+        settings = {"eps": 0.0, "stop_updating_after": 0.0}
         inverse = CGInverseLinearOperator(
-            H, tolerance=tol, eps=0.0, max_iter=max_products(problem)
+            H, tolerance=tol, max_iter=max_products(problem), **settings
         )
         return -(inverse @ torch.as_tensor(b)).numpy()
 
