@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from sksetsens.derivatives import GraphicalDerivative
 OURS = ("auto", "eigh", "dual", "minres", "lsmr")
 TARGETS = {"At": (1e-3, 1e-6, 1e-10), "Bd": (1e-3, 1e-6), "C": (1e-4, 1e-6)}
 TOLERANCES = 10.0 ** np.arange(-1.0, -12.1, -0.5)
-N_FURTHER = 8  # two in a smoke run
+N_FURTHER = 4  # two in a smoke run
 # Seconds below which a run is repeated, and the median of three counts.
 _CHEAP = 1.0
 
@@ -195,7 +196,7 @@ def compare(problem, peers):
     print(f"{'':26}{head}")
     print(f"{'':26}" + f"{'s':>9}{'error':>9}{'ratio':>8}  " * len(targets))
     rows = []
-    for row in (*ours, *(peer_row(problem, peer) for peer in peers)):
+    for row in chain(ours, (peer_row(problem, peer) for peer in peers)):
         pairs = zip(row.runs, best, strict=True) if row.runs else ()
         cells = [cell(run, seconds) for run, seconds in pairs]
         told = "" if cells else "does not apply: "
