@@ -121,7 +121,7 @@ def print_table(name, problems, table, warned):
     flags = {a.told for a in table["sksetsens"]}
     print(f"  warnings of sksetsens: {warned} of {len(problems)}; it says:")
     for sentence in sorted(flags):
-        print(f"  - {sentence or 'nothing'}")
+        print(f"  - {sentence or 'nothing'}", flush=True)
 
 
 def span(values):
