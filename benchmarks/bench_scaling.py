@@ -10,7 +10,6 @@ Run: ``python benchmarks/bench_scaling.py [--smoke]``
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 
 import numpy as np
 import torch
+from peak_memory import peak_megabytes
 
 from sksetsens import SolutionSetEstimator
 from sksetsens._objective import admit, initialised_net
@@ -78,10 +78,6 @@ def timed(function):
     return result, statistics.median(seconds)
 
 
-def megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def factorised(objective, dX):
     gd = GraphicalDerivative(objective, objective.weights)
     gd(dX)
@@ -107,9 +103,9 @@ def peak(n_rows, width):
 
 def measure_peak(n_rows, width):
     objective = stationary_objective(n_rows, width)
-    before = megabytes()
+    before = peak_megabytes()
     factorised(objective, np.ones(objective.input_shape))
-    print(megabytes() - before)
+    print(peak_megabytes() - before)
 
 
 def exponent(sizes, values):

@@ -14,7 +14,6 @@ Run: ``python benchmarks/bench_solvers.py [--smoke] [At Bd C]``
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+from peak_memory import peak_megabytes
 from peers import PEERS, missing, quietly
 from problems import build
 
@@ -226,20 +226,16 @@ def print_further(rows):
 # Memory ------------------------------------------------------------------------------
 
 
-def megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure_memory(name):
     """Peak above what was needed before the solve; runs in its own process."""
     problem = build("At")
-    b, before = problem.b, megabytes()
+    b, before = problem.b, peak_megabytes()
     if name == "ours":
         gd = GraphicalDerivative(problem.objective, problem.weights, solver="eigh")
         gd(problem.dX)
     else:
         next(p for p in PEERS if p.name == name).make(problem)(b, None)
-    print(megabytes() - before)
+    print(peak_megabytes() - before)
 
 
 def print_memory():
