@@ -125,6 +125,7 @@ def _piece(
     """Predict from one solution; residuals up to ``floor`` count as rounding."""
     objective = gd.objective.with_data(*question.data())
     affine = gd(question.dX, question.dy)
+    before = gd.residual_norm(objective, gd.weights)
     base_loss = objective.loss(gd.weights)
     if affine.is_empty:
         return _Piece(objective, affine.shift, gd, affine, base_loss)
@@ -133,7 +134,9 @@ def _piece(
         weights = weights + gd.at(objective, weights).newton_step()
     if n_corrections:
         derivative = gd.at(objective, weights)
-    error = first_order_error(gd, objective, weights, floor=floor, corrected=derivative)
+    error = first_order_error(
+        gd, objective, weights, floor=floor, corrected=derivative, before=before
+    )
     examined = not error.is_rounding and rank_can_change(gd)
     moved = float(np.linalg.norm(weights - gd.weights))
     return _Piece(

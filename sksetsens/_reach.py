@@ -66,6 +66,7 @@ def first_order_error(
     floor: float = 0.0,
     corrected: GraphicalDerivative | None = None,
     least_shift: float = 0.0,
+    before: float | None = None,
 ) -> FirstOrderError:
     """Error of predicted weights on the perturbed data.
 
@@ -83,12 +84,15 @@ def first_order_error(
         What takes the next Newton step; None for ``gd``.
     least_shift : float, default=0.0
         Length that the shift error refers to at least.
+    before : float, default=None
+        Residual norm on the perturbed data at the solution, where it is known.
 
     Returns
     -------
     error : FirstOrderError
     """
-    before = gd.residual_norm(objective, gd.weights)
+    if before is None:
+        before = gd.residual_norm(objective, gd.weights)
     after = gd.residual_norm(objective, weights)
     moved = float(np.linalg.norm(weights - gd.weights))
     length = 1.0 + float(np.linalg.norm(gd.weights))

@@ -793,6 +793,10 @@ def test_products_on_recorded_graphs(objective, memory):
     for _ in range(2):
         assert_allclose(products.hessian(v), H @ v, **ROUNDING)
         assert_allclose(products.jacobian(v), J @ v, **ROUNDING)
+        crossed = objective.cross_product(w, dx)
+        assert_allclose(products.cross(dx), crossed, **ROUNDING)
+        pulled = objective.cross_adjoint(w, v)
+        assert_allclose(products.cross_adjoint(v), pulled, **ROUNDING)
         pulled = np.einsum("ncp,nc->p", J, u)
         assert_allclose(products.jacobian_adjoint(u), pulled, **ROUNDING)
         moved = np.einsum("ncd,nd->nc", D, dx.reshape(N, -1))

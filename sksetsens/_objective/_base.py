@@ -72,8 +72,11 @@ class ObjectiveBase:
         self._tilt: Tensor | None = None
         # Data, constants and weights of the outputs that were evaluated last.
         self._kept: tuple[Any, Any, Any, Any] = (None, None, None, None)
+        # What the last gradient belongs to, its weights, the value and itself.
+        self._kept_gradient: tuple[Any, Any, float, Any] = ((), None, 0.0, None)
         self.batch_size = batch_size
         self._set_data(X, y)
+        self._count_outputs()
         self._layers = linear_layers(self._core, self._x[:2])
         self._activations = self._activations_per_row()
         self.working_memory = working_memory
@@ -86,14 +89,18 @@ class ObjectiveBase:
         dtype = self._dtype if targets.is_floating_point() else targets.dtype
         self._y = targets.to(self._device, dtype, copy=True)
         self.n_samples = self._x.shape[0]
-        one_row = self._forward(self._tensor(self.weights), self._x[:1])
-        self.n_outputs = one_row.numel()
 
     def with_data(self, X: NDArray[Any], y: NDArray[Any] | None = None) -> Self:
         """The same net, penalty and tilt on other data."""
         other = copy.copy(self)
         other._set_data(X, self._y.cpu().numpy() if y is None else y)
+        if other._x.shape[1:] != self._x.shape[1:]:
+            other._count_outputs()
         return other
+
+    def _count_outputs(self) -> None:
+        one_row = self._forward(self._tensor(self.weights), self._x[:1])
+        self.n_outputs = one_row.numel()
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
         """The same objective with the weights and buffers of ``state``.
@@ -330,6 +337,18 @@ class ObjectiveBase:
             counts.append(sum(kept))
         return max(1, counts[1] - counts[0])
 
+    def _is_kept(self, weights: Array) -> bool:
+        """Whether the last gradient is that of the same question."""
+        owners, at = self._kept_gradient[:2]
+        same = len(owners) and all(
+            one is other for one, other in zip(owners, self._owners, strict=True)
+        )
+        return bool(same) and np.array_equal(at, weights)
+
+    @property
+    def _owners(self) -> tuple[Any, ...]:
+        return self._x, self._y, self._constants, self.decay, self._tilt
+
     # Values ----------------------------------------------------------------------
 
     def outputs(self, weights: Array, X: NDArray[Any] | None = None) -> Array:
@@ -349,6 +368,8 @@ class ObjectiveBase:
 
     def loss(self, weights: Array) -> float:
         """Objective value, penalty included and tilt left out."""
+        if not self.is_tilted and self._is_kept(weights):
+            return self._kept_gradient[2]
         # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
         w = self._tensor(weights).detach().requires_grad_()
         return float(self._loss(self._outputs(w), w, self._x, self._y).detach())

@@ -71,8 +71,12 @@ class Objective(OutputDerivatives):
 
     def value_and_gradient(self, weights: Array) -> tuple[float, Array]:
         """L (tilt included) and the first-order residual R, shape (n_params,)."""
-        value, (residual,) = self._gradients(self._tensor(weights), (0,))
-        return float(value.detach()), self._numpy(residual)
+        if not self._is_kept(weights):
+            value, (residual,) = self._gradients(self._tensor(weights), (0,))
+            found = float(value.detach()), self._numpy(residual)
+            self._kept_gradient = self._owners, np.array(weights), *found
+        _, _, kept, gradient = self._kept_gradient
+        return kept, gradient.copy()
 
     def gradient(self, weights: Array) -> Array:
         """First-order residual R(x, w), shape (n_params,)."""

@@ -1,4 +1,4 @@
-"""Products with H at one point on an autograd graph that is kept between products.
+"""Products with H, B and J at one point on autograd graphs that are kept.
 
 Differentiating the residual R once more costs one and a half gradients where its graph
 is recorded once, against three to seven for forward-over-reverse from scratch. The
@@ -8,6 +8,7 @@ without a second reverse derivative, every product starts anew in row batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class PointProducts:
-    """H v, J v and J'u at one point, any number of times.
+    """H v, B dx, B'v, J v and J'u at one point, any number of times.
 
     Parameters
     ----------
@@ -43,23 +44,69 @@ class PointProducts:
 
     def __init__(self, objective: Any, weights: Array, *, single: bool = False) -> None:
         self._objective = objective
+        self._at = weights
         self._weights = objective._tensor(weights)
         self._dtype = torch.float32 if single else objective._dtype
         self.is_recorded = objective._fits_recorded(self._dtype.itemsize)
         self._residual: tuple[Tensor, Tensor] | None = None
         self._outputs: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._crossed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def _recorded(self, product: Callable[[Array], Array], v: Array) -> Array | None:
+        """What a product on recorded graphs gives; None where there are none."""
+        if not self.is_recorded:
+            return None
+        try:
+            return product(v)
+        except (NotImplementedError, RuntimeError) as error:
+            if _is_out_of_memory(error):
+                raise
+            self.is_recorded = False
+            return None
 
     def hessian(self, v: Array) -> Array:
         """H v for v of shape (n_params,); penalty included."""
-        if self.is_recorded:
-            try:
-                return self._recorded_hessian(v)
-            except (NotImplementedError, RuntimeError) as error:
-                if _is_out_of_memory(error):
-                    raise
-                self.is_recorded = False
+        found = self._recorded(self._recorded_hessian, v)
+        if found is not None:
+            return found
         o = self._objective
         return o._numpy(o._tangent(self._weights, o._tensor(v))[0])
+
+    def cross(self, dx: Array) -> Array:
+        """B dx, shape (n_params,)."""
+        found = self._recorded(self._recorded_cross, dx)
+        return self._objective.cross_product(self._at, dx) if found is None else found
+
+    def cross_adjoint(self, v: Array) -> Array:
+        """B'v for v of shape (n_params,), in the shape of X."""
+        found = self._recorded(self._recorded_cross_adjoint, v)
+        return self._objective.cross_adjoint(self._at, v) if found is None else found
+
+    def _recorded_cross(self, dx: Array) -> Array:
+        _, _, u, pulled = self._cross_graphs()
+        if not pulled.requires_grad:
+            return self._numpy(torch.zeros_like(u))
+        along = self._tensor(dx).reshape(pulled.shape)
+        return self._numpy(self._derivative(pulled, u, along))
+
+    def _recorded_cross_adjoint(self, v: Array) -> Array:
+        x, R, _, _ = self._cross_graphs()
+        if not R.requires_grad:
+            return self._numpy(torch.zeros_like(x))
+        return self._numpy(self._derivative(R, x, self._tensor(v)))
+
+    def _cross_graphs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, R(x, w), u and the recorded ``B'u``, which is linear in u."""
+        if self._crossed is None:
+            x = self._objective._x.detach().to(self._dtype).requires_grad_()
+            _, R = self._record_residual(x)
+            with torch.enable_grad():
+                u = torch.zeros_like(R, requires_grad=True)
+                (pulled,) = torch.autograd.grad(
+                    R, x, u, create_graph=True, materialize_grads=True
+                )
+            self._crossed = x, R, u, pulled
+        return self._crossed
 
     def _recorded_hessian(self, v: Array) -> Array:
         if self._residual is None:
@@ -69,19 +116,19 @@ class PointProducts:
             return self._numpy(torch.zeros_like(w))
         return self._numpy(self._derivative(R, w, self._tensor(v)))
 
-    def _record_residual(self) -> tuple[Tensor, Tensor]:
+    def _record_residual(self, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         o = self._objective
         with torch.enable_grad():
-            w, outputs = self._record_outputs()
-            wide = w.to(o._dtype)
-            value = o._outer(outputs.to(o._dtype), wide, o._x, o._y)
+            w, outputs = self._record_outputs(x)
+            seen = o._x if x is None else x.to(o._dtype)
+            value = o._outer(outputs.to(o._dtype), w.to(o._dtype), seen, o._y)
             (R,) = torch.autograd.grad(value, w, create_graph=True)
         return w, R
 
-    def _record_outputs(self) -> tuple[Tensor, Tensor]:
+    def _record_outputs(self, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         o = self._objective
         w = self._weights.detach().to(self._dtype).requires_grad_()
-        return w, o._forward(w, o._x.to(self._dtype))
+        return w, o._forward(w, o._x.to(self._dtype) if x is None else x)
 
     # The outputs' Jacobian -----------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import check_choice
 from ._dense import Dense
 from ._dual import Dual
 from ._held_outputs import SaturatedDual, is_saturated
@@ -35,6 +36,7 @@ def check_size(point: Point) -> None:
     ValueError
         With the solver that would.
     """
+    check_choice("GraphicalDerivative", "solver", point.solver, SOLVERS)
     point.objective.check_working_memory()
     if point.solver == "eigh":
         _check_dense_memory(point)
@@ -42,7 +44,7 @@ def check_size(point: Point) -> None:
     if point.solver == "dual" and not _holds_outputs(point):
         _refuse("dual", _why_no_dual(point) or _why_no_jacobian(point), "lsmr")
     if point.solver == "lsmr":
-        _refuse("lsmr", _why_no_rows(point), "minres")
+        _refuse("lsmr", _why_no_outputs(point), "minres")
 
 
 def _refuse(solver: str, reason: str, other: str) -> None:
@@ -87,6 +89,7 @@ _FORMS: dict[str, Callable[[Point], System]] = {
     "minres": MatrixFree,
     "lsmr": MatrixFreeDual,
 }
+SOLVERS = ("auto", *_FORMS)
 MATRIX_FREE = (MatrixFree.name, MatrixFreeDual.name)
 
 

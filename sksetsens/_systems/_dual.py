@@ -30,6 +30,7 @@ class Dual(ZeroOfR):
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
         self._rcond, self._point = point.rcond, point
         self._products = PointProducts(point.objective, point.weights)
+        self._is_asked_again = False
         self.factor = gram_inverse(self._A, rcond=point.rcond, rank=point.rank)
 
     @cached_property
@@ -38,12 +39,19 @@ class Dual(ZeroOfR):
             self._point, lambda v: self._A.T @ (self._A @ v), self.factor
         )
 
+    def _moved(self, dX: Any) -> Array:
+        """``S D dx`` per row: by a product the first time, then by D itself."""
+        if not self._is_asked_again:
+            self._is_asked_again = True
+            return self._S @ self._products.input_jacobian(dX)[..., None]
+        return self._SD @ np.reshape(dX, (self._SD.shape[0], self._SD.shape[2], 1))
+
     @cached_property
     def _SD(self) -> Array:
         return self._S @ self._objective.input_jacobian(self._w)
 
     def _rho(self, dX: Any, dy: Any = None) -> Array:
-        rho = self._S @ self._products.input_jacobian(dX)[..., None]
+        rho = self._moved(dX)
         if dy is not None:
             rho = rho + self._whitened(
                 self._objective.output_target_product(self._w, dy)

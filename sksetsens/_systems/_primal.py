@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective
+from .._objective import Objective, PointProducts
 from ..linalg import PseudoInverse, Solution
 from ._point import Point, ZeroOfR, operator
 
@@ -29,8 +29,11 @@ class Primal(ZeroOfR):
     def __init__(self, point: Point, factor: PseudoInverse) -> None:
         self._objective, self._w = point.objective, point.weights
         self.factor = factor
+        self._products = PointProducts(point.objective, point.weights)
 
     def solve(self, dX: Any, dy: Any) -> Solution:
+        if dy is None:
+            return self.factor.solve(self._products.cross(dX))
         return self.factor.solve(self._objective.cross_product(self._w, dX, dy))
 
     def newton_step(self, objective: Objective, weights: Array) -> Array:
@@ -41,8 +44,8 @@ class Primal(ZeroOfR):
         o = self._objective
         return operator(
             (o.n_params, int(np.prod(o.input_shape))),
-            lambda dx: o.cross_product(self._w, dx),
-            lambda v: o.cross_adjoint(self._w, v).ravel(),
+            self._products.cross,
+            lambda v: self._products.cross_adjoint(v).ravel(),
         )
 
     @property
