@@ -6,8 +6,10 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_count
+from ._memory_errors import memory_explained
 from ._perturbed_data import perturb_data
 from ._prediction import predict_set
+from ._progress import bars
 from ._question import ask
 from ._restarts import keep_successful
 from ._training import continue_solutions, linearise_restarts
@@ -79,7 +81,8 @@ class SensitivityMixin:
         """
         question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
-        return predict_set(question, n_corrections=n_corrections, stacklevel=2)
+        with memory_explained("sensitivity"), bars(self.verbose):
+            return predict_set(question, n_corrections=n_corrections, stacklevel=2)
 
     def perturb(self, X=None, y=None):
         """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
@@ -192,7 +195,8 @@ class SensitivityMixin:
         task = self._task.on(question.X_perturbed, question.y_perturbed)
         if warm_start:
             derivatives, options = self.graphical_derivatives_, self._options()
-            return continue_solutions(derivatives, task, **options).solution_set
+            with memory_explained("retrain"), bars(self.verbose):
+                return continue_solutions(derivatives, task, **options).solution_set
         if align:
             _ = self.solution_set_.symmetry  # refuses unknown ones before any training
         kept = keep_successful(self._run_restarts(task), stacklevel=2)

@@ -17,7 +17,9 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._linearise import warn_of
+from ._memory_errors import memory_explained
 from ._perturbed_data import check_inputs
+from ._progress import bars
 from ._restart import Restart, RestartTask
 from ._restarts import (
     draw_seeds,
@@ -309,9 +311,13 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
             If some restarts failed; the others are kept.
         """
         self._check_parameters()
+        with memory_explained("fit"), bars(self.verbose):
+            return self._fit(X, y)
+
+    def _fit(self, X, y):
         data = check_training_data(self, self.estimator, X, y)
         self._check_perturbed_fraction(len(data.X))
-        warn_of_train_split(self.estimator, stacklevel=2)
+        warn_of_train_split(self.estimator, stacklevel=3)
         seeds = draw_seeds(self.random_state, self.n_restarts + 1)
         *self._seeds, self._perturbation_seed = seeds
         objective, task = prepare(
@@ -326,13 +332,13 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
         )
         restarts = self._run_restarts(task)
         self.restart_report_ = report(restarts)
-        kept = keep_successful(restarts, stacklevel=2)
+        kept = keep_successful(restarts, stacklevel=3)
         self._store(data, task, kept)
         self._linearisation = linearise_restarts(
             task, objective, kept, **self._options()
         )
         self.solution_set_ = self._linearisation.solution_set
-        warn_of(self._linearisation.diagnoses, stacklevel=2)
+        warn_of(self._linearisation.diagnoses, stacklevel=3)
         return self
 
     def _run_restarts(self, task: RestartTask) -> list[Restart]:
@@ -343,7 +349,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
             verbose=self.verbose,
             backend=self.restart_backend,
             memory=self.memory,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def _options(self) -> dict[str, Any]:

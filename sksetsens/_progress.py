@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 from tqdm import tqdm
 
-__all__ = ["progress", "progress_bar"]
+__all__ = ["bars", "progress", "progress_bar"]
 
 T = TypeVar("T")
+
+# Verbosity of what runs below a public call in this thread; workers are quiet.
+_shown: ContextVar[int] = ContextVar("shown", default=0)
+
+
+@contextlib.contextmanager
+def bars(verbose: int) -> Iterator[None]:
+    """Show the bars of long solves and of polishing inside, at ``verbose`` of 1 on."""
+    token = _shown.set(int(verbose))
+    try:
+        yield
+    finally:
+        _shown.reset(token)
 
 
 @contextlib.contextmanager
 def progress_bar(
-    total: int | None, description: str, verbose: int, *, done: int = 0
+    total: int | None,
+    description: str,
+    verbose: int | None = None,
+    *,
+    done: int = 0,
 ) -> Iterator[Callable[[int], None]]:
     """A bar for loops that count for themselves.
 
@@ -24,8 +42,8 @@ def progress_bar(
     total : int or None
         Steps in all; None where they are not known.
     description : str
-    verbose : int
-        Nothing is shown at 0.
+    verbose : int, default=None
+        Nothing is shown at 0; None for what `bars` says.
     done : int, default=0
         Steps that were taken before.
 
@@ -34,7 +52,7 @@ def progress_bar(
     advance : callable
         Takes the number of steps that were taken since the last call.
     """
-    if not verbose:
+    if not (_shown.get() if verbose is None else verbose):
         yield lambda steps: None
         return
     # On standard error, tqdm's default; gone when the loop ends, however it ends.
@@ -46,7 +64,7 @@ def progress(
     iterable: Iterable[T],
     total: int | None = None,
     description: str = "",
-    verbose: int = 0,
+    verbose: int | None = None,
     *,
     done: int = 0,
 ) -> Iterator[T]:

@@ -10,6 +10,7 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from ._objective import Objective, PointProducts
+from ._progress import progress
 from .linalg import Lanczos, ResidualNorms
 
 __all__ = ["trust_region_newton"]
@@ -62,9 +63,13 @@ def trust_region_newton(
     """
     value, gradient = objective.value_and_gradient(w)
     norm = best_norm = float(np.linalg.norm(gradient))
-    best, since_best, n_iter = w, 0, 0
+    if norm == 0.0:
+        return w, 0
+    best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
-    while n_iter < _newton_budget(objective.n_params) and norm > 0.0:
+    budget = _newton_budget(objective.n_params)
+    n_iter = 0
+    for _ in progress(range(budget), budget, "newton"):
         n_iter += 1
         model = _model(objective, gradient, w)
         previous, start = value, w
@@ -72,8 +77,8 @@ def trust_region_newton(
         norm = float(np.linalg.norm(gradient))
         shrank = norm < _STILL_SHRINKING * best_norm
         # In a curved valley |R| rises while the loss falls: that is progress too.
-        progress = norm < best_norm or previous - value > 1e-6 * abs(previous)
-        since_best = 0 if progress else since_best + 1
+        advanced = norm < best_norm or previous - value > 1e-6 * abs(previous)
+        since_best = 0 if advanced else since_best + 1
         if norm < best_norm:
             best, best_norm = w, norm
         relative = best_norm / max(
@@ -82,7 +87,7 @@ def trust_region_newton(
         length = float(np.linalg.norm(w - start)) / (1.0 + float(np.linalg.norm(w)))
         still = length <= _STILL or not shrank
         done = relative <= tol and (relative <= _ROUNDING or still)
-        if done or since_best >= _PATIENCE or radius == 0.0:
+        if done or since_best >= _PATIENCE or radius == 0.0 or norm == 0.0:
             break
     return best, n_iter
 

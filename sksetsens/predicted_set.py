@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._checks import check_choice, check_positive
 from ._objective import Objective
-from .linalg import Subspace
+from .linalg import ImplicitSubspace, Subspace
 from .solution_set import SolutionSet, check_rows
 from .symmetries import Alignment
 
@@ -130,7 +130,7 @@ class PredictedSolutionSet(SolutionSet):
         self,
         weights: Array,
         evidence: dict[str, NDArray[Any]],
-        kernels: Sequence[Subspace],
+        kernels: Sequence[Subspace | ImplicitSubspace],
         objectives: Sequence[Objective] | None,
         base: SolutionSet,
     ) -> None:

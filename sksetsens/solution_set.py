@@ -15,7 +15,7 @@ from ._checks import check_count, check_positive
 from ._copies import nearest_copies, objective_symmetry, retilted
 from ._objective import Objective
 from ._storage import read_arrays, write_arrays
-from .linalg import Subspace
+from .linalg import ImplicitSubspace, Subspace
 from .symmetries import Alignment, NetworkSymmetry
 
 __all__ = ["SolutionSet", "check_rows"]
@@ -108,7 +108,7 @@ class SolutionSet:
         self,
         weights: Array,
         evidence: dict[str, NDArray[Any]],
-        kernels: Sequence[Subspace],
+        kernels: Sequence[Subspace | ImplicitSubspace],
         objectives: Sequence[Objective] | None = None,
     ) -> None:
         self.weights = np.asarray(weights, dtype=np.float64)
@@ -360,6 +360,9 @@ class SolutionSet:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a file of plain arrays (NumPy's npz, no pickle).
 
+        Of kernels that are known by products alone (matrix-free solvers) the dimension
+        is stored; a loaded set then has no distances and no samples.
+
         Parameters
         ----------
         path : path-like
@@ -403,6 +406,9 @@ class SolutionSet:
         arrays = {prefix + "weights": self.weights}
         arrays |= {prefix + name: getattr(self, name) for name in self.EVIDENCE}
         for i, kernel in enumerate(self.kernels):
+            if isinstance(kernel, ImplicitSubspace) and kernel.dim:
+                arrays[f"{prefix}kernel_dim/{i}"] = np.array(kernel.dim)
+                continue
             arrays[f"{prefix}kernel/{i}"] = kernel.basis
             arrays[f"{prefix}is_complement/{i}"] = np.array(kernel.is_complement)
         for i, objective in enumerate(self.objectives or []):
@@ -415,13 +421,7 @@ class SolutionSet:
         cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
     ) -> Self:
         weights = arrays[prefix + "weights"]
-        kernels = [
-            Subspace(
-                arrays[f"{prefix}kernel/{i}"],
-                bool(arrays[f"{prefix}is_complement/{i}"]),
-            )
-            for i in range(len(weights))
-        ]
+        kernels = [_kernel(prefix, arrays, i) for i in range(len(weights))]
         loaded = cls.__new__(cls)
         objectives = None
         if template is not None:
@@ -437,6 +437,27 @@ class SolutionSet:
 
 
 SolutionSet._kinds["SolutionSet"] = SolutionSet
+
+
+def _kernel(
+    prefix: str, arrays: dict[str, NDArray[Any]], i: int
+) -> Subspace | ImplicitSubspace:
+    """The i-th kernel; one that was known by its products is lost but for its size."""
+    size = arrays.get(f"{prefix}kernel_dim/{i}")
+    if size is None:
+        is_complement = bool(arrays[f"{prefix}is_complement/{i}"])
+        return Subspace(arrays[f"{prefix}kernel/{i}"], is_complement)
+
+    def project(_: Array) -> Array:
+        raise ValueError(
+            "The kernel of this solution was known by products with H alone and is "
+            "not in the file: distances and samples need the fitted estimator's own "
+            "solution_set_, or a set that was fitted with solver='eigh' or 'dual'."
+        )
+
+    return ImplicitSubspace(
+        arrays[prefix + "weights"].shape[1], lambda: int(size), project
+    )
 
 
 def _restored(

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from ._architecture import HiddenLayer, hidden_layers
-from .linalg import Subspace
+from .linalg import ImplicitSubspace, Subspace
 
 __all__ = ["Alignment", "HiddenLayer", "NetworkSymmetry"]
 
@@ -74,7 +74,7 @@ class Alignment:
             )
         return v[..., self.source] * self.factor
 
-    def apply_to_subspace(self, kernel: Subspace) -> Subspace:
+    def apply_to_subspace(self, kernel: Subspace | ImplicitSubspace) -> Subspace:
         """The image T V of a subspace V, by a basis of V or its complement as given.
 
         Where T is a symmetry of the objective it takes ker H at w to ker H at T w.

@@ -76,6 +76,7 @@ LADDER = {
     "_interrupts": 0,
     "_isolation": 0,
     "_peeling": 0,
+    "_memory_errors": 0,
     "_progress": 0,
     "_surviving": 0,
     "_storage": 0,

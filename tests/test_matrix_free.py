@@ -10,6 +10,7 @@ from sklearn.datasets import make_classification
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 
 from sksetsens import (
+    SolutionSet,
     SolutionSetEstimator,
     _levenberg_marquardt,
     _stationarity,
@@ -351,3 +352,70 @@ class TestSaturatedNets:
         free = GraphicalDerivative(gd.objective, gd.weights, solver="lsmr")
         dX = 1e-3 * np.random.RandomState(0).standard_normal(gd.objective.input_shape)
         np.testing.assert_allclose(free(dX).shift, full(dX).shift, rtol=1e-3, atol=1e-8)
+
+
+def test_storage_of_implicit_kernels(interpolating, tmp_path):
+    """A kernel that is known by products is not in the file, and says so."""
+    free = clone(interpolating).set_params(solver="lsmr")
+    free.fit(interpolating.X_train_, interpolating.y_train_)
+    free.solution_set_.save(tmp_path / "set")
+    loaded = SolutionSet.load(tmp_path / "set", estimator=free)
+    np.testing.assert_array_equal(loaded.weights, free.solution_set_.weights)
+    np.testing.assert_array_equal(loaded.kernel_dims, free.solution_set_.kernel_dims)
+    X = interpolating.X_train_
+    np.testing.assert_array_equal(loaded.predict(X), free.solution_set_.predict(X))
+    with pytest.raises(ValueError, match="known by products .* not in the file"):
+        loaded.distance(loaded.weights)
+
+
+def test_long_solves_show_a_bar(penalised, capsys):
+    model = clone(penalised).set_params(solver="minres", verbose=0)
+    model.fit(penalised.X_train_, penalised.y_train_)
+    moved = model.perturb()
+    model.sensitivity(moved)
+    quiet = capsys.readouterr()
+    assert quiet.out + quiet.err == ""
+    model.set_params(verbose=1).sensitivity(moved)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "solve" in told.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 8 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_names_the_setting(penalised, error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    w = penalised.solution_set_.weights.copy()
+    monkeypatch.setattr("sksetsens._answers.predict_set", fail)
+    with pytest.raises(MemoryError, match="during sensitivity. Lower 'working_memory'"):
+        penalised.sensitivity(penalised.X_train_)
+    np.testing.assert_array_equal(penalised.solution_set_.weights, w)
+
+
+def test_other_errors_pass(penalised, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("sksetsens._answers.predict_set", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        penalised.sensitivity(penalised.X_train_)
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nonsense"])
+def test_a_device_that_does_not_exist(penalised, device):
+    model = clone(penalised).set_params(estimator__device=device)
+    with pytest.raises(ValueError, match="'device' parameter .*__device='cpu'"):
+        model.fit(penalised.X_train_, penalised.y_train_)
+
+
+def test_an_unknown_solver(penalised):
+    gd = penalised.graphical_derivatives_[0]
+    with pytest.raises(ValueError, match="'solver' parameter .* Got 'cg' instead"):
+        GraphicalDerivative(gd.objective, gd.weights, solver="cg")

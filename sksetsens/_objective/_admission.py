@@ -63,8 +63,23 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
             f"{name} instead, with which every restart begins at the same weights. "
             f"Pass module={name} and its arguments as module__<name>=<value>."
         )
+    _check_device(estimator.device)
     with isolated(seed):
         return bare_net(estimator, params).initialize()
+
+
+def _check_device(device: Any) -> None:
+    """Refuse a device on which no tensor can be made."""
+    if device is None:
+        return
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedObjectiveError(
+            "The 'device' parameter of the estimator must name a device of this "
+            f"machine. Got {device!r} instead ({str(error).splitlines()[0]}). Use "
+            "estimator__device='cpu'."
+        ) from error
 
 
 def bare_net(estimator: Any, params: dict[str, Any]) -> Any:

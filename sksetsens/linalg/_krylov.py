@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from .._progress import progress_bar
 from ._implicit import ImplicitSubspace
 from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
@@ -53,14 +54,11 @@ class KrylovSettings:
         Products per solve.
     memory : float
         Bytes that a basis may take; longer ones are begun anew.
-    on_step : callable
-        Called after each product of a solve.
     """
 
     tol: float = 1e-8
     max_iter: int = 1000
     memory: float = 2.0**29
-    on_step: Callable[[], None] = lambda: None
 
     def steps_that_fit(self, n: int) -> int:
         """Longest basis of vectors of length n."""
@@ -157,11 +155,16 @@ class KrylovInverse:
         size = float(np.linalg.norm(b))
         if size == 0.0:
             return Outcome(np.zeros(self._n), 0.0, False, 0, "converged")
+        with progress_bar(self.settings.max_iter, "solve") as advance:
+            return self._in_passes(b, size, lambda: advance(1))
+
+    def _in_passes(self, b: Array, size: float, on_step: Callable[[], None]) -> Outcome:
         target = self.settings.tol * size
         x, residual = np.zeros(self._n), np.array(b, dtype=np.float64)
         n_iter, norm, stop = 0, size, "max_iter"
         while n_iter < self.settings.max_iter:
-            run = self._pass(residual, target, self.settings.max_iter - n_iter)
+            max_steps = self.settings.max_iter - n_iter
+            run = self._pass(residual, target, max_steps, on_step)
             candidate = x + run.value
             left = b - self._exact(candidate)
             n_iter += run.space.n_steps + 1
@@ -192,7 +195,13 @@ class KrylovInverse:
             return "max_iter" if n_iter >= self.settings.max_iter else "stagnated"
         return ""
 
-    def _pass(self, residual: Array, target: float, max_steps: int) -> Run:
+    def _pass(
+        self,
+        residual: Array,
+        target: float,
+        max_steps: int,
+        on_step: Callable[[], None],
+    ) -> Run:
         """One run from the true residual, beside the eigenvectors found before."""
         W, theta = self._deflation
         inside = W.T @ residual
@@ -210,7 +219,7 @@ class KrylovInverse:
             rcond=self.rcond,
             scale=self._scale,
             beside=W if W.size else None,
-            on_step=self.settings.on_step,
+            on_step=on_step,
         )
         if self._space is None or run.space.n_steps > self._space.n_steps:
             self._space = run.space
