@@ -17,7 +17,8 @@ from sksetsens import (
     lipschitz_modulus,
 )
 from sksetsens._stationarity import polish
-from sksetsens._systems import _held_outputs, _matrix_free, _matrix_free_dual
+from sksetsens._systems import _choice, _held_outputs, _matrix_free, _matrix_free_dual
+from sksetsens._systems._assembled_dual import AssembledDual
 from sksetsens._trust_region import trust_region_newton
 from sksetsens.coderivative import Coderivative
 from sksetsens.datasets import make_dead_feature, make_saddle
@@ -113,6 +114,20 @@ def test_layers_alone(name, solver, request):
             rtol=1e-6,
             atol=1e-8,
         )
+
+
+def test_the_assembled_dual(interpolating, monkeypatch):
+    """Where the Jacobian does not fit, its products with itself do."""
+    gd = interpolating.graphical_derivatives_[0]
+    free = 8.0 * gd.objective.n_equations**2 * 4 + 1
+    monkeypatch.setattr(_choice, "available_bytes", lambda: free)
+    gd.objective.working_memory = 0.03  # blocks of a few rows
+    blocks = GraphicalDerivative(gd.objective, gd.weights, solver="dual")
+    gd.objective.working_memory = None
+    assert isinstance(blocks._system, AssembledDual)
+    dX = np.random.RandomState(1).standard_normal(gd.objective.input_shape)
+    np.testing.assert_allclose(blocks(dX).shift, gd(dX).shift, **CLOSE)
+    assert blocks.factor.rank == gd.factor.rank
 
 
 @pytest.mark.parametrize(("name", "solver"), CASES)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._checks import check_choice
+from ._assembled_dual import AssembledDual
 from ._dense import Dense
 from ._dual import Dual
 from ._held_outputs import SaturatedDual, is_saturated
@@ -42,7 +43,7 @@ def check_size(point: Point) -> None:
         _check_dense_memory(point)
         return
     if point.solver == "dual" and not _holds_outputs(point):
-        _refuse("dual", _why_no_dual(point) or _why_no_jacobian(point), "lsmr")
+        _refuse("dual", _why_no_dual(point) or _why_no_gram(point), "lsmr")
     if point.solver == "lsmr":
         _refuse("lsmr", _why_no_outputs(point), "minres")
 
@@ -71,7 +72,9 @@ def choose_system(point: Point) -> System:
 
 def _dual(point: Point) -> System:
     """The dual, of a saturated net by the outputs that it holds."""
-    return SaturatedDual(point) if _holds_outputs(point) else Dual(point)
+    if _holds_outputs(point):
+        return SaturatedDual(point)
+    return AssembledDual(point) if _why_no_jacobian(point) else Dual(point)
 
 
 def _holds_outputs(point: Point) -> bool:
@@ -159,6 +162,13 @@ def _is_near_interpolation(point: Point) -> bool:
         np.linalg.norm(np.linalg.pinv(S.transpose(0, 2, 1)) @ r[..., None])
     )
     return distance <= 1e-3 * float(np.linalg.norm(S @ outputs[..., None]))
+
+
+def _why_no_gram(point: Point) -> str:
+    needed = 8 * point.objective.n_equations**2 * DENSE_COPIES
+    if needed > available_bytes():
+        return f"it needs {needed / 1e9:.1f} GB for products of the outputs' gradients"
+    return ""
 
 
 def _check_dense_memory(point: Point) -> None:

@@ -49,18 +49,23 @@ class MatrixFreeDual(ZeroOfR):
             self.anchor = HeldOutputs.at(point.objective, point.weights)
         self._S = _metric(point, self.anchor if saturated else None)
         self._products = PointProducts(point.objective, point.weights)
-        rough: Any = None
-        if point.weights.size >= SINGLE_FROM:
-            single = PointProducts(point.objective, point.weights, single=True)
-            rough = lambda u: self._forward(single, self._backward(single, u))  # noqa: E731
+        gram, rough = self._gram_products(point)
         self.factor = GramOperatorInverse(
             lambda v: self._forward(self._products, v),
             lambda u: self._backward(self._products, u),
             (self._S.shape[0] * self._S.shape[1], point.weights.size),
             rcond=point.rcond,
             settings=point.krylov,
+            gram=gram,
             rough=rough,
         )
+
+    def _gram_products(self, point: Point) -> tuple[Any, Any]:
+        """``u -> A A'u`` where it is not by A and its adjoint, and in float32."""
+        if point.weights.size < SINGLE_FROM:
+            return None, None
+        single = PointProducts(point.objective, point.weights, single=True)
+        return None, lambda u: self._forward(single, self._backward(single, u))
 
     def _forward(self, products: PointProducts, v: Array) -> Array:
         moved = np.einsum("ikc,ic->ik", self._S, products.jacobian(v))

@@ -35,8 +35,10 @@ class GramOperatorInverse:
     rcond : float, default=None
         Eigenvalues of ``A A'`` up to ``rcond * |A|_2^2`` count as zero.
     settings : KrylovSettings, default=None
+    gram : callable, default=None
+        ``u -> A A'u`` where it is not by A and its adjoint.
     rough : callable, default=None
-        ``u -> A A'u`` in float32.
+        The same in float32.
 
     Examples
     --------
@@ -58,11 +60,12 @@ class GramOperatorInverse:
         *,
         rcond: float | None = None,
         settings: KrylovSettings | None = None,
+        gram: Product | None = None,
         rough: Product | None = None,
     ) -> None:
         self._A, self._adjoint, self._p = factor, adjoint, shape[1]
         self._gram = KrylovInverse(
-            lambda u: factor(adjoint(u)),
+            gram or (lambda u: factor(adjoint(u))),
             shape[0],
             rcond=rcond,
             settings=settings,
