@@ -23,6 +23,10 @@ __all__ = ["Modulus", "modulus"]
 Array = NDArray[np.float64]
 
 
+# Relative accuracy where every product is an iterative solve.
+_ITERATED = 1e-4
+
+
 @dataclass(frozen=True)
 class Modulus:
     """Lipschitz modulus at one solution.
@@ -69,7 +73,8 @@ def modulus(
     if leak > CONSISTENCY_TOL:
         return Modulus(np.inf, np.full(shape, np.nan), leak)
     moving = _row_selector(rows, shape)
-    value, direction = operator_norm(gd.solution_operator @ moving)
+    tol = _ITERATED if gd.is_matrix_free else 0.0
+    value, direction = operator_norm(gd.solution_operator @ moving, tol=tol)
     return Modulus(value, moving.matvec(direction).reshape(shape), leak)
 
 

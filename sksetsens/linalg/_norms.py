@@ -9,7 +9,9 @@ from scipy.sparse.linalg import LinearOperator, svds
 Array = NDArray[np.float64]
 
 
-def operator_norm(operator: LinearOperator) -> tuple[float, Array]:
+def operator_norm(
+    operator: LinearOperator, *, tol: float = 0.0
+) -> tuple[float, Array]:
     """Spectral norm of a linear operator and the input direction that attains it.
 
     Small operators are formed and decomposed; larger ones go through SciPy's
@@ -20,6 +22,10 @@ def operator_norm(operator: LinearOperator) -> tuple[float, Array]:
     ----------
     operator : LinearOperator of shape (m, n)
         With products and adjoint products.
+
+    tol : float, default=0.0
+        Relative accuracy of the norm where products are only approximate themselves; 0
+        for working precision.
 
     Returns
     -------
@@ -46,18 +52,18 @@ def operator_norm(operator: LinearOperator) -> tuple[float, Array]:
         _, sigma, vt = np.linalg.svd(dense, full_matrices=False)
         norm, u = float(sigma[0]), vt[0]
     else:
-        norm, u = _lanczos(operator)
+        norm, u = _lanczos(operator, tol)
     return norm, u * (1.0 if u[np.argmax(np.abs(u))] >= 0 else -1.0)
 
 
-def _lanczos(operator: LinearOperator) -> tuple[float, Array]:
+def _lanczos(operator: LinearOperator, tol: float) -> tuple[float, Array]:
     m, n = operator.shape
     start = np.random.default_rng(0).standard_normal(min(m, n))
     image = operator.rmatvec(start) if m <= n else operator.matvec(start)
     if not np.any(image):
         # A random start in the kernel: the operator is zero, and ARPACK would raise.
         return 0.0, np.eye(1, n)[0]
-    _, sigma, vt = svds(operator, k=1, v0=start, tol=0)
+    _, sigma, vt = svds(operator, k=1, v0=start, tol=tol)
     return float(sigma[0]), vt[0]
 
 
