@@ -6,11 +6,8 @@ import os
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 from joblib import Memory
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils.metaestimators import available_if
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 
@@ -18,7 +15,6 @@ from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._linearise import warn_of
 from ._memory_errors import memory_explained
-from ._perturbed_data import check_inputs
 from ._progress import bars
 from ._restart import Restart, RestartTask
 from ._restarts import (
@@ -28,18 +24,16 @@ from ._restarts import (
     report,
     run_restarts,
 )
+from ._set_prediction import SetPredictionMixin
 from ._training import linearise_restarts, prepare, warn_of_train_split
 from ._training_data import TrainingData, check_training_data
-from .solution_set import SolutionSet
 
 __all__ = ["SolutionSetEstimator"]
 
 
-def _wraps(check: Any) -> Any:
-    return available_if(lambda self: check(self.estimator))
-
-
-class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
+class SolutionSetEstimator(
+    SensitivityMixin, SetPredictionMixin, MetaEstimatorMixin, BaseEstimator
+):
     r"""A neural network's set of solutions, and how it moves when the data moves.
 
     ``fit`` trains the net from several random starts and brings each to a stationary
@@ -185,8 +179,7 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
     The network ``f = w1 w2 x`` on two points has the hyperbola ``w1 w2 = 2`` as its
     solution set, wherever the restarts land:
 
-    >>> import numpy as np
-    >>> from skorch import NeuralNetRegressor
+    >>>     >>> from skorch import NeuralNetRegressor
     >>> from sksetsens import SolutionSetEstimator
     >>> from sksetsens.datasets import make_toy_network
     >>> toy = make_toy_network()
@@ -380,86 +373,6 @@ class SolutionSetEstimator(SensitivityMixin, MetaEstimatorMixin, BaseEstimator):
             self.classes_ = data.classes
         self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
         self._moduli_by_level: dict[str, Any] = {}
-
-    # Prediction ---------------------------------------------------------------------
-
-    def predict(self, X):
-        """Prediction of the set: mean over the solutions.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-
-        Returns
-        -------
-        y_pred : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Classifiers: the class of the largest mean probability.
-        """
-        check_is_fitted(self)
-        return self._decide(self.solution_set_, check_inputs(self, X))
-
-    @_wraps(is_classifier)
-    def predict_proba(self, X):
-        """Mean class probabilities over the solutions.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n_samples, n_classes)
-        """
-        check_is_fitted(self)
-        return self.solution_set_.predict(check_inputs(self, X)).mean(axis=0)
-
-    @_wraps(lambda net: is_classifier(net) or is_regressor(net))
-    def score(self, X, y, sample_weight=None):
-        """Accuracy (classifiers) or R2 (regressors) of the set's prediction.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        score : float
-        """
-        return self._score(y, self.predict(X), sample_weight)
-
-    def score_of(self, solutions: SolutionSet, X, y) -> float:
-        """Score on (X, y) of another set of the same net, for example a predicted one.
-
-        Parameters
-        ----------
-        solutions : SolutionSet
-        X, y : array-like
-            Held-out data.
-
-        Returns
-        -------
-        score : float
-            NaN where a solution of the set is empty.
-        """
-        check_is_fitted(self)
-        if np.isnan(solutions.weights).any():
-            return float("nan")
-        return self._score(y, self._decide(solutions, check_inputs(self, X)))
-
-    def _score(self, y, y_pred, sample_weight=None) -> float:
-        metric = accuracy_score if is_classifier(self.estimator) else r2_score
-        return float(metric(y, y_pred, sample_weight=sample_weight))
-
-    def _decide(self, solutions: SolutionSet, X):
-        mean = solutions.predict(X).mean(axis=0)
-        if not is_classifier(self.estimator):
-            return mean
-        threshold = getattr(self.estimator, "threshold", None)
-        if threshold is not None:
-            return self.classes_[(mean[:, 1] > threshold).astype(int)]
-        return self.classes_[mean.argmax(axis=1)]
 
     # scikit-learn ------------------------------------------------------------------
 

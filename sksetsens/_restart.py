@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ._interrupts import interrupts_get_through
 from ._isolation import isolated
 from ._objective import Objective, Trained, bare_net
-from ._stationarity import Polished, polish, stationarity
+from ._stationarity import Polished, polish
 
 __all__ = ["ONE_AT_A_TIME", "Restart", "RestartTask", "load_state", "run_restart"]
 
@@ -219,19 +219,19 @@ def _train(net: Any, task: RestartTask) -> None:
 def as_trained(objective: Objective) -> Polished:
     """The trained weights as they are: stationary for their tilted objective."""
     w = objective.weights
-    norm = float(np.linalg.norm(objective.gradient(w)))
-    relative = stationarity(objective, w, norm)
+    loss, gradient = objective.value_and_gradient(w)
+    norm = float(np.linalg.norm(gradient))
     return Polished(
         w,
-        objective.loss(w),
+        loss,
         0.0,
         norm,
         0.0,
         0,
         "none",
         True,
-        f"early-stopped (relative gradient {relative:.2g}): answers refer to the "
-        "objective tilted by the gradient left",
+        f"early-stopped (gradient norm {norm:.2g} at a loss of {loss:.2g}): answers "
+        "refer to the objective tilted by the gradient left",
     )
 
 
@@ -242,6 +242,8 @@ def _check_convergence(start: Objective, trained: Objective) -> None:
             "rate (estimator__lr)"
         )
     before, after = start.loss(start.weights), trained.loss(trained.weights)
+    if np.isfinite(before) and after <= before:
+        return
     references = [before, start.loss(np.zeros_like(start.weights))]
     # Normalised weights have no loss at zero; a loss of 0 is no scale.
     scale = max([r for r in references if np.isfinite(r)], default=np.inf)

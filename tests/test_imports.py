@@ -25,6 +25,7 @@ LADDER = {
     "_sensitivity": 9,
     "_estimator": 9,
     "_answers": 8,
+    "_set_prediction": 8,
     "inverse": 8,
     "stability": 8,
     "convergence": 8,

@@ -9,6 +9,7 @@ from torch import nn
 from sksetsens import SolutionSetEstimator
 from sksetsens._isolation import isolated
 from sksetsens._objective import bare_net, train_together, why_not_together
+from sksetsens._objective._together import _draws_like_torch
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
 
 SEEDS = [3, 1, 4, 1_000_000_007]
@@ -71,6 +72,11 @@ def test_follows_skorch(optimizer, options, shuffle):
             np.testing.assert_allclose(trained.state[name], value, atol=1e-5)
         ours = [epoch["train_loss"] for epoch in trained.history]
         np.testing.assert_allclose(ours, losses, rtol=1e-4)
+
+
+def test_shuffled_epochs_are_drawn_without_a_loader():
+    """Otherwise nothing is wrong, but every epoch costs a list of all rows."""
+    assert _draws_like_torch()
 
 
 def regression(**params):

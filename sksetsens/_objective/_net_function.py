@@ -32,10 +32,12 @@ class NetFunction(torch.nn.Module):
         self.net.__dict__["module_"] = self.module
 
     def forward(self, task: str, *args: Tensor) -> Tensor:
-        """``outputs`` of x, or ``loss`` of (outputs, x, y)."""
+        """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y)."""
         with _plain_attention():
             if task == "outputs":
                 return self.net.infer(args[0])
+            if task == "value":
+                args = (self.net.infer(args[0]), *args)
             outputs, x, y = args
             return self.net.get_loss(outputs, y, X=x, training=True)
 

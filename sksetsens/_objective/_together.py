@@ -8,6 +8,7 @@ the rounding of batched kernels.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ _ELEMENTWISE = {
     torch.optim.RAdam,
     torch.optim.RMSprop,
 }
+# Those of which torch has one kernel per step on a CPU, and arguments that choose
+# between implementations.
+_FUSED = {torch.optim.SGD, torch.optim.Adam, torch.optim.Adagrad}
+_IMPLEMENTATIONS = {"fused", "foreach", "capturable", "differentiable"}
 # Methods of skorch that make up its training loop: overridden, they may do anything.
 _LOOP = (
     "fit_loop",
@@ -191,27 +196,33 @@ def _train(
     core = NetFunction(skeleton_net(net, net.module_.train(), net.criterion_))
     weights = {f"module.{name}": stack for name, stack in stacks.items()}
     _, kwargs = net.get_params_for_optimizer("optimizer", list(weights.items()))
+    on_cpu = torch.device(net.device).type == "cpu"
+    if on_cpu and net.optimizer in _FUSED and not _IMPLEMENTATIONS & kwargs.keys():
+        kwargs["fused"] = True
     optimizer = net.optimizer(list(weights.values()), **kwargs)
     inputs = torch.as_tensor(X, device=net.device)
     targets = torch.as_tensor(y, device=net.device)
 
     def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor) -> Any:
-        outputs = functional_call(core, weights, ("outputs", x))
-        return functional_call(core, weights, ("loss", outputs, x, t))
+        return functional_call(core, weights, ("value", x, t))
 
-    together = vmap(loss)
+    # An order that all have in common needs no copy of the rows per restart.
+    common = orders[0].is_sequential
+    together = vmap(loss, in_dims=(0, None, None) if common else 0)
     histories: list[list[dict[str, Any]]] = [[] for _ in orders]
     for epoch in range(net.max_epochs):
         began = time.perf_counter()
         losses, sizes = [], []
-        for batch in zip(*(order.epochs[epoch] for order in orders), strict=True):
-            rows = torch.stack(batch).to(inputs.device)
+        batches = [order.epochs[epoch] for order in orders[: 1 if common else None]]
+        for batch in zip(*batches, strict=True):
+            rows = batch[0] if common else torch.stack(batch)
+            rows = rows.to(inputs.device)
             optimizer.zero_grad(set_to_none=True)
             values = together(weights, inputs[rows], targets[rows])
             values.sum().backward()
             optimizer.step()
             losses.append(values.detach())
-            sizes.append(rows.shape[1])
+            sizes.append(rows.shape[-1])
         seconds = (time.perf_counter() - began) / len(orders)
         columns = torch.stack(losses).cpu().numpy().T
         for history, column in zip(histories, columns, strict=True):
@@ -245,23 +256,61 @@ def _epoch_of(iterator: Any, n_rows: int) -> list[torch.Tensor]:
     """The batches of one epoch, in torch's own order of drawing.
 
     A plain loader draws the order of all rows when the epoch begins, whatever the size
-    of its batches: one batch of all rows costs a tenth of many.
+    of its batches: all rows at once cost a tenth of many batches, and a permutation a
+    tenth of that.
     """
     sampler: Any = getattr(iterator, "batch_sampler", None)
     plain = (torch.utils.data.DataLoader, torch.utils.data.BatchSampler)
     if (type(iterator), type(sampler)) != plain or iterator.num_workers:
         iterator.collate_fn = torch.as_tensor
         return list(iterator)
-    whole = torch.utils.data.DataLoader(
+    if _is_shuffle(iterator, n_rows) and _draws_like_torch():
+        whole = [_shuffled(n_rows)]
+    else:
+        whole = list(_all_at_once(iterator, n_rows))
+    batches = [b for rows in whole for b in torch.split(rows, sampler.batch_size)]
+    uneven = sampler.drop_last and len(batches[-1]) < sampler.batch_size
+    return batches[:-1] if uneven else batches
+
+
+def _all_at_once(iterator: Any, n_rows: int) -> torch.utils.data.DataLoader:
+    """The same loader with one batch."""
+    return torch.utils.data.DataLoader(
         iterator.dataset,
         batch_size=n_rows,
         sampler=iterator.sampler,
         collate_fn=torch.as_tensor,
         generator=iterator.generator,
     )
-    batches = [b for rows in whole for b in torch.split(rows, sampler.batch_size)]
-    uneven = sampler.drop_last and len(batches[-1]) < sampler.batch_size
-    return batches[:-1] if uneven else batches
+
+
+def _is_shuffle(iterator: Any, n_rows: int) -> bool:
+    """Whether an epoch is a permutation drawn from torch's global generator."""
+    sampler = iterator.sampler
+    return (
+        type(sampler) is torch.utils.data.RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == n_rows
+        and sampler.generator is None
+        and iterator.generator is None
+    )
+
+
+def _shuffled(n_rows: int) -> torch.Tensor:
+    """A shuffled epoch, without the loader and its lists of numbers."""
+    _, seed = (int(torch.empty((), dtype=torch.int64).random_()) for _ in range(2))
+    return torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+
+
+@functools.lru_cache(maxsize=1)
+def _draws_like_torch() -> bool:
+    """Whether `_shuffled` is what a loader of this version of torch draws, twice."""
+    loader = torch.utils.data.DataLoader(_Indices(9), shuffle=True)
+    with isolated(seed=0):
+        expected = [list(_all_at_once(loader, 9))[0] for _ in range(2)]
+    with isolated(seed=0):
+        found = [_shuffled(9) for _ in range(2)]
+    return all(map(torch.equal, expected, found))
 
 
 def _state(module: torch.nn.Module) -> dict[str, NDArray[Any]]:

@@ -9,9 +9,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 Array = NDArray[np.float64]
 
 
-def operator_norm(
-    operator: LinearOperator, *, tol: float = 0.0
-) -> tuple[float, Array]:
+def operator_norm(operator: LinearOperator, *, tol: float = 0.0) -> tuple[float, Array]:
     """Spectral norm of a linear operator and the input direction that attains it.
 
     Small operators are formed and decomposed; larger ones go through SciPy's
