@@ -448,15 +448,15 @@ def _kernel(
         is_complement = bool(arrays[f"{prefix}is_complement/{i}"])
         return Subspace(arrays[f"{prefix}kernel/{i}"], is_complement)
 
-    def project(_: Array) -> Array:
-        raise ValueError(
-            "The kernel of this solution was known by products with H alone and is "
-            "not in the file: distances and samples need the fitted estimator's own "
-            "solution_set_, or a set that was fitted with solver='eigh' or 'dual'."
-        )
+    n_params = arrays[prefix + "weights"].shape[1]
+    return ImplicitSubspace(n_params, size.item, _refuse_projection)
 
-    return ImplicitSubspace(
-        arrays[prefix + "weights"].shape[1], lambda: int(size), project
+
+def _refuse_projection(_: Array) -> Array:
+    raise ValueError(
+        "The kernel of this solution was known by products with H alone and is not in "
+        "the file: distances and samples need the fitted estimator's own "
+        "solution_set_, or a set that was fitted with solver='eigh' or 'dual'."
     )
 
 

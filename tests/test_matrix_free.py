@@ -1,5 +1,6 @@
 """Matrix-free systems and estimators against their factorised forms."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -434,3 +435,19 @@ def test_an_unknown_solver(penalised):
     gd = penalised.graphical_derivatives_[0]
     with pytest.raises(ValueError, match="'solver' parameter .* Got 'cg' instead"):
         GraphicalDerivative(gd.objective, gd.weights, solver="cg")
+
+
+@pytest.mark.parametrize(("name", "solver"), [*CASES, ("penalised", "eigh")])
+def test_pickling_after_use(name, solver, request):
+    """Recorded graphs stay behind: what comes back records its own."""
+    given = request.getfixturevalue(name)
+    model = clone(given).set_params(solver=solver, perturbation_size=1e-3)
+    model.fit(given.X_train_, given.y_train_)
+    moved = model.perturb()
+    expected = model.sensitivity(moved)
+    again = pickle.loads(pickle.dumps(model))
+    found = again.sensitivity(moved)
+    np.testing.assert_allclose(found.shift, expected.shift, rtol=1e-6, atol=1e-10)
+    z = np.random.RandomState(0).standard_normal(expected.weights.shape[1])
+    one, other = (m.solution_set_.kernels[0].project(z) for m in (model, again))
+    np.testing.assert_allclose(one, other, atol=1e-6)

@@ -52,6 +52,11 @@ class PointProducts:
         self._outputs: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self._crossed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without graphs: pickled, they would come back as constants."""
+        graphs = dict.fromkeys(("_residual", "_outputs", "_crossed"))
+        return {**vars(self), **graphs}
+
     def _recorded(self, product: Callable[[Array], Array], v: Array) -> Array | None:
         """What a product on recorded graphs gives; None where there are none."""
         if not self.is_recorded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ class MatrixFreeDual(ZeroOfR):
         self._products = PointProducts(point.objective, point.weights)
         gram, rough = self._gram_products(point)
         self.factor = GramOperatorInverse(
-            lambda v: self._forward(self._products, v),
-            lambda u: self._backward(self._products, u),
+            partial(self._forward, self._products),
+            partial(self._backward, self._products),
             (self._S.shape[0] * self._S.shape[1], point.weights.size),
             rcond=point.rcond,
             settings=point.krylov,
@@ -65,7 +66,10 @@ class MatrixFreeDual(ZeroOfR):
         if point.weights.size < SINGLE_FROM:
             return None, None
         single = PointProducts(point.objective, point.weights, single=True)
-        return None, lambda u: self._forward(single, self._backward(single, u))
+        return None, partial(self._there_and_back, single)
+
+    def _there_and_back(self, products: PointProducts, u: Array) -> Array:
+        return self._forward(products, self._backward(products, u))
 
     def _forward(self, products: PointProducts, v: Array) -> Array:
         moved = np.einsum("ikc,ic->ik", self._S, products.jacobian(v))

@@ -154,11 +154,13 @@ class FullRowRankInverse:
         """ker A, a `Subspace`; an `ImplicitSubspace` where a basis would be large."""
         if self._A.size < _LARGE:
             return self._decomposed.kernel
-        return ImplicitSubspace(
-            self._A.shape[1],
-            lambda: self.kernel_dim,
-            lambda v: v - self.apply_factored(self._push(v)),
-        )
+        return ImplicitSubspace(self._A.shape[1], self._find_dim, self._null_part)
+
+    def _find_dim(self) -> int:
+        return self.kernel_dim
+
+    def _null_part(self, v: Array) -> Array:
+        return v - self.apply_factored(self._push(v))
 
     @cached_property
     def weakest(self) -> tuple[float, Array]:

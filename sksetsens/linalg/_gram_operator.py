@@ -65,12 +65,15 @@ class GramOperatorInverse:
     ) -> None:
         self._A, self._adjoint, self._p = factor, adjoint, shape[1]
         self._gram = KrylovInverse(
-            gram or (lambda u: factor(adjoint(u))),
+            gram or self._there_and_back,
             shape[0],
             rcond=rcond,
             settings=settings,
             rough=rough,
         )
+
+    def _there_and_back(self, u: Array) -> Array:
+        return self._A(self._adjoint(u))
 
     # Solves ---------------------------------------------------------------------------
 
@@ -148,11 +151,13 @@ class GramOperatorInverse:
     @cached_property
     def kernel(self) -> ImplicitSubspace:
         """ker A, by the projector ``v - A^+ A v``."""
-        return ImplicitSubspace(
-            self._p,
-            lambda: max(1, self.kernel_dim),
-            lambda v: v - self.apply_factored(_rows(self._A, v)),
-        )
+        return ImplicitSubspace(self._p, self._find_dim, self._null_part)
+
+    def _find_dim(self) -> int:
+        return max(1, self.kernel_dim)
+
+    def _null_part(self, v: Array) -> Array:
+        return v - self.apply_factored(_rows(self._A, v))
 
     @property
     def weakest(self) -> tuple[float, Array]:

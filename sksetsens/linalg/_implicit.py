@@ -51,9 +51,13 @@ class ImplicitSubspace:
 
     def complement(self) -> ImplicitSubspace:
         """The orthogonal complement."""
-        return ImplicitSubspace(
-            self.n_dims, lambda: self.n_dims - self.dim, lambda v: v - self.project(v)
-        )
+        return ImplicitSubspace(self.n_dims, self._find_codim, self._project_out)
+
+    def _find_codim(self) -> int:
+        return self.n_dims - self.dim
+
+    def _project_out(self, v: Array) -> Array:
+        return v - self.project(v)
 
     def complement_norm(self, v: Array) -> NDArray[np.float64]:
         """Euclidean distance from ``v`` (vectors in the last axis) to the subspace."""

@@ -340,9 +340,10 @@ class KrylovInverse:
     @cached_property
     def kernel(self) -> ImplicitSubspace:
         """ker H, by the projector ``v - H^+ H v``."""
-        return ImplicitSubspace(
-            self._n, self._find_dim, lambda v: v - self.apply(self._image(v))
-        )
+        return ImplicitSubspace(self._n, self._find_dim, self._null_part)
+
+    def _null_part(self, v: Array) -> Array:
+        return v - self.apply(self._image(v))
 
     def _find_dim(self) -> int:
         """0 only where H is definite; an estimate is at least 1."""
