@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._objective import Objective
+from ._objective import SINGLE_FROM, Objective
 from .derivatives import GraphicalDerivative
 
 __all__ = [
@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 # h = 1e-4 unless third derivatives exceed the curvature a hundredfold.
 _KINK_STEP = 1e-4
 _KINK_TOL = 1e-2
+# One shows what there is in a net of many weights, where each costs minutes.
 _N_KINK_DIRECTIONS = 4
 
 # Steps along ker H, relative to 1 + |w|, from which the set must be reached again.
@@ -215,7 +216,8 @@ def _kink_jump(gd: GraphicalDerivative) -> float:
     here = gradient(gd.weights)
     noise = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(gd.weights)))
     jumps = [0.0]
-    for v in _directions(gd, _N_KINK_DIRECTIONS):
+    large = gd.objective.n_params >= SINGLE_FROM
+    for v in _directions(gd, 1 if large else _N_KINK_DIRECTIONS):
         slope = float(np.linalg.norm(gd.H.matvec(v)))
         if slope <= noise:
             continue
@@ -244,8 +246,7 @@ def _obstruction(gd: GraphicalDerivative) -> float:
 
 def rank_can_change(gd: GraphicalDerivative) -> bool:
     """Whether H is singular, short of a Jacobian of full row rank at interpolation."""
-    full = gd.solver_ == "dual" and gd.factor.rank == gd.objective.n_equations
-    return gd.kernel.dim > 0 and not full
+    return not gd.has_full_row_rank and gd.kernel.dim > 0
 
 
 def _along_kernel(gd: GraphicalDerivative) -> float:

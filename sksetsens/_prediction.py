@@ -77,7 +77,7 @@ def predict_set(
     relative_error = np.array([piece.error.worse for piece in pieces])
     changes_rank = np.array([piece.changes_rank for piece in pieces])
     gradient_norms = np.array([piece.error.residual for piece in pieces])
-    scales = np.array([piece.derivative.hessian_norm for piece in pieces])
+    scales = np.array([piece.derivative.residual_scale for piece in pieces])
     scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
     relative = np.divide(
         gradient_norms, scales, out=np.zeros(len(pieces)), where=scales > 0
@@ -163,6 +163,8 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         f"{piece.error.nonlinearity:.2g} of the perturbed residual is left, the next "
         f"correction is {piece.error.shift_error:.2g} of the shift"
     )
+    if piece.derivative.note:
+        left = f"{piece.derivative.note}; {left}"
     if piece.error.worse <= _HOLDS:
         return f"first order holds: {left}"
     if piece.error.worse < _FAILS:

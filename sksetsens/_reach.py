@@ -88,11 +88,11 @@ def first_order_error(
     -------
     error : FirstOrderError
     """
-    before = float(np.linalg.norm(objective.gradient(gd.weights)))
-    after = float(np.linalg.norm(objective.gradient(weights)))
+    before = gd.residual_norm(objective, gd.weights)
+    after = gd.residual_norm(objective, weights)
     moved = float(np.linalg.norm(weights - gd.weights))
     length = 1.0 + float(np.linalg.norm(gd.weights))
-    if before <= max(floor, _ROUNDING * gd.hessian_norm * length):
+    if before <= max(floor, _ROUNDING * gd.residual_scale * length):
         return FirstOrderError(0.0, 0.0, after, True)
     step = float(np.linalg.norm((corrected or gd).newton_step(weights, objective)))
     # A shift of 0 that leaves a Newton step has missed all of the movement.

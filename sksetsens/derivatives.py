@@ -117,9 +117,9 @@ class GraphicalDerivative:
     solver_max_iter : int, default=1000
         Products of H, or of ``S J`` and its adjoint, per iterative solve.
 
-    anchor : ndarray of shape (n_samples, n_outputs), default=None
-        Outputs that `newton_step` brings back, of a saturated or early-stopped net in
-        the form "lsmr"; None for those at ``weights``.
+    anchor : HeldOutputs, default=None
+        Outputs that `newton_step` of a saturated net brings back; None for those at
+        ``weights``.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class GraphicalDerivative:
         rank: int | None = None,
         solver_tol: float = 1e-8,
         solver_max_iter: int = 1000,
-        anchor: Array | None = None,
+        anchor: Any = None,
     ) -> None:
         self.objective = objective
         self.weights = np.asarray(weights, dtype=np.float64)
@@ -177,6 +177,28 @@ class GraphicalDerivative:
         exact Hessian.
         """
         return self._system.neglected
+
+    @property
+    def note(self) -> str:
+        """What a shift means where it is not that of a zero of R; "" otherwise."""
+        return self._system.note
+
+    @property
+    def has_full_row_rank(self) -> bool:
+        """Whether the equations that the solutions obey are independent here."""
+        return self._system.has_full_row_rank
+
+    def residual_norm(self, objective: Objective, weights: Array) -> float:
+        """Norm of what vanishes at a solution on the data of ``objective``.
+
+        ``|R|``, or for a saturated net the norm of its held outputs' movement.
+        """
+        return self._system.residual_norm(objective, weights)
+
+    @property
+    def residual_scale(self) -> float:
+        """Norm of the derivative in the weights of what `residual_norm` measures."""
+        return self._system.residual_scale
 
     @property
     def is_matrix_free(self) -> bool:

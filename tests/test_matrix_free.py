@@ -16,7 +16,7 @@ from sksetsens import (
     lipschitz_modulus,
 )
 from sksetsens._stationarity import polish
-from sksetsens._systems import _matrix_free, _matrix_free_dual
+from sksetsens._systems import _held_outputs, _matrix_free, _matrix_free_dual
 from sksetsens._trust_region import trust_region_newton
 from sksetsens.coderivative import Coderivative
 from sksetsens.datasets import make_dead_feature, make_saddle
@@ -269,3 +269,85 @@ class TestPolishing:
         assert point.converged
         assert point.method == "levenberg-marquardt"
         assert point.loss <= 1e-20
+
+
+class TestSaturatedNets:
+    """No finite minimiser, and yet a shift that holds the outputs."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        X, y = make_classification(
+            40, 6, n_classes=3, n_informative=5, n_redundant=0, random_state=0
+        )
+        net = NeuralNetClassifier(
+            DFCNN,
+            module__n_features=6,
+            module__n_outputs=3,
+            module__hidden_widths=(40,),
+            module__activation="tanh",
+            module__bias=True,
+            module__train_output=True,
+            criterion=torch.nn.CrossEntropyLoss,
+            optimizer=torch.optim.Adam,
+            lr=0.05,
+            train_split=None,
+            max_epochs=300,
+        )
+        model = SolutionSetEstimator(
+            net, n_restarts=1, polish=False, solver="dual", random_state=0
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return model.fit(X, y)
+
+    def test_all_outputs_held(self, model, monkeypatch):
+        """Nothing left free: the shortest v with ``J v = -D dx`` in centred outputs."""
+        monkeypatch.setattr(_held_outputs, "_SATURATED", 1.0)
+        monkeypatch.setattr(_held_outputs, "_FREE_BELOW", 0.0)
+        gd = model.graphical_derivatives_[0]
+        o, w = gd.objective, gd.weights
+        held = GraphicalDerivative(o, w, solver="dual")
+        assert held.has_full_row_rank
+        centre = np.eye(3) - 1.0 / 3.0
+        J = (centre @ o.jacobian(w)).reshape(120, -1)
+        dX = 1e-3 * np.random.RandomState(0).standard_normal(o.input_shape)
+        moved = np.einsum("icd,id->ic", centre @ o.input_jacobian(w), dX).ravel()
+        expected = -np.linalg.pinv(J, rcond=1e-9) @ moved
+        found = held(dX)
+        np.testing.assert_allclose(found.shift, expected, rtol=1e-5, atol=1e-9)
+        assert found.residual <= 1e-8
+
+    def test_corrections_bring_the_outputs_back(self, model):
+        gd = model.graphical_derivatives_[0]
+        assert gd.solver_ == "dual"
+        assert "saturated: the shift holds" in gd.note
+        X = model.X_train_
+        moved = X.copy()
+        moved[:3] += 0.1 * np.random.RandomState(0).standard_normal((3, 6))
+        f = gd.objective.outputs(gd.weights)[:3]
+        f = f - f.mean(axis=1, keepdims=True)
+        missed = []
+        for n_corrections in (0, 1, 2):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                predicted = model.sensitivity(moved, n_corrections=n_corrections)
+            at = predicted.objectives[0].outputs(predicted.weights[0])[:3]
+            at = at - at.mean(axis=1, keepdims=True)
+            missed.append(np.linalg.norm(at - f))
+        assert missed[1] < 0.3 * missed[0]
+        assert missed[2] < 0.3 * missed[1]
+        assert "saturated" in predicted.status[0]
+        assert predicted.nonlinearity[0] < 0.1
+
+    def test_what_it_does_not_answer(self, model):
+        with pytest.raises(ValueError, match="'lsmr' for moduli of a saturated"):
+            _ = model.graphical_derivatives_[0].solution_operator
+
+    def test_matrix_free_form(self, model, monkeypatch):
+        gd = model.graphical_derivatives_[0]
+        monkeypatch.setattr(_held_outputs, "_SATURATED", 1.0)
+        full = GraphicalDerivative(gd.objective, gd.weights, solver="dual")
+        free = GraphicalDerivative(gd.objective, gd.weights, solver="lsmr")
+        dX = 1e-3 * np.random.RandomState(0).standard_normal(gd.objective.input_shape)
+        np.testing.assert_allclose(free(dX).shift, full(dX).shift, rtol=1e-3, atol=1e-8)

@@ -5,11 +5,12 @@ speaks of NumPy arrays: flat weights, residuals, Hessians and cross derivatives.
 """
 
 from ._admission import admit, bare_net, initialised_net, shape_targets
-from ._objective import Objective
+from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
 from ._together import Trained, train_together, why_not_together
 
 __all__ = [
+    "SINGLE_FROM",
     "Objective",
     "PointProducts",
     "Trained",

@@ -70,6 +70,8 @@ class ObjectiveBase:
             torch.cat([p.detach().reshape(-1) for p in trainable.values()])
         )
         self._tilt: Tensor | None = None
+        # Data, constants and weights of the outputs that were evaluated last.
+        self._kept: tuple[Any, Any, Any, Any] = (None, None, None, None)
         self.batch_size = batch_size
         self._set_data(X, y)
         self._layers = linear_layers(self._core, self._x[:2])
@@ -294,6 +296,15 @@ class ObjectiveBase:
         return self._batch_rows >= self.n_samples
 
     def _outputs(self, w: Tensor) -> Tensor:
+        """Outputs of all rows, kept for questions about the same weights."""
+        x, constants, at, outputs = self._kept
+        if x is self._x and constants is self._constants and torch.equal(at, w):
+            return outputs
+        outputs = self._evaluated(w)
+        self._kept = self._x, self._constants, w.detach().clone(), outputs
+        return outputs
+
+    def _evaluated(self, w: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.cat([self._forward(w, self._x[b]) for b in self._batches()])
 

@@ -20,6 +20,8 @@ from ._products import PointProducts
 # Two exact products in float64 differ by rounding, about 1e-13; by more where
 # the gradient itself is rounding, and then the general way is taken.
 _PRODUCT_TOL = 1e-9
+# Weights from which products are bound by arithmetic, and float32 halves their time.
+SINGLE_FROM = 10_000
 
 
 class Objective(OutputDerivatives):
@@ -268,10 +270,12 @@ class Objective(OutputDerivatives):
     def hessian_norm(self, weights: Array, n_iter: int = 20) -> float:
         """|H|_2 to about one per cent, by Lanczos iteration from a fixed start.
 
-        It scales the stationarity test, where a factor near one is harmless.
+        It scales the stationarity test, where a factor near one is harmless: nets of
+        many weights are evaluated in float32.
         """
         start = np.random.default_rng(0).standard_normal(self.n_params)
-        return _lanczos_norm(PointProducts(self, weights).hessian, start, n_iter)
+        products = PointProducts(self, weights, single=self.n_params >= SINGLE_FROM)
+        return _lanczos_norm(products.hessian, start, n_iter)
 
     def kinked_preactivations(self, weights: Array) -> tuple[int, int]:
         """Pre-activations that sit on a kink, and the number of all that could.
@@ -281,7 +285,7 @@ class Objective(OutputDerivatives):
         mean square of that operator's inputs.
         """
         with KinkCounter() as counter:
-            self._outputs(self._tensor(weights))
+            self._evaluated(self._tensor(weights))
         return counter.near, counter.total
 
 

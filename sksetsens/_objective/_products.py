@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ from ._base import Array, Tensor
 from ._net_function import push
 
 __all__ = ["PointProducts"]
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class PointProducts:
@@ -108,6 +111,33 @@ class PointProducts:
                 outputs = o._forward(w, o._x[b])
                 total += self._derivative(outputs, w, rows[b].reshape(outputs.shape))
         return self._numpy(total)
+
+    def row_gradients(
+        self, rows: NDArray[np.int64], directions: Array
+    ) -> NDArray[np.floating]:
+        """Gradients in w of some outputs, or of combinations of a row's outputs.
+
+        Parameters
+        ----------
+        rows : ndarray of int of shape (k,)
+            Sorted.
+        directions : ndarray of shape (k, n_outputs)
+
+        Returns
+        -------
+        gradients : ndarray of shape (k, n_params)
+            Of ``directions[j] . f(x_rows[j], w)``, in the dtype of the products.
+        """
+        o = self._objective
+        w = self._weights.detach().to(self._dtype).requires_grad_()
+        found = np.empty((len(rows), o.n_params), _NUMPY[self._dtype])
+        for row in np.unique(rows):
+            with torch.enable_grad():
+                f = o._forward(w, o._x[row : row + 1].to(self._dtype)).reshape(-1)
+            for j in np.flatnonzero(rows == row):
+                along = self._tensor(directions[j])
+                found[j] = self._derivative(f, w, along).cpu().numpy()
+        return found
 
     def input_jacobian(self, dx: Array) -> Array:
         """D dx, the outputs' movement with the data, shape (n_samples, n_outputs)."""

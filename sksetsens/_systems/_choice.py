@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ._dense import Dense
 from ._dual import Dual
+from ._held_outputs import SaturatedDual, is_saturated
 from ._matrix_free import MatrixFree
 from ._matrix_free_dual import MatrixFreeDual
 from ._point import DENSE_COPIES, Point, System, available_bytes, root, root_or_none
@@ -38,7 +39,7 @@ def check_size(point: Point) -> None:
     if point.solver == "eigh":
         _check_dense_memory(point)
         return
-    if point.solver == "dual":
+    if point.solver == "dual" and not _holds_outputs(point):
         _refuse("dual", _why_no_dual(point) or _why_no_jacobian(point), "lsmr")
     if point.solver == "lsmr":
         _refuse("lsmr", _why_no_rows(point), "minres")
@@ -66,9 +67,23 @@ def choose_system(point: Point) -> System:
     return _FORMS[point.solver](point)
 
 
+def _dual(point: Point) -> System:
+    """The dual, of a saturated net by the outputs that it holds."""
+    return SaturatedDual(point) if _holds_outputs(point) else Dual(point)
+
+
+def _holds_outputs(point: Point) -> bool:
+    if point.anchor is not None:
+        return True
+    if _why_no_outputs(point):
+        return False
+    early_stopped = point.solver == "dual" and point.objective.is_tilted
+    return early_stopped or is_saturated(point.objective, point.weights)
+
+
 _FORMS: dict[str, Callable[[Point], System]] = {
     "eigh": Dense,
-    "dual": Dual,
+    "dual": _dual,
     "minres": MatrixFree,
     "lsmr": MatrixFreeDual,
 }
@@ -87,7 +102,7 @@ def _choose(point: Point) -> System:
             if large or dual.neglected <= DUAL_TOL:
                 return dual
     if large:
-        return MatrixFree(point)
+        return SaturatedDual(point) if _holds_outputs(point) else MatrixFree(point)
     _check_dense_memory(point)
     return Dense(point)
 
@@ -97,10 +112,15 @@ def _why_no_dual(point: Point) -> str:
     m, p = objective.n_equations, objective.n_params
     if objective.is_tilted:
         return "the weights are early-stopped (polish=False)"
-    if objective.is_penalised(point.weights):
-        return "the objective has a penalty on the weights"
     if m >= p:
         return f"there are no fewer outputs ({m}) than weights ({p})"
+    return _why_no_outputs(point)
+
+
+def _why_no_outputs(point: Point) -> str:
+    """Why the objective is no function of outputs row by row, convex in them."""
+    if point.objective.is_penalised(point.weights):
+        return "the objective has a penalty on the weights"
     return _why_no_rows(point)
 
 

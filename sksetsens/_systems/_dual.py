@@ -11,18 +11,17 @@ from scipy.sparse.linalg import LinearOperator
 
 from .._objective import Objective, PointProducts
 from ..linalg import GramPseudoInverse, PseudoInverse, Solution, gram_inverse
-from ._point import Point, matrix_shape, operator, relative_neglect, root
+from ._point import Point, ZeroOfR, matrix_shape, operator, relative_neglect, root
 
 __all__ = ["Dual"]
 
 Array = NDArray[np.float64]
 
 
-class Dual:
+class Dual(ZeroOfR):
     """``H = A'A`` and ``B = A' S D`` with ``A = S J``, ``S'S = Lambda``."""
 
     name = "dual"
-    anchor: Array | None = None
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w = point.objective, point.weights
@@ -62,6 +61,10 @@ class Dual:
         u, sigma = self.factor.left_basis()
         per_row = (u / sigma).reshape(*self._SD.shape[:2], -1)
         return np.einsum("icr,icd->rid", per_row, self._SD)
+
+    @property
+    def has_full_row_rank(self) -> bool:
+        return self.factor.rank == self._objective.n_equations
 
     def column_leaks(self) -> Array:
         # B = A' S D lies in range A' by construction.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import PointProducts
+from .._objective import SINGLE_FROM, PointProducts
 from ..linalg import KrylovInverse, PseudoInverse, SymmetricPseudoInverse
 from ._point import (
     STATIONARITY_NOISE,
@@ -20,12 +20,10 @@ from ._point import (
 )
 from ._primal import Primal
 
-__all__ = ["SINGLE_FROM", "MatrixFree", "refuse_basis"]
+__all__ = ["MatrixFree", "refuse_basis"]
 
 Array = NDArray[np.float64]
 
-# Weights from which products are bound by arithmetic, and float32 halves their time.
-SINGLE_FROM = 10_000
 # A layer's block of H that is built from products, one per weight.
 _MAX_BLOCK = 3000
 

@@ -8,21 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from .._objective import Objective, PointProducts
+from .._objective import SINGLE_FROM, Objective, PointProducts
 from ..linalg import GramOperatorInverse, GramPseudoInverse, PseudoInverse, Solution
-from ._matrix_free import SINGLE_FROM, refuse_basis
-from ._point import Point, curvature_of_rows, matrix_shape, operator, relative_neglect
+from ._held_outputs import HeldOutputs, is_saturated
+from ._matrix_free import refuse_basis
+from ._point import (
+    Point,
+    ZeroOfR,
+    curvature_of_rows,
+    matrix_shape,
+    operator,
+    relative_neglect,
+)
 
 __all__ = ["MatrixFreeDual"]
 
 Array = NDArray[np.float64]
 
-# Ratio of the curvatures of rows from which the metric of the loss would hide the
-# saturated ones from an iteration, and all rows are weighed alike.
-_SATURATED = 1e6
 
-
-class MatrixFreeDual:
+class MatrixFreeDual(ZeroOfR):
     """``A v = -S D dx`` in least squares, ``A = S J``, by products with J.
 
     S is the root of Lambda, or, where rows are saturated, the projector on the range of
@@ -39,12 +43,11 @@ class MatrixFreeDual:
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w, self._point = point.objective, point.weights, point
-        blocks = point.objective.output_hessian(point.weights)
-        self._S, is_uniform = _metric(blocks)
-        # Outputs to hold, of the solution that a correction started from.
         self.anchor = point.anchor
-        if self.anchor is None and (is_uniform or point.objective.is_tilted):
-            self.anchor = self._outputs(point.objective, point.weights)
+        saturated = is_saturated(point.objective, point.weights)
+        if self.anchor is None and (saturated or point.objective.is_tilted):
+            self.anchor = HeldOutputs.at(point.objective, point.weights)
+        self._S = _metric(point, self.anchor if saturated else None)
         self._products = PointProducts(point.objective, point.weights)
         rough: Any = None
         if point.weights.size >= SINGLE_FROM:
@@ -92,13 +95,26 @@ class MatrixFreeDual:
         if self.anchor is None:
             rho = self._whitened(objective.output_gradient(weights))
         else:
-            moved = self._outputs(objective, weights) - self.anchor
-            rho = self._S @ moved[..., None]
+            rho = self._left(objective, weights)
         return -self.factor.apply_factored(rho.ravel())
 
-    @staticmethod
-    def _outputs(objective: Objective, weights: Array) -> Array:
-        return objective.outputs(weights).reshape(objective.n_samples, -1)
+    def _left(self, objective: Objective, weights: Array) -> Array:
+        outputs = objective.outputs(weights).reshape(self.anchor.outputs.shape)
+        return self._S @ (outputs - self.anchor.outputs)[..., None]
+
+    def residual_norm(self, objective: Objective, weights: Array) -> float:
+        if self.anchor is None:
+            return super().residual_norm(objective, weights)
+        return float(np.linalg.norm(self._left(objective, weights)))
+
+    @property
+    def residual_scale(self) -> float:
+        largest = super().residual_scale
+        return largest if self.anchor is None else float(np.sqrt(largest))
+
+    @property
+    def note(self) -> str:
+        return "" if self.anchor is None else "the shift holds the outputs"
 
     @property
     def neglected(self) -> float:
@@ -171,15 +187,17 @@ class MatrixFreeDual:
         return operator((o.n_params, int(np.prod(o.target_shape))), forward, adjoint)
 
 
-def _metric(blocks: Array) -> tuple[Array, bool]:
-    """S per row, (n_samples, k, n_outputs) with k the largest rank; if all weigh alike.
+def _metric(point: Point, held: HeldOutputs | None) -> Array:
+    """S per row, (n_samples, k, n_outputs); the same for all rows of a saturated net.
 
     Raises
     ------
     ValueError
         If the criterion is not convex in the outputs.
     """
-    found = curvature_of_rows(blocks)
+    if held is not None:
+        return np.broadcast_to(held.seen, (len(held.outputs), *held.seen.shape))
+    found = curvature_of_rows(point.objective.output_hessian(point.weights))
     if found is None:
         raise ValueError(
             "The 'solver' parameter must be 'eigh' or 'minres' with a criterion that "
@@ -188,8 +206,4 @@ def _metric(blocks: Array) -> tuple[Array, bool]:
     eigenvalues, vectors = found
     k = int((eigenvalues > 0.0).sum(axis=1).max(initial=1))
     kept, rows = eigenvalues[:, -k:], vectors.transpose(0, 2, 1)[:, -k:]
-    if kept.max() <= _SATURATED * kept.min(initial=np.inf):
-        return np.sqrt(kept)[..., None] * rows, False
-    values, common = np.linalg.eigh(blocks.sum(axis=0))
-    seen = common[:, values > 10 * len(values) * np.finfo(float).eps * values[-1]]
-    return np.broadcast_to(seen.T, (len(blocks), *seen.T.shape)), True
+    return np.sqrt(kept)[..., None] * rows

@@ -19,6 +19,7 @@ __all__ = [
     "STATIONARITY_NOISE",
     "Point",
     "System",
+    "ZeroOfR",
     "available_bytes",
     "curvature_of_rows",
     "matrix_shape",
@@ -38,6 +39,8 @@ STATIONARITY_NOISE = 100.0
 # Share of the working memory for a Krylov basis, beside the recorded graphs.
 BASIS_SHARE = 0.5
 _N_POWER_STEPS = 8
+# Negative curvature of the criterion, relative to its largest, that is no rounding.
+_CONCAVE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Point:
         Rank of H where it is known.
     solver_tol, solver_max_iter
         Relative residual and number of products of iterative solves.
-    anchor : ndarray of shape (n_samples, n_outputs) or None
-        Outputs that corrections of a saturated or early-stopped net bring back.
+    anchor : HeldOutputs or None
+        Outputs that corrections of a saturated net bring back.
     """
 
     objective: Objective
@@ -70,7 +73,7 @@ class Point:
     rank: int | None = None
     solver_tol: float = 1e-8
     solver_max_iter: int = 1000
-    anchor: Array | None = None
+    anchor: Any = None
 
     @property
     def krylov(self) -> KrylovSettings:
@@ -85,13 +88,17 @@ class System(Protocol):
     Attributes
     ----------
     name : str
-    anchor : ndarray or None
+    anchor : HeldOutputs or None
         Outputs that corrections bring back, where they do not go by R.
     factor : PseudoInverse
     """
 
     name: str
-    anchor: Array | None
+    anchor: Any
+
+    @property
+    def note(self) -> str:
+        """What the shift means where it is not a zero of R that moves."""
 
     @property
     def neglected(self) -> float:
@@ -136,6 +143,39 @@ class System(Protocol):
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         """``-H^+ R`` with the residual of ``objective`` at ``weights``."""
 
+    def residual_norm(self, objective: Objective, weights: Array) -> float:
+        """Norm of what ought to vanish: ``|R|``, or the held outputs' movement."""
+
+    @property
+    def residual_scale(self) -> float:
+        """Norm of its derivative in the weights."""
+
+    @property
+    def has_full_row_rank(self) -> bool:
+        """Whether the equations that the solutions obey are independent."""
+
+
+class ZeroOfR:
+    """What systems share whose solutions are zeros of R."""
+
+    anchor: Any = None
+    factor: Any
+
+    @property
+    def note(self) -> str:
+        return ""
+
+    def residual_norm(self, objective: Objective, weights: Array) -> float:
+        return float(np.linalg.norm(objective.gradient(weights)))
+
+    @property
+    def residual_scale(self) -> float:
+        return float(np.abs(self.factor.eigenvalues).max(initial=0.0))
+
+    @property
+    def has_full_row_rank(self) -> bool:
+        return False
+
 
 def operator(shape: tuple[int, int], forward: Any, adjoint: Any) -> LinearOperator:
     """Operator on vectors; SciPy passes columns of shape (n, 1) too."""
@@ -164,13 +204,15 @@ def root_or_none(blocks: Array) -> Array | None:
 def curvature_of_rows(blocks: Array) -> tuple[Array, Array] | None:
     """Eigenvalues, rounding set to zero, and vectors of Lambda; None if indefinite."""
     eigenvalues, vectors = np.linalg.eigh(blocks)
-    # Rounding of exact zeros (softmax ignores a common shift) must stay zero: its
-    # square root would reappear as a singular value of 1e-8. It is that of the largest
-    # row: a saturated one is a difference of numbers near 1 (p - p^2 of softmax).
     largest = float(np.abs(eigenvalues).max(initial=0.0))
-    rounding = 10 * blocks.shape[-1] * np.finfo(np.float64).eps * largest
-    if (eigenvalues < -rounding).any():
+    negative = -float(eigenvalues.min(initial=0.0))
+    if negative > _CONCAVE * largest:
         return None
+    # Rounding of exact zeros (softmax ignores a common shift) must stay zero: its
+    # square root would reappear as a singular value of 1e-8. Where all rows are
+    # saturated it exceeds that of the largest: p - p^2 cancels. Negative ones show it.
+    rounding = 10 * blocks.shape[-1] * np.finfo(np.float64).eps * largest
+    rounding = max(rounding, 2.0 * negative)
     return np.where(eigenvalues > rounding, eigenvalues, 0.0), vectors
 
 

@@ -10,14 +10,14 @@ from scipy.sparse.linalg import LinearOperator
 
 from .._objective import Objective
 from ..linalg import PseudoInverse, Solution
-from ._point import Point, operator
+from ._point import Point, ZeroOfR, operator
 
 __all__ = ["Primal"]
 
 Array = NDArray[np.float64]
 
 
-class Primal:
+class Primal(ZeroOfR):
     """``H v = -B dx`` with a pseudo-inverse of H, and B through products.
 
     Parameters
@@ -25,8 +25,6 @@ class Primal:
     point : Point
     factor : PseudoInverse
     """
-
-    anchor: Array | None = None
 
     def __init__(self, point: Point, factor: PseudoInverse) -> None:
         self._objective, self._w = point.objective, point.weights

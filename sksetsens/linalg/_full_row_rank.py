@@ -12,6 +12,7 @@ from scipy.linalg.lapack import dpocon
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ._gram import GramPseudoInverse
+from ._implicit import ImplicitSubspace
 from ._pseudoinverse import Solution, solution
 
 __all__ = ["FullRowRankInverse", "gram_inverse"]
@@ -22,6 +23,10 @@ Array = NDArray[np.float64]
 # its smallest eigenvalue cannot be rounding: that is m eps, about 1e-13, and the
 # estimate is good to a factor of ten.
 _CERTAIN = 1e-11
+# The same for rows in float32.
+_CERTAIN_SINGLE = 1e-6
+# Entries of A from which a basis of its kernel's complement is not formed: 160 MB.
+_LARGE = 2 * 10**7
 # Relative accuracy of the smallest eigenvalue, well below what is compared with it.
 _EIGENVALUE_TOL = 1e-8
 # Below this many rows the singular values cost milliseconds, and show all.
@@ -50,31 +55,35 @@ class FullRowRankInverse:
 
     has_clear_cutoff = True
 
-    def __init__(self, A: Array, factor: tuple[Array, bool]) -> None:
-        self._A, self._factor = A, factor
+    def __init__(
+        self, A: NDArray[np.floating], gram: Array, factor: tuple[Array, bool]
+    ) -> None:
+        self._A, self._gram, self._factor = A, gram, factor
         self.rank, p = A.shape
         self.kernel_dim = p - self.rank
         self.inertia = (0, self.kernel_dim, self.rank)
 
     @classmethod
-    def make(cls, A: Array) -> Self | None:
+    def make(cls, A: NDArray[np.floating]) -> Self | None:
         """Factorise, or None where the rows are not independent beyond doubt.
 
         Parameters
         ----------
         A : ndarray of shape (m, p)
+            In float32 it is kept so, to save memory; all else is float64.
 
         Returns
         -------
         inverse : FullRowRankInverse or None
         """
-        gram = A @ A.T
+        gram = (A @ A.T).astype(np.float64)
         try:
             lower, is_lower = scipy.linalg.cho_factor(gram, lower=True)
         except np.linalg.LinAlgError:
             return None
         reciprocal, _ = dpocon(lower, np.abs(gram).sum(axis=0).max(), uplo="L")
-        return cls(A, (lower, is_lower)) if reciprocal > _CERTAIN else None
+        certain = _CERTAIN if A.dtype == np.float64 else _CERTAIN_SINGLE
+        return cls(A, gram, (lower, is_lower)) if reciprocal > certain else None
 
     # Solves ---------------------------------------------------------------------------
 
@@ -82,15 +91,23 @@ class FullRowRankInverse:
         flat = rho.reshape(-1, rho.shape[-1])
         return scipy.linalg.cho_solve(self._factor, flat.T).T.reshape(rho.shape)
 
+    def _pull(self, u: Array) -> Array:
+        """``A'u`` in the last axis, without another copy of A in float64."""
+        return (u.astype(self._A.dtype, copy=False) @ self._A).astype(np.float64)
+
+    def _push(self, v: Array) -> Array:
+        """``A v`` in the last axis."""
+        return (v.astype(self._A.dtype, copy=False) @ self._A.T).astype(np.float64)
+
     def apply_factored(self, rho: Array) -> Array:
         """``A^+ rho``, that is ``(A'A)^+ (A' rho)``, in the last axis of rho."""
-        v = self._gram_inverse(rho) @ self._A
-        return v + self._gram_inverse(rho - v @ self._A.T) @ self._A
+        v = self._pull(self._gram_inverse(rho))
+        return v + self._pull(self._gram_inverse(rho - self._push(v)))
 
     def apply_factored_adjoint(self, v: Array) -> Array:
         """``(A^+)' v`` for vectors of length p in the last axis of v."""
-        u = self._gram_inverse(v @ self._A.T)
-        return u + self._gram_inverse((v - u @ self._A) @ self._A.T)
+        u = self._gram_inverse(self._push(v))
+        return u + self._gram_inverse(self._push(v - self._pull(u)))
 
     def apply(self, b: Array) -> Array:
         """``(A'A)^+ b`` for vectors of length p in the last axis of b."""
@@ -99,14 +116,15 @@ class FullRowRankInverse:
     def solve_factored(self, rho: Array) -> Solution:
         """Shortest solution of ``A'A v = -A' rho``, with the arithmetic's residual."""
         value = -self.apply_factored(rho)
-        norm = float(np.linalg.norm(rho @ self._A))
-        left = float(np.linalg.norm((self._A @ value + rho) @ self._A))
+        norm = float(np.linalg.norm(self._pull(rho)))
+        left = float(np.linalg.norm(self._pull(self._push(value) + rho)))
         return solution(value, left / norm if norm else 0.0, 0.0, True, 0.0)
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""
         norm = float(np.linalg.norm(b))
-        outside = float(np.linalg.norm(b - self.apply_factored_adjoint(b) @ self._A))
+        inside = self._pull(self.apply_factored_adjoint(b))
+        outside = float(np.linalg.norm(b - inside))
         residual = outside / norm if norm else 0.0
         return solution(-self.apply(b), residual, 0.0, True, 0.0)
 
@@ -114,27 +132,33 @@ class FullRowRankInverse:
 
     @cached_property
     def _decomposed(self) -> GramPseudoInverse:
-        return GramPseudoInverse(self._A, rank=self.rank)
+        return GramPseudoInverse(self._A.astype(np.float64), rank=self.rank)
 
-    @property
+    @cached_property
     def eigenvalues(self) -> Array:
         """Nonzero eigenvalues of A'A, ascending."""
-        return self._decomposed.eigenvalues
+        return np.asarray(np.linalg.eigvalsh(self._gram), dtype=np.float64)
 
     @property
     def cutoff(self) -> float:
-        """Eigenvalues of A'A up to this count as zero."""
-        return self._decomposed.cutoff
+        """Eigenvalues of A'A up to this count as zero: rounding of A."""
+        return float(np.finfo(self._A.dtype).eps ** 2 * self.eigenvalues[-1])
 
     @property
     def gap(self) -> float:
         """Smallest kept eigenvalue over rounding."""
-        return self._decomposed.gap
+        return float(self.eigenvalues[0] / self.cutoff)
 
-    @property
+    @cached_property
     def kernel(self) -> Any:
-        """ker A, a `Subspace`."""
-        return self._decomposed.kernel
+        """ker A, a `Subspace`; an `ImplicitSubspace` where a basis would be large."""
+        if self._A.size < _LARGE:
+            return self._decomposed.kernel
+        return ImplicitSubspace(
+            self._A.shape[1],
+            lambda: self.kernel_dim,
+            lambda v: v - self.apply_factored(self._push(v)),
+        )
 
     @cached_property
     def weakest(self) -> tuple[float, Array]:
@@ -148,7 +172,7 @@ class FullRowRankInverse:
         (largest,), (u,) = (
             x.T for x in eigsh(inverse, k=1, v0=start, tol=_EIGENVALUE_TOL)
         )
-        v = u @ self._A
+        v = self._pull(u)
         return float(1.0 / largest), v / np.linalg.norm(v)
 
     def left_basis(self) -> tuple[Array, Array]:
