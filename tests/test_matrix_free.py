@@ -18,8 +18,16 @@ from sksetsens import (
     lipschitz_modulus,
 )
 from sksetsens._stationarity import polish
-from sksetsens._systems import _choice, _held_outputs, _matrix_free, _matrix_free_dual
+from sksetsens._systems import (
+    Point,
+    _choice,
+    _held_outputs,
+    _matrix_free,
+    _matrix_free_dual,
+    check_size,
+)
 from sksetsens._systems._assembled_dual import AssembledDual
+from sksetsens._systems._point import root_or_none
 from sksetsens._trust_region import trust_region_newton
 from sksetsens.coderivative import Coderivative
 from sksetsens.datasets import make_dead_feature, make_saddle
@@ -356,6 +364,13 @@ class TestSaturatedNets:
         assert missed[2] < 0.3 * missed[1]
         assert "saturated" in predicted.status[0]
         assert predicted.nonlinearity[0] < 0.1
+
+    def test_a_net_that_begins_saturated_is_not_refused(self, model):
+        """A deep net as initialised: p - p^2 of every row is rounding of 1 - 1."""
+        objective = model.graphical_derivatives_[0].objective.untilted()
+        weights = 30.0 * objective.weights
+        assert root_or_none(objective.output_hessian(weights)) is None
+        check_size(Point(objective, weights, solver="dual"))
 
     def test_what_it_does_not_answer(self, model):
         with pytest.raises(ValueError, match="'lsmr' for moduli of a saturated"):

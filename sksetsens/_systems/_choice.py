@@ -135,9 +135,22 @@ def _why_no_rows(point: Point) -> str:
     objective = point.objective
     if not objective.is_separable(point.weights):
         return "the criterion couples rows"
-    if root_or_none(objective.output_hessian(point.weights)) is None:
+    blocks = objective.output_hessian(point.weights)
+    if root_or_none(blocks) is None and not _is_rounding(blocks, point):
         return "the criterion is not convex in the outputs"
     return ""
+
+
+def _is_rounding(blocks: Array, point: Point) -> bool:
+    """Whether no curvature is left to judge, as where a deep net begins saturated.
+
+    p - p^2 of softmax is then a difference of ones, whose rounding counts in units of
+    the curvature at zero weights, where no row is saturated.
+    """
+    unsaturated = point.objective.output_hessian(np.zeros_like(point.weights))
+    scale = float(np.abs(unsaturated).max(initial=0.0))
+    largest = float(np.abs(blocks).max(initial=0.0))
+    return bool(largest <= np.finfo(np.float64).eps * scale)
 
 
 def _why_no_jacobian(point: Point) -> str:

@@ -8,6 +8,7 @@ from sksetsens.networks._nets import (
     ResNetClassifier,
 )
 from sksetsens.networks._resnet import ResNet
+from sksetsens.networks._settling import TrainAndSettle
 from sksetsens.networks._sizes import data_sizes, missing_sizes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DFCNNRegressor",
     "ResNet",
     "ResNetClassifier",
+    "TrainAndSettle",
     "data_sizes",
     "missing_sizes",
 ]
