@@ -27,6 +27,7 @@ LADDER = {
     "_answers": 8,
     "inverse": 8,
     "stability": 8,
+    "sensitivity_curve": 8,
     "convergence": 8,
     "inclusion": 8,
     "_local_sets": 7,
