@@ -34,6 +34,9 @@ from .solution_set import SolutionSet
 
 __all__ = ["SensitivityCurve", "sensitivity_curve"]
 
+# Share of the perturbed residual that a prediction may leave, as in its status.
+_FAILS = 0.5
+
 Array = NDArray[np.float64]
 Scorer = Callable[[Any, Any, Any], float]
 
@@ -111,6 +114,11 @@ class SensitivityCurve:
     def n_folds(self) -> int:
         """Number of folds."""
         return self.losses.shape[1]
+
+    @property
+    def first_order_fails(self) -> NDArray[np.bool_]:
+        """Where a prediction cannot be trusted at some solution, (n_sizes, n_folds)."""
+        return ~(self.nonlinearity <= _FAILS) | (self.trustworthy < 1.0)
 
 
 def sensitivity_curve(
