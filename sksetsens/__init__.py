@@ -13,6 +13,7 @@ from .inverse import TargetPerturbation, target_perturbation
 from .linear_range import LinearRange, linear_range
 from .path import SolutionPath, SolutionTrack, follow_path
 from .predicted_set import PredictedSolutionSet, PredictionChange
+from .sensitivity_curve import SensitivityCurve, sensitivity_curve
 from .solution_set import SolutionSet
 from .stability import StabilityReport, stability_report
 from .symmetries import HiddenLayer, NetworkSymmetry
@@ -28,6 +29,7 @@ __all__ = [
     "NetworkSymmetry",
     "PredictedSolutionSet",
     "PredictionChange",
+    "SensitivityCurve",
     "SetConvergence",
     "SolutionPath",
     "SolutionSet",
@@ -42,6 +44,7 @@ __all__ = [
     "lipschitz_modulus",
     "mordukhovich_criterion",
     "sensitivity",
+    "sensitivity_curve",
     "set_convergence",
     "stability_report",
     "target_perturbation",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -21,8 +23,10 @@ __all__ = [
     "InvalidParameterError",
     "Options",
     "StrOptions",
+    "check_matplotlib_support",
     "get_tags",
     "predict_nonlinearity",
+    "safe_indexing",
     "skeleton_net",
     "validate_parameter_constraints",
 ]

@@ -43,6 +43,8 @@ _N_CHORD_STEPS = 30
 OBSTRUCTION_TOL = 1e-2
 # |R| / (|H| (1 + |w|)) below this is rounding.
 _ROUNDING = 1e-14
+# Weights so many times longer than the chord iteration's start are on their way out.
+_DIVERGED = 1e6
 
 
 # Neglected curvature over the smallest kept eigenvalue: the shift's relative error.
@@ -303,12 +305,15 @@ def off_manifold(
     Returns
     -------
     ratio : float
-        Near 0 on a manifold; of order 1 and above where the rank changes.
+        Near 0 on a manifold; of order 1 and above where the rank changes; inf where
+        the iteration diverges, so far from the solution.
     """
     w = start
     for _ in range(_N_CHORD_STEPS):
         step = gd.newton_step(w, objective)
         w = w + step
+        if not np.linalg.norm(w) <= _DIVERGED * (1.0 + np.linalg.norm(start)):
+            return np.inf
         if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
             break
     left = objective.gradient(w)

@@ -246,6 +246,28 @@ class PredictedSolutionSet(SolutionSet):
         # The largest J z over |z| <= room in ker H is room |P J'|.
         return value, room * np.linalg.norm(self.kernels[i].project(J), axis=-1)
 
+    def relative_gaps(self, retrained: SolutionSet) -> Array:
+        """Distance from each retrained solution to its piece, relative to the shift.
+
+        Parameters
+        ----------
+        retrained : SolutionSet
+            From a warm start: element i continues solution i.
+
+        Returns
+        -------
+        gaps : ndarray of shape (n_solutions,)
+            Euclidean distance over `shift_norm`. NaN where retraining did not become
+            stationary, so that there is no truth to compare with; inf where the piece
+            is empty.
+        """
+        pieces = np.diagonal(self.piece_distances(retrained.weights))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gaps: Array = np.where(pieces == 0.0, 0.0, pieces / self.shift_norm)
+        gaps[~retrained.converged] = np.nan
+        gaps[self.is_empty] = np.inf
+        return gaps
+
     def _to_arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         return super()._to_arrays(prefix) | self.base._to_arrays(prefix + "base/")
 

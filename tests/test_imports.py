@@ -28,6 +28,7 @@ LADDER = {
     "_set_prediction": 8,
     "inverse": 8,
     "stability": 8,
+    "sensitivity_curve": 8,
     "convergence": 8,
     "inclusion": 8,
     "_local_sets": 7,

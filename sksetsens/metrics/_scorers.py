@@ -63,12 +63,7 @@ def _neg_prediction_gap(estimator: Any, X: Any, y: Any) -> float:
     if np.array_equal(X_perturbed, estimator.X_train_):
         return 0.0  # Otherwise what polishing leaves, relative to a shift of zero.
     predicted = estimator.sensitivity(X_perturbed)
-    retrained = estimator.retrain(X_perturbed)
-    pieces = np.diagonal(predicted.piece_distances(retrained))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gaps = np.where(pieces == 0.0, 0.0, pieces / predicted.shift_norm)
-    gaps[~retrained.converged] = np.nan
-    gaps[predicted.is_empty] = np.inf
+    gaps = predicted.relative_gaps(estimator.retrain(X_perturbed))
     unknown = int(np.isnan(gaps).sum())
     if unknown:
         warnings.warn(

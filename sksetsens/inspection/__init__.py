@@ -1,0 +1,13 @@
+"""Pictures of solution sets, curves, moduli and spectra; matplotlib is optional."""
+
+from sksetsens.inspection._moduli import LipschitzModulusDisplay
+from sksetsens.inspection._sensitivity_curve import SensitivityCurveDisplay
+from sksetsens.inspection._solution_sets import SolutionSetDisplay
+from sksetsens.inspection._spectrum import HessianSpectrumDisplay
+
+__all__ = [
+    "HessianSpectrumDisplay",
+    "LipschitzModulusDisplay",
+    "SensitivityCurveDisplay",
+    "SolutionSetDisplay",
+]
