@@ -56,7 +56,7 @@ def fit(width, weight_decay, n_restarts):
     return model.fit(X, y)
 
 
-wide, decayed = fit(24, 0.0, 1), fit(16, 0.1, 3)
+wide, decayed = fit(24, 0.0, 1), fit(16, 0.1, 2)
 print(wide.solution_set_)
 print(decayed.solution_set_)
 
@@ -101,7 +101,7 @@ for k, size in enumerate(sizes):
 
 # %%
 # Bottom right, what it is fragile to. Each marker is one solution's modulus: how far
-# its weights move per unit of perturbation of that feature, at worst. The three
+# its weights move per unit of perturbation of that feature, at worst. The two
 # restarts agree: they are one function, with its hidden units in another order. The
 # correlated serum measurements lead.
 display = LipschitzModulusDisplay.from_estimator(
