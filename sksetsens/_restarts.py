@@ -137,7 +137,7 @@ def _arriving(
     outcomes = surviving(_kept_restart, jobs, n_jobs=n_jobs, recovered=recovered)
     for seed, restart, n_tries in outcomes:
         if isinstance(restart, Died):
-            cause = (
+            cause = restart.cause or (
                 f"the worker process died in each of {n_tries} tries, the last one "
                 "alone (out of memory, killed, or os._exit in the net)"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -20,18 +21,29 @@ _DASK_DEATHS = {
     "KilledWorker",
     "FutureCancelledError",
     "CancelledError",
+    "CommClosedError",
     "TimeoutError",
 }
-# A result whose worker died before it was fetched may never come; what is fetched are
-# the arrays of one net.
-_GATHER_SECONDS = 60
+# A nanny starts a worker anew within seconds, of which most import torch.
+_PATIENCE = 120.0
+_POLL_SECONDS = 0.05
+_ASK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Died:
-    """In the place of a result: every process that ran the job died, the last alone."""
+    """In the place of a result: every process that ran the job died, the last alone.
+
+    Attributes
+    ----------
+    last : str
+        What was raised in the end.
+    cause : str
+        Why the job cannot be tried again, if so.
+    """
 
     last: str
+    cause: str = ""
 
 
 def surviving(
@@ -73,7 +85,8 @@ def surviving(
         again = {key: jobs[key] for key in waiting if lost.get(key) is None}
         tries.update((key, tries[key] + 1) for key in again)
         for key, result in itertools.chain(found, _attempt(function, again, n_jobs)):
-            if isinstance(result, Died) and (len(again) > 1 or tries[key] == 1):
+            died = isinstance(result, Died) and not result.cause
+            if died and (len(again) > 1 or tries[key] == 1):
                 continue
             done.add(key)
             yield key, result, tries[key]
@@ -114,8 +127,14 @@ def _on_dask(
 ) -> Iterator[tuple[int, Any]]:
     """The same on a dask cluster, without joblib, which waits for the dead forever.
 
-    The scheduler itself tries a job on several workers, and blames no other. Arguments
-    are not scattered: what only a dead worker held would be lost.
+    The scheduler tries a job that was on a dead worker again, up to
+    ``distributed.scheduler.allowed-failures`` times, and blames for a death all that
+    the worker had in hand, so that neighbours of a killer may be given up as well.
+    A result lives on the worker that made it until it is fetched, and waiting for one
+    whose worker died is waiting for its turn to be made again. So all are fetched as
+    they are made, none waits for another, and what is fetched is released, lest the
+    next death has it made again. Arguments are not scattered: what only a dead worker
+    held would be lost.
     """
     from distributed import as_completed
 
@@ -123,17 +142,64 @@ def _on_dask(
         client.submit(function, *arguments, pure=False): key
         for key, arguments in jobs.items()
     }
+    arrivals = as_completed(
+        futures, loop=client.loop, with_results=True, raise_errors=False
+    )
+    watch = _Watch(client)
     try:
-        for future in as_completed(futures):
-            try:
-                result = future.result(timeout=_GATHER_SECONDS)
-            except Exception as error:
-                if type(error).__name__ not in _DASK_DEATHS:
-                    raise
-                result = _died(error)
-            yield futures[future], result
+        while not arrivals.is_empty():
+            for future, result in arrivals.next_batch(block=False):
+                key = futures.pop(future)
+                yield key, _dask_result(future, result)
+                future.release()
+            if futures and watch.is_vain():
+                for key in futures.values():
+                    yield key, Died("no worker", _NO_WORKER)
+                return
+            time.sleep(_POLL_SECONDS)
     finally:
         client.cancel(list(futures))
+
+
+_NO_WORKER = (
+    f"the dask cluster has had no worker for {_PATIENCE:.0f} seconds: let a nanny or "
+    "the cluster's scheduler start dead workers anew"
+)
+
+
+class _Watch:
+    """Whether a dask cluster has been without workers for too long."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._asked = self._alive = time.monotonic()
+
+    def is_vain(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked >= _ASK_SECONDS:
+            self._asked = now
+            if _has_workers(self._client):
+                self._alive = now
+        return now - self._alive > _PATIENCE
+
+
+def _has_workers(client: Any) -> bool:
+    try:
+        return bool(client.nthreads())
+    except (OSError, ValueError):
+        return False  # The scheduler does not answer.
+
+
+def _dask_result(future: Any, result: Any) -> Any:
+    """What was returned, or `Died`; what the job itself raised is raised."""
+    error = result
+    if future.status == "error":
+        error = result[1]
+    elif future.status == "finished" or not isinstance(result, BaseException):
+        return result
+    if type(error).__name__ in _DASK_DEATHS:
+        return _died(error)
+    raise error
 
 
 def _died(error: BaseException) -> Died:

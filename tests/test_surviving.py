@@ -241,7 +241,9 @@ _LOKY = """
             if dies and os.getpid() != self.main:
                 if self.how == "exit":
                     os._exit(3)
-                os.kill(os.getpid(), signal.SIGKILL)
+                if self.how != "once" or not os.path.exists("died"):
+                    open("died", "w").close()
+                    os.kill(os.getpid(), signal.SIGKILL)
             return self.linear(X)
 
     def compare(how, **options):
@@ -256,7 +258,8 @@ _LOKY = """
             model.fit(X, X[:, 0])
         report = model.restart_report_
         died = report["error"] != ""
-        if how == "none":
+        assert os.path.exists("died") == (how in ("kill", "once"))
+        if how == "once":
             np.testing.assert_array_equal(model.solution_set_.weights, alone)
             assert not died.any()
             sys.stdout.write("others kept")
@@ -269,33 +272,60 @@ _LOKY = """
 
     if __name__ == "__main__":
         if sys.argv[1] == "dask":
+            import dask
             from distributed import Client, LocalCluster
+
+            # A seed that always kills then dies once in each of three tries.
+            tolerance = 3 if sys.argv[2] == "once" else 0
+            dask.config.set({"distributed.scheduler.allowed-failures": tolerance})
             cluster = LocalCluster(
-                n_workers=2, threads_per_worker=1, host="127.0.0.1",
-                dashboard_address=None,
+                n_workers=2, threads_per_worker=1, processes=True,
+                host="127.0.0.1", dashboard_address=None,
             )
             with cluster, Client(cluster):
-                compare("none", backend="dask")
+                compare(sys.argv[2], backend="dask")
         else:
             compare(sys.argv[1], backend="loky", n_jobs=2)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["exit", "kill", "dask"])
-def test_dead_processes_cost_one_restart(tmp_path, how):
-    """Also: module classes of __main__ reach workers, and bits are those of one.
+def test_a_dask_cluster_without_workers_is_not_waited_for(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(_surviving, "_PATIENCE", 0.2)
+    monkeypatch.setattr(_surviving, "_ASK_SECONDS", 0.1)
+    cluster = distributed.LocalCluster(
+        n_workers=0, processes=False, dashboard_address=None
+    )
+    with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+        found = _outcomes(abs, 3)
+    assert [tries for _, tries in found.values()] == [1, 1, 1]
+    assert all("has had no worker" in died.cause for died, _ in found.values())
 
-    Under dask all live, on two processes: what it does about deaths is its own affair.
-    """
-    if how == "dask":
+
+def test_under_dask_errors_are_raised_and_results_released():
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=1, processes=False, dashboard_address=None
+    )
+    with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+        assert _outcomes(abs, 3) == {0: (0, 1), 1: (1, 1), 2: (2, 1)}
+        with pytest.raises(ZeroDivisionError, match="zero"):
+            _outcomes(lambda key: 1 // key, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["exit", "kill", "dask once", "dask kill"])
+def test_dead_processes_cost_one_restart(tmp_path, how):
+    """Also: module classes of __main__ reach workers, and bits are those of one."""
+    if "dask" in how:
         pytest.importorskip("distributed")
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(_LOKY))
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(script), how],
+        [sys.executable, str(script), *how.split()],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
