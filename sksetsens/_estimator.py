@@ -179,7 +179,7 @@ class SolutionSetEstimator(
     The network ``f = w1 w2 x`` on two points has the hyperbola ``w1 w2 = 2`` as its
     solution set, wherever the restarts land:
 
-    >>>     >>> from skorch import NeuralNetRegressor
+    >>> from skorch import NeuralNetRegressor
     >>> from sksetsens import SolutionSetEstimator
     >>> from sksetsens.datasets import make_toy_network
     >>> toy = make_toy_network()

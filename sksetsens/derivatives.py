@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ._objective import Objective
-from ._systems import MATRIX_FREE, Point, choose_system
+from ._systems import Point, choose_system
 from .linalg import PseudoInverse, Subspace
 
 __all__ = ["AffineSet", "GraphicalDerivative"]
@@ -121,6 +121,9 @@ class GraphicalDerivative:
         Outputs that `newton_step` of a saturated net brings back; None for those at
         ``weights``.
 
+    holds : bool, default=None
+        Whether the dual holds outputs, as of a saturated net; None to look.
+
     Attributes
     ----------
     factor : PseudoInverse
@@ -147,6 +150,7 @@ class GraphicalDerivative:
         solver_tol: float = 1e-8,
         solver_max_iter: int = 1000,
         anchor: Any = None,
+        holds: bool | None = None,
     ) -> None:
         self.objective = objective
         self.weights = np.asarray(weights, dtype=np.float64)
@@ -164,6 +168,7 @@ class GraphicalDerivative:
             solver_tol,
             solver_max_iter,
             anchor,
+            holds,
         )
         self._system = choose_system(point)
         self.solver_ = self._system.name
@@ -201,9 +206,14 @@ class GraphicalDerivative:
         return self._system.residual_scale
 
     @property
+    def n_unsolved(self) -> int:
+        """Iterative solves so far that ended before their tolerance."""
+        return getattr(self.factor, "n_unsolved", 0)
+
+    @property
     def is_matrix_free(self) -> bool:
         """Whether solves are iterative, and rank and kernel not factorised."""
-        return self.solver_ in MATRIX_FREE
+        return self._system.is_iterative
 
     def at(
         self,
@@ -241,6 +251,7 @@ class GraphicalDerivative:
             solver_tol=self.solver_tol,
             solver_max_iter=self.solver_max_iter,
             anchor=self._system.anchor if keep_rank else None,
+            holds=self._system.anchor is not None,
         )
 
     def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:

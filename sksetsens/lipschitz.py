@@ -9,6 +9,7 @@ Frobenius norm of the perturbation of X.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .derivatives import GraphicalDerivative
+from .exceptions import SolverWarning
 from .linalg import CONSISTENCY_TOL, operator_norm
 
 __all__ = ["Modulus", "modulus"]
@@ -69,13 +71,30 @@ def modulus(
     """
     shape = gd.objective.input_shape
     rows = np.ones(shape[0], dtype=bool) if rows is None else rows
-    leak = float(gd.column_leaks[rows].max(initial=0.0))
+    leak = float(np.max(gd.column_leaks[rows], initial=0.0))
     if leak > CONSISTENCY_TOL:
         return Modulus(np.inf, np.full(shape, np.nan), leak)
     moving = _row_selector(rows, shape)
-    tol = _ITERATED if gd.is_matrix_free else 0.0
-    value, direction = operator_norm(gd.solution_operator @ moving, tol=tol)
+    if not gd.is_matrix_free:
+        value, direction = operator_norm(gd.solution_operator @ moving)
+    else:
+        before = gd.n_unsolved
+        found = operator_norm(gd.solution_operator @ moving, tol=_ITERATED)
+        if np.isnan(leak) or gd.n_unsolved > before:
+            _warn_of_unsolved()
+            return Modulus(np.inf, np.full(shape, np.nan), leak)
+        value, direction = found
     return Modulus(value, moving.matvec(direction).reshape(shape), leak)
+
+
+def _warn_of_unsolved() -> None:
+    warnings.warn(
+        "The Lipschitz modulus is not certified and given as inf: iterative solves for "
+        "it ended before solver_tol. Raise solver_max_iter or solver_tol, add weight "
+        "decay, or use solver='eigh' or 'dual' if the net is small enough.",
+        SolverWarning,
+        stacklevel=2,
+    )
 
 
 def _row_selector(rows: NDArray[np.bool_], shape: tuple[int, ...]) -> LinearOperator:

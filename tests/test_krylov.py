@@ -193,6 +193,46 @@ class TestKrylovInverse:
         assert mixed.residual <= 2e-8
         assert mixed.n_iter <= 1.2 * exact.n_iter
 
+    def test_rough_products_leave_the_kernel_alone(self):
+        """Several solves with a singular H: none picks up noise along ker H."""
+        rng = np.random.default_rng(0)
+        Q = np.linalg.qr(rng.standard_normal((400, 400)))[0]
+        e = np.concatenate([np.zeros(60), np.geomspace(1e-3, 1.0, 340)])
+        H = (Q * e) @ Q.T
+        H32 = H.astype(np.float32)
+        krylov = KrylovInverse(
+            H.__matmul__, 400, rough=lambda v: (H32 @ v.astype("f4")).astype(float)
+        )
+        for _ in range(3):
+            b = H @ rng.standard_normal(400)
+            exact = (Q[:, 60:] / e[60:]) @ (Q[:, 60:].T @ b)
+            found = krylov.solve(-b)
+            assert found.converged
+            # Errors of 1e-7 |H| per product, over eigenvalues from 1e-3 |H| on.
+            error = np.linalg.norm(found.value - exact)
+            assert error <= 1e-4 * np.linalg.norm(exact)
+        z = rng.standard_normal(400)
+        expected = Q[:, :60] @ (Q[:, :60].T @ z)
+        error = np.linalg.norm(krylov.kernel.project(z) - expected)
+        assert error <= 1e-3 * np.linalg.norm(expected)
+
+    @pytest.mark.parametrize("condition", [1e6, 1e8])
+    def test_ill_conditioned_is_not_inconsistent(self, condition):
+        rng = np.random.default_rng(0)
+        Q = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+        H = (Q * np.geomspace(1.0 / condition, 1.0, 60)) @ Q.T
+        assert (
+            KrylovInverse(H.__matmul__, 60).solve(rng.standard_normal(60)).is_consistent
+        )
+
+    def test_one_null_direction_among_many(self):
+        e = np.concatenate([[0.0], np.geomspace(0.1, 1.0, 2999)])
+        krylov = KrylovInverse(lambda v: e * v, 3000)
+        assert krylov.kernel_dim >= 1
+        assert krylov.kernel.dim >= 1
+        unit = np.eye(1, 3000)[0]
+        np.testing.assert_allclose(krylov.kernel.project(unit), unit, atol=1e-6)
+
     def test_later_solves_need_fewer_products(self):
         rng = np.random.default_rng(0)
         Q = np.linalg.qr(rng.standard_normal((300, 300)))[0]
@@ -233,6 +273,18 @@ class TestGramOperatorInverse:
             assert free.rank == 12
             assert free.kernel_dim == 28
 
+    def test_small_singular_values_are_no_kernel(self):
+        """A solve that could not finish says so; it is not called solved."""
+        rng = np.random.default_rng(0)
+        U = np.linalg.qr(rng.standard_normal((300, 300)))[0]
+        V = np.linalg.qr(rng.standard_normal((600, 300)))[0]
+        A = (U * np.geomspace(10**-4.5, 1.0, 300)) @ V.T
+        free = GramOperatorInverse(A.__matmul__, A.T.__matmul__, A.shape)
+        rho = rng.standard_normal(300)
+        found, exact = free.solve_factored(rho), -np.linalg.pinv(A) @ rho
+        error = np.linalg.norm(found.value - exact) / np.linalg.norm(exact)
+        assert error <= 1e-3 or not found.converged
+
     def test_outputs_that_cannot_follow_leave_a_residual(self):
         A = np.array([[1.0, 0.0], [1.0, 0.0]])
         free = GramOperatorInverse(A.__matmul__, A.T.__matmul__, A.shape)
@@ -266,6 +318,13 @@ class TestFullRowRankInverse:
         ]:
             np.testing.assert_allclose(found, expected, **error)
         assert abs(fast.weakest[1] @ full.weakest[1]) == pytest.approx(1.0)
+        single = FullRowRankInverse.make(A.astype(np.float32))
+        if single is not None:
+            found = single.solve_factored(rho[0])
+            assert found.is_consistent
+            expected = full.solve_factored(rho[0]).value
+            error = np.linalg.norm(found.value - expected)
+            assert error <= 1e-4 * condition * np.linalg.norm(expected)
         outside = fast.solve(b + full.kernel.project(rng.standard_normal(120)))
         assert not outside.is_consistent
 

@@ -17,6 +17,7 @@ from sksetsens import (
     _stationarity,
     lipschitz_modulus,
 )
+from sksetsens._objective import Objective, initialised_net
 from sksetsens._stationarity import polish
 from sksetsens._systems import (
     Point,
@@ -27,6 +28,7 @@ from sksetsens._systems import (
     check_size,
 )
 from sksetsens._systems._assembled_dual import AssembledDual
+from sksetsens._systems._held_outputs import is_saturated
 from sksetsens._systems._point import root_or_none
 from sksetsens._trust_region import trust_region_newton
 from sksetsens.coderivative import Coderivative
@@ -252,6 +254,34 @@ def test_a_solve_that_ends_early_warns_and_is_marked(penalised):
     assert not predicted.solver_converged.any()
     assert not predicted.trustworthy.any()
     assert np.isfinite(predicted.shift).all()
+
+
+@pytest.mark.parametrize(("name", "solver"), CASES)
+def test_an_unsolved_modulus_is_not_certified(name, solver, request):
+    given = request.getfixturevalue(name)
+    model = clone(given).set_params(solver=solver, solver_max_iter=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(given.X_train_, given.y_train_)
+    with pytest.warns(SolverWarning, match="modulus is not certified"):
+        assert np.isinf(model.lipschitz_moduli_).all()
+
+
+def test_rows_on_a_flat_part_are_not_saturated():
+    """An outlier of a robust loss has no curvature either, but a gradient."""
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((20, 2)), rng.standard_normal((20, 1))
+    y[0] = 50.0
+    net = NeuralNetRegressor(
+        DFCNN,
+        module__n_features=2,
+        module__hidden_widths=(3,),
+        module__train_output=True,
+        criterion=torch.nn.SmoothL1Loss,
+        verbose=0,
+    )
+    objective = Objective(initialised_net(net, {}, 0), X, y)
+    assert not is_saturated(objective, objective.weights)
 
 
 def test_working_memory_below_a_row_is_refused_before_training(penalised):

@@ -71,7 +71,7 @@ class ObjectiveBase:
         )
         self._tilt: Tensor | None = None
         # Data, constants and weights of the outputs that were evaluated last.
-        self._kept: tuple[Any, Any, Any, Any] = (None, None, None, None)
+        self._kept_outputs: tuple[Any, Any, Any, Any] = (None, None, None, None)
         # What the last gradient belongs to, its weights, the value and itself.
         self._kept_gradient: tuple[Any, Any, float, Any] = ((), None, 0.0, None)
         self.batch_size = batch_size
@@ -304,11 +304,11 @@ class ObjectiveBase:
 
     def _outputs(self, w: Tensor) -> Tensor:
         """Outputs of all rows, kept for questions about the same weights."""
-        x, constants, at, outputs = self._kept
+        x, constants, at, outputs = self._kept_outputs
         if x is self._x and constants is self._constants and torch.equal(at, w):
             return outputs
         outputs = self._evaluated(w)
-        self._kept = self._x, self._constants, w.detach().clone(), outputs
+        self._kept_outputs = self._x, self._constants, w.detach().clone(), outputs
         return outputs
 
     def _evaluated(self, w: Tensor) -> Tensor:
@@ -337,13 +337,14 @@ class ObjectiveBase:
             counts.append(sum(kept))
         return max(1, counts[1] - counts[0])
 
-    def _is_kept(self, weights: Array) -> bool:
-        """Whether the last gradient is that of the same question."""
-        owners, at = self._kept_gradient[:2]
+    def _kept(self, weights: Array) -> tuple[float, Array] | None:
+        """Value and gradient where the last ones answer the same question."""
+        # Read once: other threads may ask this objective too.
+        owners, at, value, gradient = self._kept_gradient
         same = len(owners) and all(
             one is other for one, other in zip(owners, self._owners, strict=True)
         )
-        return bool(same) and np.array_equal(at, weights)
+        return (value, gradient) if same and np.array_equal(at, weights) else None
 
     @property
     def _owners(self) -> tuple[Any, ...]:
@@ -368,8 +369,9 @@ class ObjectiveBase:
 
     def loss(self, weights: Array) -> float:
         """Objective value, penalty included and tilt left out."""
-        if not self.is_tilted and self._is_kept(weights):
-            return self._kept_gradient[2]
+        kept = None if self.is_tilted else self._kept(weights)
+        if kept is not None:
+            return kept[0]
         # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
         w = self._tensor(weights).detach().requires_grad_()
         return float(self._loss(self._outputs(w), w, self._x, self._y).detach())

@@ -71,12 +71,12 @@ class Objective(OutputDerivatives):
 
     def value_and_gradient(self, weights: Array) -> tuple[float, Array]:
         """L (tilt included) and the first-order residual R, shape (n_params,)."""
-        if not self._is_kept(weights):
+        kept = self._kept(weights)
+        if kept is None:
             value, (residual,) = self._gradients(self._tensor(weights), (0,))
-            found = float(value.detach()), self._numpy(residual)
-            self._kept_gradient = self._owners, np.array(weights), *found
-        _, _, kept, gradient = self._kept_gradient
-        return kept, gradient.copy()
+            kept = float(value.detach()), self._numpy(residual)
+            self._kept_gradient = self._owners, np.array(weights), *kept
+        return kept[0], kept[1].copy()
 
     def gradient(self, weights: Array) -> Array:
         """First-order residual R(x, w), shape (n_params,)."""

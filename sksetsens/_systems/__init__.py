@@ -4,7 +4,7 @@ All forms know H, B and ``H^+ B`` as operators, solve for a perturbation of the 
 and take Newton steps on R. "auto" chooses between them.
 """
 
-from ._choice import MATRIX_FREE, check_size, choose_system
+from ._choice import check_size, choose_system
 from ._point import Point, System
 
-__all__ = ["MATRIX_FREE", "Point", "System", "check_size", "choose_system"]
+__all__ = ["Point", "System", "check_size", "choose_system"]

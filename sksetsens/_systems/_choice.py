@@ -16,7 +16,7 @@ from ._matrix_free import MatrixFree
 from ._matrix_free_dual import MatrixFreeDual
 from ._point import DENSE_COPIES, Point, System, available_bytes, root, root_or_none
 
-__all__ = ["MATRIX_FREE", "check_size", "choose_system"]
+__all__ = ["check_size", "choose_system"]
 
 Array = NDArray[np.float64]
 
@@ -78,8 +78,8 @@ def _dual(point: Point) -> System:
 
 
 def _holds_outputs(point: Point) -> bool:
-    if point.anchor is not None:
-        return True
+    if point.holds is not None:
+        return point.holds
     if _why_no_outputs(point):
         return False
     early_stopped = point.solver == "dual" and point.objective.is_tilted
@@ -93,7 +93,6 @@ _FORMS: dict[str, Callable[[Point], System]] = {
     "lsmr": MatrixFreeDual,
 }
 SOLVERS = ("auto", *_FORMS)
-MATRIX_FREE = (MatrixFree.name, MatrixFreeDual.name)
 
 
 def _choose(point: Point) -> System:

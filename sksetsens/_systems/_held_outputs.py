@@ -40,6 +40,11 @@ Array = NDArray[np.float64]
 
 # Ratio of the largest to the smallest curvature of rows from which a net is saturated.
 _SATURATED = 1e6
+# Gradient over curvature of a saturated row: about 1 for softmax. Curvature of a row is
+# known to this share of the largest.
+_PROPORTIONAL, _TINY = 100.0, 1e-10
+# Share of the rows' summed curvature below which no row sees a direction.
+_UNSEEN = 1e-12
 # Directions of the outputs with less than this share of the rows' mean curvature are
 # free. A tenth of that costs twice the rows and gains nothing on ResNet-56.
 _FREE_BELOW = 0.15
@@ -86,7 +91,7 @@ class HeldOutputs:
                 "is not convex in the outputs. Got 'dual' instead."
             )
         outputs = objective.outputs(weights).reshape(objective.n_samples, -1)
-        return cls(outputs, objective.inputs, *found, seen_directions(blocks))
+        return cls(outputs, objective.inputs, *found, seen_directions(*found))
 
     def functionals(self, moved: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:
         """Rows and directions that are held, those of moved rows in full.
@@ -120,23 +125,37 @@ class HeldOutputs:
         return _nonzero_rows(objective.inputs - self.inputs)
 
 
-def seen_directions(blocks: Array) -> Array:
-    """Orthonormal rows that span the range of the blocks' sum."""
-    values, vectors = np.linalg.eigh(blocks.sum(axis=0))
-    rounding = 10 * len(values) * np.finfo(float).eps * values[-1]
-    return vectors[:, values > rounding].T
+def seen_directions(values: Array, vectors: Array) -> Array:
+    """Orthonormal rows that span the range of the sum of the rows' curvatures.
+
+    Of their eigenvalues, rounding set to zero: in the sum of the blocks themselves that
+    of saturated rows would count.
+    """
+    roots = (np.sqrt(values)[:, None, :] * vectors).transpose(0, 2, 1)
+    flat = roots.reshape(-1, roots.shape[-1])
+    seen, along = np.linalg.eigh(flat.T @ flat)
+    return along[:, seen > _UNSEEN * seen[-1]].T
 
 
 def is_saturated(objective: Objective, weights: Array) -> bool:
-    """Whether curvatures of rows, in what the loss sees, lie six decades apart."""
+    """Whether curvatures of rows lie six decades apart, and gradients with them.
+
+    Rows on a flat part of the criterion (an outlier of a robust loss) have no curvature
+    either, but a gradient: they are not saturated.
+    """
     largest = np.linalg.eigvalsh(objective.output_hessian(weights))[:, -1]
-    return bool(largest.max() > _SATURATED * max(largest.min(), 0.0))
+    top = float(largest.max())
+    gradients = np.linalg.norm(objective.output_gradient(weights), axis=1)
+    with_it = gradients <= _PROPORTIONAL * (np.maximum(largest, 0.0) + _TINY * top)
+    apart = top > _SATURATED * max(float(largest.min()), 0.0)
+    return bool(apart and with_it[largest * _SATURATED < top].all())
 
 
 class SaturatedDual:
     """``A v = -Q D dx`` with A the gradients of the held combinations Q of outputs."""
 
     name = "dual"
+    is_iterative = False
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w, self._point = point.objective, point.weights, point

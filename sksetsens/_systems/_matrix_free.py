@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .._objective import SINGLE_FROM, PointProducts
-from ..linalg import KrylovInverse, PseudoInverse, SymmetricPseudoInverse
+from ..linalg import KrylovInverse, PseudoInverse, Solution, SymmetricPseudoInverse
 from ._point import (
     STATIONARITY_NOISE,
     Point,
@@ -32,6 +32,7 @@ class MatrixFree(Primal):
     """Exact H (or Gauss-Newton) by products; minimum residual solves."""
 
     name = "minres"
+    is_iterative = True
 
     def __init__(self, point: Point) -> None:
         products = PointProducts(point.objective, point.weights)
@@ -69,7 +70,7 @@ class MatrixFree(Primal):
         # A random combination of columns lies in range H with probability 0 unless all
         # of them do: what it leaks stands for each.
         dX = np.random.default_rng(0).standard_normal(self._objective.input_shape)
-        leak = self.solve(dX, None).residual
+        leak = share_outside(self.solve(dX, None))
         return np.full(matrix_shape(self._objective), leak)
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
@@ -84,7 +85,7 @@ class MatrixFree(Primal):
     def target_leak(self) -> float:
         dy = np.random.default_rng(0).standard_normal(self._objective.target_shape)
         still = np.zeros(self._objective.input_shape)
-        return self.solve(still, dy).residual
+        return share_outside(self.solve(still, dy))
 
 
 class _GaussNewton:
@@ -107,6 +108,13 @@ class _GaussNewton:
 
 def _fits(part: slice) -> bool:
     return part.stop - part.start <= _MAX_BLOCK
+
+
+def share_outside(found: Solution) -> float:
+    """What a probe says about its column's part outside range H; NaN if nothing."""
+    if not found.is_consistent:
+        return found.residual
+    return 0.0 if found.converged else np.nan
 
 
 def refuse_basis(solver: str) -> Any:

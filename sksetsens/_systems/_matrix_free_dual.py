@@ -41,6 +41,7 @@ class MatrixFreeDual(ZeroOfR):
     """
 
     name = "lsmr"
+    is_iterative = True
 
     def __init__(self, point: Point) -> None:
         self._objective, self._w, self._point = point.objective, point.weights, point

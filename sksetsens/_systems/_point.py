@@ -62,6 +62,8 @@ class Point:
         Relative residual and number of products of iterative solves.
     anchor : HeldOutputs or None
         Outputs that corrections of a saturated net bring back.
+    holds : bool or None
+        Whether the dual holds outputs; None to decide by saturation.
     """
 
     objective: Objective
@@ -74,6 +76,7 @@ class Point:
     solver_tol: float = 1e-8
     solver_max_iter: int = 1000
     anchor: Any = None
+    holds: bool | None = None
 
     @property
     def krylov(self) -> KrylovSettings:
@@ -88,6 +91,8 @@ class System(Protocol):
     Attributes
     ----------
     name : str
+    is_iterative : bool
+        Whether solves are.
     anchor : HeldOutputs or None
         Outputs that corrections bring back, where they do not go by R.
     factor : PseudoInverse
@@ -95,6 +100,7 @@ class System(Protocol):
 
     name: str
     anchor: Any
+    is_iterative: bool
 
     @property
     def note(self) -> str:
@@ -159,6 +165,7 @@ class ZeroOfR:
     """What systems share whose solutions are zeros of R."""
 
     anchor: Any = None
+    is_iterative = False
     factor: Any
 
     @property

@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 _CERTAIN = 1e-11
 # The same for rows in float32.
 _CERTAIN_SINGLE = 1e-6
+# Residual from which the arithmetic has failed.
+_INACCURATE = 1e-3
 # Entries of A from which a basis of its kernel's complement is not formed: 160 MB.
 _LARGE = 2 * 10**7
 # Relative accuracy of the smallest eigenvalue, well below what is compared with it.
@@ -118,7 +120,11 @@ class FullRowRankInverse:
         value = -self.apply_factored(rho)
         norm = float(np.linalg.norm(self._pull(rho)))
         left = float(np.linalg.norm(self._pull(self._push(value) + rho)))
-        return solution(value, left / norm if norm else 0.0, 0.0, True, 0.0)
+        residual = left / norm if norm else 0.0
+        # With independent rows there is a solution for every rho.
+        accurate = residual <= _INACCURATE
+        status = "solved" if accurate else f"inaccurate: residual {residual:.2g}"
+        return Solution(value, residual, True, 0.0, status, converged=accurate)
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""

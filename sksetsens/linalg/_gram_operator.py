@@ -111,6 +111,11 @@ class GramOperatorInverse:
         """``(A'A)^+ b`` for vectors of length p in the last axis."""
         return self.apply_factored(self.apply_factored_adjoint(b))
 
+    @property
+    def n_unsolved(self) -> int:
+        """Solves so far that ended before their tolerance."""
+        return self._gram.n_unsolved
+
     # Evidence -------------------------------------------------------------------------
 
     @property

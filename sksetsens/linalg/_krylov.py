@@ -29,8 +29,11 @@ Product = Callable[[Array], Array]
 # Error of a float32 product relative to |H| |v|, as it accumulates over a run: measured
 # at 4e-6 of the residual at which float32 sets in.
 _SINGLE_NOISE = 1e-5
-# Passes of one solve; each begins at the true residual of the last.
-_MAX_PASSES = 6
+# What float32 leaves of null eigenvalues, and of the image of a null residual,
+# relative to |H|: in a run that used it smaller ones count as zero.
+_SINGLE_NULL = 1e-6
+# |H r| / (|H| |r|) over rcond up to which an exact product confirms a null residual.
+_CONFIRMED = 10.0
 # A pass that shrinks the residual by less has stagnated.
 _STAGNANT = 0.5
 # Steps from a random start that show the spectrum: extreme eigenvalues to some per
@@ -87,6 +90,11 @@ class Outcome:
     is_least_squares: bool
     n_iter: int
     stop: str
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether nothing is left to iterate for."""
+        return self.stop in ("converged", "least_squares")
 
 
 class KrylovInverse:
@@ -146,6 +154,8 @@ class KrylovInverse:
         self.rcond = max(n * eps, 1e-10) if rcond is None else rcond
         self._space: Lanczos | None = None
         self.n_products = 0
+        # Solves so far that ended before their tolerance.
+        self.n_unsolved = 0
         self._start = np.random.default_rng(0).standard_normal(n)
 
     # Solves --------------------------------------------------------------------------
@@ -164,7 +174,8 @@ class KrylovInverse:
         n_iter, norm, stop = 0, size, "max_iter"
         while n_iter < self.settings.max_iter:
             max_steps = self.settings.max_iter - n_iter
-            run = self._pass(residual, target, max_steps, on_step)
+            rough = self._rough if n_iter == 0 else None
+            run = self._pass(residual, target, max_steps, rough, on_step)
             candidate = x + run.value
             left = b - self._exact(candidate)
             n_iter += run.space.n_steps + 1
@@ -172,34 +183,38 @@ class KrylovInverse:
             previous, norm_left = norm, float(np.linalg.norm(left))
             if norm_left < norm:
                 x, residual, norm = candidate, left, norm_left
-            stop = self._verdict(run, norm, target, previous, n_iter)
-            if stop:
+            if norm <= 2.0 * target:
+                stop = "converged"
+            elif self._is_null(run, residual, norm):
+                stop = "least_squares"
+            elif rough is None and self._is_stuck(run, norm, previous):
+                stop = "stagnated"
+            if stop != "max_iter":
                 break
         if stop == "least_squares":
             # The only null vector in the space is the residual.
             x = x - (x @ residual) / (residual @ residual) * residual
-        return Outcome(
-            x, norm / size, stop == "least_squares", n_iter, stop or "max_iter"
-        )
+        return Outcome(x, norm / size, stop == "least_squares", n_iter, stop)
 
-    def _verdict(
-        self, run: Run, norm: float, target: float, previous: float, n_iter: int
-    ) -> str:
-        """Why to stop after a pass; "" to go on."""
-        if norm <= 2.0 * target:
-            return "converged"
-        if run.is_least_squares or run.dropped > 0.5 * norm:
-            return "least_squares"
-        shortened = run.space.n_steps >= self.settings.steps_that_fit(self._n)
-        if norm > _STAGNANT * previous and not shortened:
-            return "max_iter" if n_iter >= self.settings.max_iter else "stagnated"
-        return ""
+    def _is_null(self, run: Run, residual: Array, norm: float) -> bool:
+        """Whether an exact product confirms that the residual lies in ker H."""
+        if not (run.is_least_squares or run.dropped > 0.5 * norm):
+            return False
+        scale = max(self._scale, run.space.scale)
+        image = float(np.linalg.norm(self._exact(residual)))
+        return image <= _CONFIRMED * self.rcond * scale * norm
+
+    def _is_stuck(self, run: Run, norm: float, previous: float) -> bool:
+        """Whether a pass of full length hardly shrank the residual."""
+        ended = run.space.n_steps >= self.settings.steps_that_fit(self._n)
+        return norm > _STAGNANT * previous and not ended
 
     def _pass(
         self,
         residual: Array,
         target: float,
         max_steps: int,
+        rough: Product | None,
         on_step: Callable[[], None],
     ) -> Run:
         """One run from the true residual, beside the eigenvectors found before."""
@@ -208,15 +223,16 @@ class KrylovInverse:
         rest = residual - W @ inside
         known = W @ (inside / theta)
         norm = float(np.linalg.norm(rest))
+        least = self.rcond if rough is None else max(self.rcond, _SINGLE_NULL)
         if norm <= 0.5 * target:
             return Run(known, 0.0, False, Lanczos(residual))
         run = minimise_residual(
             rest,
-            self._product(0.5 * target),
+            self._product(0.5 * target, rough),
             target=0.5 * target,
             max_steps=min(max_steps, self.settings.steps_that_fit(self._n)),
-            null_tol=max(self.rcond, 10.0 * self.settings.tol),
-            rcond=self.rcond,
+            null_tol=least,
+            rcond=least,
             scale=self._scale,
             beside=W if W.size else None,
             on_step=on_step,
@@ -225,10 +241,12 @@ class KrylovInverse:
             self._space = run.space
         return replace(run, value=known + run.value)
 
-    def _product(self, target: float) -> Callable[[Array, float], Array]:
+    def _product(
+        self, target: float, rough: Product | None
+    ) -> Callable[[Array, float], Array]:
         def product(v: Array, residual: float) -> Array:
-            if self._rough is not None and residual * _SINGLE_NOISE <= target:
-                return self._rough(v)
+            if rough is not None and residual * _SINGLE_NOISE <= target:
+                return rough(v)
             return self._exact(v)
 
         return product
@@ -245,12 +263,16 @@ class KrylovInverse:
         return np.empty((self._n, 0)), np.empty(0)
 
     def keep_eigenpairs(self) -> None:
-        """Let later solves profit from the longest basis so far."""
-        if self._space is None:
+        """Let later solves profit from the longest basis so far.
+
+        Not where float32 had a part in it: eigenvectors with its noise in ker H would
+        spoil every later answer, unseen by the residual.
+        """
+        if self._space is None or self._rough is not None:
             return
         theta, vectors, errors = self._space.ritz()
         scale = self._space.scale
-        found = (errors <= _EIGENPAIR * scale) & (np.abs(theta) > self.rcond * scale)
+        found = (errors <= _EIGENPAIR * scale) & (errors <= _EIGENPAIR * np.abs(theta))
         largest = np.argsort(-np.abs(theta))
         chosen = [i for i in largest if found[i]][:_MAX_DEFLATED]
         W = self._space.basis.T @ vectors[:, chosen]
@@ -266,7 +288,9 @@ class KrylovInverse:
         """Least-squares solution that profits from earlier ones."""
         if self._space is not None and not self._deflation[1].size:
             self.keep_eigenpairs()
-        return self.least_squares(b)
+        outcome = self.least_squares(b)
+        self.n_unsolved += not outcome.is_solved
+        return outcome
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``H v = -b`` with its evidence."""
@@ -310,9 +334,13 @@ class KrylovInverse:
     def kernel_dim(self) -> int:
         """Dimension of ker H: 0 where H is definite, otherwise an estimate.
 
-        The share of a random vector in the null space is ``dim / n`` on average.
+        The share of a random vector in the null space is ``dim / n`` on average. It
+        has at least as many dimensions as null Ritz values were seen, and leaves room
+        for those that are not.
         """
-        return round(self._probe.null_share * self._n)
+        probe = self._probe
+        estimate = round(probe.null_share * self._n)
+        return min(max(estimate, probe.n_null), self._n - probe.n_kept)
 
     @property
     def rank(self) -> int:
@@ -396,10 +424,24 @@ class _Spectrum:
         return (least < DECADE * self.cutoff) & (most > self.cutoff / DECADE)
 
     @property
+    def _may_be_null(self) -> NDArray[np.bool_]:
+        is_null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
+        return is_null | self.unresolved
+
+    @property
+    def n_null(self) -> int:
+        """Ritz values that are zero, or may be."""
+        return int(self._may_be_null.sum())
+
+    @property
+    def n_kept(self) -> int:
+        """Ritz values that are not zero."""
+        return len(self.values) - self.n_null
+
+    @property
     def null_share(self) -> float:
         """Share of the start along eigenvalues that are zero, or may be."""
-        is_null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
-        return float(self.weights[is_null | self.unresolved].sum())
+        return float(self.weights[self._may_be_null].sum())
 
     def weakest(self) -> tuple[float, Array]:
         kept = np.flatnonzero(np.abs(self.values) > self.cutoff)
@@ -421,7 +463,7 @@ def assemble(outcome: Outcome, cutoff: float, settings: KrylovSettings) -> Solut
             solution(outcome.value, outcome.residual, 0.0, True, cutoff),
             n_iter=outcome.n_iter,
         )
-    converged = outcome.stop == "converged" or outcome.residual <= CONSISTENCY_TOL
+    converged = outcome.is_solved or outcome.residual <= settings.tol
     status = "solved"
     if not converged:
         status = (
