@@ -199,6 +199,11 @@ _APPROXIMATION = {"hessian": "solver='dual'", "ggn": "curvature='ggn'"}
 def _neglect_sentence(gd: GraphicalDerivative) -> str:
     if gd.neglected_curvature <= _NEGLECT_TOL:
         return ""
+    if gd.note:
+        return (
+            f"{gd.note}; H itself, whose kernel and signs would tell a minimum, is not "
+            "examined: add weight decay for a minimiser that is isolated"
+        )
     return (
         f"{_APPROXIMATION[gd.curvature]} neglects curvature of "
         f"{gd.neglected_curvature:.2g} times the smallest kept eigenvalue: the net "

@@ -377,6 +377,9 @@ class TestSaturatedNets:
         gd = model.graphical_derivatives_[0]
         assert gd.solver_ == "dual"
         assert "saturated: the shift holds" in gd.note
+        # What it answers is not what H says: that is told, not trusted.
+        assert not model.solution_set_.trustworthy.any()
+        assert "add weight decay" in model.solution_set_.status[0]
         X = model.X_train_
         moved = X.copy()
         moved[:3] += 0.1 * np.random.RandomState(0).standard_normal((3, 6))

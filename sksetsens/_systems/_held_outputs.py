@@ -260,11 +260,8 @@ class SaturatedDual:
             "curvature free"
         )
 
-    @cached_property
-    def neglected(self) -> float:
-        """0 where only held outputs mean something; otherwise all but them is."""
-        return 0.0 if is_saturated(self._objective, self._w) else np.inf
-
+    # Of H itself, which tends to zero, nothing is answered.
+    neglected = np.inf
     target_leak = 0.0
 
     @property

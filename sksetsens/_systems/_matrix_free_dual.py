@@ -128,7 +128,9 @@ class MatrixFreeDual(ZeroOfR):
 
     @property
     def neglected(self) -> float:
-        """Neglected curvature over the smallest kept Ritz value."""
+        """Neglected curvature over the smallest kept Ritz value; all, if held."""
+        if self.anchor is not None:
+            return np.inf
         return relative_neglect(self._point, self.H.matvec, self.factor)
 
     def reduced_map(self) -> Array:
