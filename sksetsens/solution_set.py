@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._checks import check_count, check_positive
 from ._copies import nearest_copies, objective_symmetry, retilted
 from ._objective import Objective
+from ._restored import restored_kernel, restored_objective
 from ._storage import read_arrays, write_arrays
 from .linalg import ImplicitSubspace, Subspace
 from .symmetries import Alignment, NetworkSymmetry
@@ -421,12 +422,14 @@ class SolutionSet:
         cls, prefix: str, arrays: dict[str, NDArray[Any]], template: Objective | None
     ) -> Self:
         weights = arrays[prefix + "weights"]
-        kernels = [_kernel(prefix, arrays, i) for i in range(len(weights))]
+        kernels = [restored_kernel(prefix, arrays, i) for i in range(len(weights))]
         loaded = cls.__new__(cls)
         objectives = None
         if template is not None:
             objectives = [
-                _restored(template, arrays, f"{prefix}state/{i}/", weights.shape[1])
+                restored_objective(
+                    template, arrays, f"{prefix}state/{i}/", weights.shape[1]
+                )
                 for i in range(len(weights))
             ]
         SolutionSet.__init__(
@@ -437,45 +440,6 @@ class SolutionSet:
 
 
 SolutionSet._kinds["SolutionSet"] = SolutionSet
-
-
-def _kernel(
-    prefix: str, arrays: dict[str, NDArray[Any]], i: int
-) -> Subspace | ImplicitSubspace:
-    """The i-th kernel; one that was known by its products is lost but for its size."""
-    size = arrays.get(f"{prefix}kernel_dim/{i}")
-    if size is None:
-        is_complement = bool(arrays[f"{prefix}is_complement/{i}"])
-        return Subspace(arrays[f"{prefix}kernel/{i}"], is_complement)
-
-    n_params = arrays[prefix + "weights"].shape[1]
-    return ImplicitSubspace(n_params, size.item, _refuse_projection)
-
-
-def _refuse_projection(_: Array) -> Array:
-    raise ValueError(
-        "The kernel of this solution was known by products with H alone and is not in "
-        "the file: distances and samples need the fitted estimator's own "
-        "solution_set_, or a set that was fitted with solver='eigh' or 'dual'."
-    )
-
-
-def _restored(
-    template: Objective, arrays: dict[str, NDArray[Any]], prefix: str, n_params: int
-) -> Objective:
-    """The template's net with the saved weights and buffers."""
-    state = {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
-    expected = {k: v.shape for k, v in template.state(template.weights).items()}
-    if {name: array.shape for name, array in state.items()} != expected:
-        raise ValueError(
-            f"The saved solutions ({n_params} weights) belong to a net of another "
-            f"architecture than the estimator's ({template.n_params} weights)."
-        )
-    return template.with_state(state)
 
 
 def check_rows(

@@ -61,6 +61,7 @@ LADDER = {
     "_stationarity": 4,
     "derivatives": 3,
     "_copies": 3,
+    "_restored": 3,
     "metrics/_distance": 3,
     "_levenberg_marquardt": 3,
     "_relative_stationarity": 2,

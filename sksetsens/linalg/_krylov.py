@@ -13,13 +13,8 @@ from .._progress import progress_bar
 from ._implicit import ImplicitSubspace
 from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
-from ._pseudoinverse import (
-    CONSISTENCY_TOL,
-    DECADE,
-    Solution,
-    gap_at,
-    solution,
-)
+from ._probed_spectrum import ProbedSpectrum
+from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Solution, gap_at, solution
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
@@ -34,13 +29,15 @@ _SINGLE_NOISE = 1e-5
 _SINGLE_NULL = 1e-6
 # |H r| / (|H| |r|) over rcond up to which an exact product confirms a null residual.
 _CONFIRMED = 10.0
+# Relative rounding of a residual norm.
+_ROUNDING = 1e-12
 # A pass that shrinks the residual by less has stagnated.
 _STAGNANT = 0.5
 # Steps from a random start that show the spectrum: extreme eigenvalues to some per
 # cent, whether any are negative, and what share of them is zero.
 _PROBE_STEPS = 60
-# Ritz pairs whose residual is below this share of |H| are eigenpairs for deflation: the
-# true residual of each solve corrects what that leaves.
+# Ritz pairs whose residual is below this share of their value are eigenpairs for
+# deflation: the true residual of each solve corrects what that leaves.
 _EIGENPAIR = 1e-7
 _MAX_DEFLATED = 64
 
@@ -171,7 +168,7 @@ class KrylovInverse:
     def _in_passes(self, b: Array, size: float, on_step: Callable[[], None]) -> Outcome:
         target = self.settings.tol * size
         x, residual = np.zeros(self._n), np.array(b, dtype=np.float64)
-        n_iter, norm, stop = 0, size, "max_iter"
+        n_iter, norm, image, stop = 0, size, np.inf, "max_iter"
         while n_iter < self.settings.max_iter:
             max_steps = self.settings.max_iter - n_iter
             rough = self._rough if n_iter == 0 else None
@@ -181,33 +178,27 @@ class KrylovInverse:
             n_iter += run.space.n_steps + 1
             self.n_products += run.space.n_steps + 1
             previous, norm_left = norm, float(np.linalg.norm(left))
-            if norm_left < norm:
+            # A null part of the residual stays, while what is beside it shrinks.
+            if norm_left <= norm * (1.0 + _ROUNDING):
                 x, residual, norm = candidate, left, norm_left
             if norm <= 2.0 * target:
                 stop = "converged"
-            elif self._is_null(run, residual, norm):
+                break
+            # Outside range H: confirmed by an exact product with what is left.
+            last, image = image, float(np.linalg.norm(self._exact(residual)))
+            scale = max(self._scale, run.space.scale)
+            if image <= _CONFIRMED * self.rcond * scale * norm:
                 stop = "least_squares"
-            elif rough is None and self._is_stuck(run, norm, previous):
+                break
+            ended = run.space.n_steps >= self.settings.steps_that_fit(self._n)
+            still = norm > _STAGNANT * previous and image > _STAGNANT * last
+            if rough is None and still and not ended:
                 stop = "stagnated"
-            if stop != "max_iter":
                 break
         if stop == "least_squares":
             # The only null vector in the space is the residual.
             x = x - (x @ residual) / (residual @ residual) * residual
         return Outcome(x, norm / size, stop == "least_squares", n_iter, stop)
-
-    def _is_null(self, run: Run, residual: Array, norm: float) -> bool:
-        """Whether an exact product confirms that the residual lies in ker H."""
-        if not (run.is_least_squares or run.dropped > 0.5 * norm):
-            return False
-        scale = max(self._scale, run.space.scale)
-        image = float(np.linalg.norm(self._exact(residual)))
-        return image <= _CONFIRMED * self.rcond * scale * norm
-
-    def _is_stuck(self, run: Run, norm: float, previous: float) -> bool:
-        """Whether a pass of full length hardly shrank the residual."""
-        ended = run.space.n_steps >= self.settings.steps_that_fit(self._n)
-        return norm > _STAGNANT * previous and not ended
 
     def _pass(
         self,
@@ -272,7 +263,8 @@ class KrylovInverse:
             return
         theta, vectors, errors = self._space.ritz()
         scale = self._space.scale
-        found = (errors <= _EIGENPAIR * scale) & (errors <= _EIGENPAIR * np.abs(theta))
+        size = np.abs(theta)
+        found = (errors <= _EIGENPAIR * size) & (size > DECADE * self.rcond * scale)
         largest = np.argsort(-np.abs(theta))
         chosen = [i for i in largest if found[i]][:_MAX_DEFLATED]
         W = self._space.basis.T @ vectors[:, chosen]
@@ -310,7 +302,7 @@ class KrylovInverse:
     # Evidence ------------------------------------------------------------------------
 
     @cached_property
-    def _probe(self) -> _Spectrum:
+    def _probe(self) -> ProbedSpectrum:
         space = Lanczos(self._start)
         fits = self.settings.steps_that_fit(self._n)
         for _ in range(min(_PROBE_STEPS, self._n, fits)):
@@ -318,7 +310,7 @@ class KrylovInverse:
             if space.is_invariant:
                 break
         values, vectors, errors = space.ritz()
-        return _Spectrum(values, errors, vectors[0] ** 2, space, self.rcond)
+        return ProbedSpectrum(values, errors, vectors[0] ** 2, space, self.rcond)
 
     @property
     def eigenvalues(self) -> Array:
@@ -393,63 +385,6 @@ class KrylovInverse:
             "A basis of range H needs a factorisation, and this system is solved by "
             "products alone. Use solver='eigh' or solver='dual'."
         )
-
-
-@dataclass(frozen=True)
-class _Spectrum:
-    """What a Lanczos run with a random start has seen.
-
-    Attributes
-    ----------
-    values, errors, weights : ndarray of shape (n_steps,)
-        Ritz values, the distance within which each has an eigenvalue, and its share of
-        the start.
-    """
-
-    values: Array
-    errors: Array
-    weights: Array
-    space: Lanczos
-    rcond: float
-
-    @property
-    def cutoff(self) -> float:
-        return self.rcond * float(np.abs(self.values).max(initial=0.0))
-
-    @cached_property
-    def unresolved(self) -> NDArray[np.bool_]:
-        """Ritz values whose eigenvalue may be zero or not, or near the cut-off."""
-        least = np.abs(self.values) - self.errors
-        most = np.abs(self.values) + self.errors
-        return (least < DECADE * self.cutoff) & (most > self.cutoff / DECADE)
-
-    @property
-    def _may_be_null(self) -> NDArray[np.bool_]:
-        is_null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
-        return is_null | self.unresolved
-
-    @property
-    def n_null(self) -> int:
-        """Ritz values that are zero, or may be."""
-        return int(self._may_be_null.sum())
-
-    @property
-    def n_kept(self) -> int:
-        """Ritz values that are not zero."""
-        return len(self.values) - self.n_null
-
-    @property
-    def null_share(self) -> float:
-        """Share of the start along eigenvalues that are zero, or may be."""
-        return float(self.weights[self._may_be_null].sum())
-
-    def weakest(self) -> tuple[float, Array]:
-        kept = np.flatnonzero(np.abs(self.values) > self.cutoff)
-        if not kept.size:
-            return 0.0, np.zeros(self.space.basis.shape[1])
-        least = kept[np.abs(self.values[kept]).argmin()]
-        vector = self.space.ritz()[1][:, least] @ self.space.basis
-        return float(abs(self.values[least])), vector
 
 
 def assemble(outcome: Outcome, cutoff: float, settings: KrylovSettings) -> Solution:
