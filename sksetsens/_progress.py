@@ -13,6 +13,8 @@ __all__ = ["bars", "progress", "progress_bar"]
 
 T = TypeVar("T")
 
+# Up to this many steps a bar is drawn anew after each.
+_FEW = 64
 # Verbosity of what runs below a public call in this thread; workers are quiet.
 _shown: ContextVar[int] = ContextVar("shown", default=0)
 
@@ -56,7 +58,10 @@ def progress_bar(
         yield lambda steps: None
         return
     # On standard error, tqdm's default; gone when the loop ends, however it ends.
-    with tqdm(total=total, desc=description, initial=done, leave=False) as bar:
+    # Few steps are long ones: each is shown.
+    pause = 0.0 if total is not None and total <= _FEW else 0.1
+    settings = {"initial": done, "leave": False, "mininterval": pause}
+    with tqdm(total=total, desc=description, **settings) as bar:
         yield lambda steps: bar.update(steps) and None
 
 
