@@ -304,11 +304,11 @@ class SolutionSetEstimator(
             If some restarts failed; the others are kept.
         """
         self._check_parameters()
-        with memory_explained("fit"), bars(self.verbose):
-            return self._fit(X, y)
-
-    def _fit(self, X, y):
         data = check_training_data(self, self.estimator, X, y)
+        with memory_explained("fit"), bars(self.verbose):
+            return self._fit(data)
+
+    def _fit(self, data: TrainingData):
         self._check_perturbed_fraction(len(data.X))
         warn_of_train_split(self.estimator, stacklevel=3)
         seeds = draw_seeds(self.random_state, self.n_restarts + 1)
