@@ -27,6 +27,7 @@ from ._restarts import (
 from ._set_prediction import SetPredictionMixin
 from ._training import linearise_restarts, prepare, warn_of_train_split
 from ._training_data import TrainingData, check_training_data
+from .perturbations import PARAMETER_CONSTRAINTS
 
 __all__ = ["SolutionSetEstimator"]
 
@@ -207,12 +208,7 @@ class SolutionSetEstimator(
         "solver_tol": [Interval(Real, 0, 1, closed="neither")],
         "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
         "working_memory": [Interval(Real, 0, None, closed="neither"), None],
-        "perturbation": [StrOptions({"gradient", "random", "worst_case"}), callable],
-        "perturbation_size": [Interval(Real, 0, None, closed="left")],
-        "perturbed_fraction": [
-            Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="right"),
-        ],
+        **PARAMETER_CONSTRAINTS,
         "restart_backend": [StrOptions({"auto", "joblib", "vectorized"})],
         "memory": [str, os.PathLike, Memory, None],
         "n_jobs": [Integral, None],

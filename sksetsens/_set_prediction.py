@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier, is_regressor
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, check_scoring, r2_score
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -75,16 +76,25 @@ class SetPredictionMixin:
         -------
         score : float
         """
-        return self._score(y, self.predict(X), sample_weight)
+        metric = accuracy_score if is_classifier(self.estimator) else r2_score
+        return float(metric(y, self.predict(X), sample_weight=sample_weight))
 
-    def score_of(self, solutions: SolutionSet, X, y) -> float:
+    def score_of(
+        self, solutions: SolutionSet, X, y, *, scoring=None, sample_weight=None
+    ) -> float:
         """Score on (X, y) of another set of the same net, for example a predicted one.
 
         Parameters
         ----------
         solutions : SolutionSet
+
         X, y : array-like
             Held-out data.
+
+        scoring : str or callable, default=None
+            scikit-learn's scorer; None for the estimator's own ``score``.
+
+        sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
@@ -94,11 +104,11 @@ class SetPredictionMixin:
         check_is_fitted(self)
         if np.isnan(solutions.weights).any():
             return float("nan")
-        return self._score(y, self._decide(solutions, check_inputs(self, X)))
-
-    def _score(self, y, y_pred, sample_weight=None) -> float:
-        metric = accuracy_score if is_classifier(self.estimator) else r2_score
-        return float(metric(y, y_pred, sample_weight=sample_weight))
+        # As if it had been fitted; the other fitted arrays are shared.
+        twin = copy.copy(self)
+        twin.solution_set_ = solutions
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return float(check_scoring(twin, scoring)(twin, X, y, **weights))
 
     def _decide(self, solutions: SolutionSet, X):
         mean = solutions.predict(X).mean(axis=0)

@@ -9,16 +9,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._compat import Interval, StrOptions
 from ._objective import Objective
 
-__all__ = ["choose_rows", "gradient_directions", "perturbed", "random_directions"]
+__all__ = [
+    "PARAMETER_CONSTRAINTS",
+    "called_directions",
+    "choose_rows",
+    "gradient_directions",
+    "perturbed",
+    "random_directions",
+]
 
 Array = NDArray[np.float64]
+
+PARAMETER_CONSTRAINTS = {
+    "perturbation": [StrOptions({"gradient", "random", "worst_case"}), callable],
+    "perturbation_size": [Interval(Real, 0, None, closed="left")],
+    "perturbed_fraction": [
+        Interval(Integral, 1, None, closed="left"),
+        Interval(Real, 0, 1, closed="right"),
+    ],
+}
 
 # A row's output gradient below this share of the one at output zero is rounding.
 _VANISHING = 1e-8

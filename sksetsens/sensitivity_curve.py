@@ -23,12 +23,7 @@ from ._compat import safe_indexing
 from ._peeling import peel
 from ._prediction import predict_set
 from ._question import Question
-from .metrics import (
-    neg_lipschitz_modulus,
-    neg_prediction_gap,
-    neg_shift_norm,
-    perturbed_score,
-)
+from .metrics import SensitivityScorer
 from .predicted_set import PredictedSolutionSet
 from .solution_set import SolutionSet
 
@@ -39,14 +34,6 @@ _FAILS = 0.5
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Any, Any, Any], float]
-
-# They perturb the data themselves, and know nothing of the set that is scored here.
-_OTHER_SCORERS = (
-    neg_lipschitz_modulus,
-    neg_prediction_gap,
-    neg_shift_norm,
-    perturbed_score,
-)
 
 
 @dataclass(frozen=True)
@@ -240,7 +227,7 @@ def _check_sizes(param_range: ArrayLike) -> Array:
 
 
 def _check_scoring(scoring: Any) -> None:
-    if any(scoring is scorer for scorer in _OTHER_SCORERS):
+    if isinstance(scoring, SensitivityScorer):
         raise ValueError(
             "The 'scoring' parameter of sensitivity_curve must score predictions. Got "
             f"{scoring!r} instead, which perturbs the data itself: read the curve's "
@@ -282,7 +269,9 @@ def _follow(
     check_is_fitted(final)
 
     def score(solutions: SolutionSet) -> float:
-        return _score_of(final, solutions, scorer, X, y)
+        if scorer is None:
+            return np.nan
+        return float(final.score_of(solutions, X, y, scoring=scorer))
 
     rows = []
     for size in sizes:
@@ -333,17 +322,6 @@ def _truth(
         # Without a perturbation there is no shift to compare with.
         "gaps": 0.0 if still else predicted.relative_gaps(retrained).max(),
     }
-
-
-def _score_of(
-    final: Any, solutions: SolutionSet, scorer: Scorer | None, X: Any, y: Any
-) -> float:
-    """Score of another set of the same net, as if it had been fitted."""
-    if scorer is None or np.isnan(solutions.weights).any():
-        return np.nan
-    twin = copy.copy(final)
-    twin.solution_set_ = solutions
-    return float(scorer(twin, X, y))
 
 
 def _assembled(sizes: Array, folds: Iterable[dict[str, Any]]) -> SensitivityCurve:

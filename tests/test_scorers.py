@@ -1,14 +1,29 @@
 """Scorers, bare and in the tools of scikit-learn that call them."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.exceptions import UnsetMetadataPassedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import Ridge
-from sklearn.metrics import accuracy_score, check_scoring, r2_score
-from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.metrics import (
+    accuracy_score,
+    check_scoring,
+    get_scorer,
+    log_loss,
+    r2_score,
+)
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_validate,
+)
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
@@ -19,8 +34,9 @@ from sksetsens.datasets import (
     make_isolated_minimum,
     make_underdetermined_linear,
 )
-from sksetsens.exceptions import StationarityWarning
+from sksetsens.exceptions import NonlinearityWarning, StationarityWarning
 from sksetsens.metrics import (
+    make_sensitivity_scorer,
     neg_lipschitz_modulus,
     neg_prediction_gap,
     neg_shift_norm,
@@ -77,9 +93,9 @@ def pipeline():
 
 
 def test_all_scorers_are_here():
-    assert sorted(metrics.__all__) == sorted(
-        [*NAMES, "distance_to_set", "excess", "excess_bounds", "pompeiu_hausdorff"]
-    )
+    distances = ["distance_to_set", "excess", "excess_bounds", "pompeiu_hausdorff"]
+    makers = ["SensitivityScorer", "make_sensitivity_scorer"]
+    assert sorted(metrics.__all__) == sorted([*NAMES, *distances, *makers])
 
 
 # --- Values --------------------------------------------------------------------------
@@ -284,3 +300,242 @@ def test_other_estimators_are_refused(scorer):
 def test_unfitted_estimators_are_refused(scorer):
     with pytest.raises(ValueError, match="not fitted yet"):
         scorer(_model(), X, y)
+
+
+# --- Scorers of one's own ------------------------------------------------------------
+
+
+def largest_nonlinearity(predicted):
+    return predicted.nonlinearity.max()
+
+
+def scaled_gap(predicted, retrained, factor):
+    return factor * predicted.relative_gaps(retrained).max()
+
+
+def test_a_function_of_the_predicted_set(fitted):
+    scorer = make_sensitivity_scorer(
+        largest_nonlinearity,
+        greater_is_better=False,
+        perturbation="random",
+        perturbation_size=0.02,
+        perturbed_fraction=5,
+        n_corrections=1,
+    )
+    twin = clone(fitted).set_params(
+        perturbation="random", perturbation_size=0.02, perturbed_fraction=5
+    )
+    moved = twin.fit(X, y).perturb()
+    predicted = twin.sensitivity(moved, n_corrections=1)
+    assert scorer(fitted) == -predicted.nonlinearity.max() != 0
+    # The estimator keeps its own perturbation.
+    assert fitted.perturbation_size == 1e-3
+    assert scorer.__name__ == "largest_nonlinearity"
+
+
+def test_a_function_of_the_truth_too(fitted):
+    scorer = make_sensitivity_scorer(scaled_gap, retrain=True, factor=-3.0)
+    expected = 3.0 * neg_prediction_gap(fitted)
+    assert scorer(fitted) == pytest.approx(expected, rel=1e-12)
+    # The unperturbed set is its own truth: no training, no rounding.
+    still = make_sensitivity_scorer(
+        scaled_gap, retrain=True, factor=1.0, perturbation_size=0.0
+    )
+    assert still(fitted) == 0
+
+
+def test_scikit_learns_scorers_of_the_predicted_set():
+    model = _model(DFCNNClassifier(**_NET), perturbation_size=0.05).fit(X, LABELS)
+    labels = np.where(X_TEST[:, 0] > 1.0, "yes", "no")
+    predicted = model.sensitivity(model.perturb())
+    expected = -log_loss(labels, predicted.predict(X_TEST).mean(axis=0))
+    scorer = make_sensitivity_scorer(scoring="neg_log_loss")
+    assert scorer(model, X_TEST, labels) == pytest.approx(expected, rel=1e-12)
+    assert scorer(model, X_TEST, labels) != get_scorer("neg_log_loss")(
+        model, X_TEST, labels
+    )
+    own = make_sensitivity_scorer()
+    assert own(model, X_TEST, labels) == perturbed_score(model, X_TEST, labels)
+
+
+def test_several_sizes_cost_one_training():
+    sizes = {"none": 0.0, "small": 1e-3, "large": 0.3}
+    scoring = {
+        name: make_sensitivity_scorer(scoring="r2", perturbation_size=size)
+        for name, size in sizes.items()
+    }
+    scoring["plain"] = "r2"
+    split = [(np.arange(16), np.arange(16, 24))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NonlinearityWarning)
+        found = cross_validate(_model(), X, y, cv=split, scoring=scoring)
+        for name, size in sizes.items():
+            model = _model(perturbation_size=size).fit(X[:16], y[:16])
+            assert found[f"test_{name}"] == perturbed_score(model, X[16:], y[16:])
+    assert found["test_none"] == found["test_plain"] != found["test_large"]
+
+
+def test_made_scorers_are_pickled():
+    made = [
+        make_sensitivity_scorer(scaled_gap, retrain=True, factor=2.0),
+        make_sensitivity_scorer(
+            scoring="neg_mean_squared_error", perturbation_size=0.01
+        ),
+    ]
+    data = make_isolated_minimum(random_state=0)
+    model = _linear(data)
+    for scorer in made:
+        twin = pickle.loads(pickle.dumps(scorer))
+        assert twin(model, data.X, data.y) == scorer(model, data.X, data.y)
+    assert repr(made[1]) == "<scorer perturbed neg_mean_squared_error>"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score_func": 3}, r"'score_func' parameter.*Got 3"),
+        ({"score_func": max, "scoring": "r2"}, r"'score_func'.*scoring='r2'"),
+        ({"scoring": "r3"}, r"'r3'"),
+        ({"scoring": perturbed_score}, r"must score predictions. Got <scorer pert"),
+        ({"retrain": True}, r"left out without a 'score_func': \['retrain'\]"),
+        ({"size": 3}, r"left out without a 'score_func': \['size'\]"),
+        ({"greater_is_better": False}, r"\['greater_is_better'\]"),
+        ({"score_func": max, "retrain": "yes"}, r"'retrain' parameter.*Got 'yes'"),
+        ({"n_corrections": -1}, r"'n_corrections'.*at least 0. Got -1"),
+        ({"perturbation": "up"}, r"'perturbation' parameter.*Got 'up'"),
+        ({"perturbation_size": -1.0}, r"'perturbation_size' parameter.*Got -1.0"),
+        ({"perturbed_fraction": 2.5}, r"'perturbed_fraction' parameter.*Got 2.5"),
+    ],
+)
+def test_bad_scorers_are_refused_when_they_are_made(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_sensitivity_scorer(**arguments)
+
+
+# --- All searches, and metadata ------------------------------------------------------
+
+
+def _searches(grid, **settings):
+    yield GridSearchCV(_model(n_restarts=1), grid, cv=2, **settings)
+    yield RandomizedSearchCV(
+        _model(n_restarts=1), grid, n_iter=2, cv=2, random_state=0, **settings
+    )
+
+
+def test_grids_and_random_searches_with_many_metrics():
+    grid = {"estimator__optimizer__weight_decay": [1e-2, 1.0]}
+    scoring = {"modulus": neg_lipschitz_modulus, "score": perturbed_score, "r2": "r2"}
+    settings = {"scoring": scoring, "refit": "modulus", "error_score": "raise"}
+    tables = []
+    for search in _searches(grid, n_jobs=2, **settings):
+        search.fit(X, y)
+        # Decay makes the solutions stiffer, and predict worse.
+        assert search.best_params_ == {"estimator__optimizer__weight_decay": 1.0}
+        results = search.cv_results_
+        order = [
+            p["estimator__optimizer__weight_decay"] == 1.0 for p in results["params"]
+        ]
+        tables.append(results["mean_test_score"][np.argsort(order)])
+        assert tables[-1][0] > tables[-1][1]
+        assert search.score(X, y) == neg_lipschitz_modulus(search)
+    np.testing.assert_allclose(*tables, rtol=1e-9)
+
+
+@pytest.mark.parametrize("resource", ["n_samples", "n_restarts"])
+def test_halving_searches(resource):
+    grid = {"estimator__optimizer__weight_decay": [1e-2, 1.0]}
+    limits = {"n_samples": (12, 24), "n_restarts": (1, 2)}[resource]
+    search = HalvingGridSearchCV(
+        _model(),
+        grid,
+        resource=resource,
+        factor=2,
+        min_resources=limits[0],
+        max_resources=limits[1],
+        cv=2,
+        scoring=neg_lipschitz_modulus,
+        random_state=0,
+        error_score="raise",
+    ).fit(X, y)
+    assert search.n_iterations_ == 2
+    assert search.best_params_["estimator__optimizer__weight_decay"] == 1.0
+
+
+def test_weights_of_held_out_rows(fitted):
+    weights = np.arange(1.0, 10.0)
+    predicted = fitted.sensitivity(fitted.perturb())
+    expected = r2_score(
+        Y_TEST, predicted.predict(X_TEST).mean(axis=0), sample_weight=weights
+    )
+    score = perturbed_score(fitted, X_TEST, Y_TEST, sample_weight=weights)
+    assert score == pytest.approx(expected, rel=1e-12)
+    assert score != perturbed_score(fitted, X_TEST, Y_TEST)
+    for scorer in (neg_shift_norm, neg_lipschitz_modulus, neg_prediction_gap):
+        message = rf"'sample_weight' parameter of {scorer.__name__} must be None"
+        with pytest.raises(TypeError, match=message):
+            scorer(fitted, X_TEST, Y_TEST, sample_weight=weights)
+
+
+def test_weights_are_routed():
+    weights = np.linspace(1.0, 3.0, 24)
+    split = [(np.arange(16), np.arange(16, 24))]
+    passed = {"cv": split, "params": {"sample_weight": weights}}
+    with config_context(enable_metadata_routing=True):
+        asking = perturbed_score.set_score_request(sample_weight=True)
+        deaf = perturbed_score.set_score_request(sample_weight=False)
+        renamed = perturbed_score.set_score_request(sample_weight="confidence")
+        scoring = {"asking": asking, "deaf": deaf, "shift": neg_shift_norm}
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        pipeline = make_pipeline(scaler, _model(n_restarts=1))
+        found = cross_validate(pipeline, X, y, scoring=scoring, **passed)
+        alias = cross_validate(
+            pipeline,
+            X,
+            y,
+            cv=split,
+            scoring=renamed,
+            params={"confidence": weights},
+        )
+        with pytest.raises(UnsetMetadataPassedError, match=r"sample_weight.*perturbed"):
+            cross_validate(pipeline, X, y, scoring=perturbed_score, **passed)
+        with pytest.raises(TypeError, match="neg_shift_norm scores no rows"):
+            neg_shift_norm.set_score_request(sample_weight=True)
+        # What was asked for travels with a copy; the shared scorer stays as it was.
+        again = pickle.loads(pickle.dumps(asking))
+        found_again = cross_validate(pipeline, X, y, scoring=again, **passed)
+        search = GridSearchCV(
+            pipeline,
+            {"solutionsetestimator__perturbation_size": [1e-3]},
+            scoring=asking,
+            cv=split,
+        ).fit(X, y, sample_weight=weights)
+    twin = clone(pipeline).fit(X[:16], y[:16])
+    score = perturbed_score(twin, X[16:], y[16:], sample_weight=weights[16:])
+    assert found["test_asking"] == alias["test_score"] == found_again["test_score"]
+    assert found["test_asking"] == pytest.approx(score, rel=1e-12)
+    assert search.cv_results_["mean_test_score"] == found["test_asking"]
+    assert found["test_deaf"] == perturbed_score(twin, X[16:], y[16:])
+    assert found["test_deaf"] != found["test_asking"]
+    with pytest.raises(RuntimeError, match="enable_metadata_routing=True"):
+        perturbed_score.set_score_request(sample_weight=True)
+
+
+def test_the_estimator_routes_weights_to_its_score():
+    weights = np.linspace(1.0, 3.0, 24)
+    split = [(np.arange(16), np.arange(16, 24))]
+    with config_context(enable_metadata_routing=True):
+        model = _model(n_restarts=1).set_score_request(sample_weight=True)
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        found = cross_validate(
+            make_pipeline(scaler, model),
+            X,
+            y,
+            cv=split,
+            params={"sample_weight": weights},
+            error_score="raise",
+        )
+    twin = make_pipeline(StandardScaler(), _model(n_restarts=1)).fit(X[:16], y[:16])
+    predicted = twin.predict(X[16:])
+    assert found["test_score"] == r2_score(
+        y[16:], predicted, sample_weight=weights[16:]
+    )

@@ -2,6 +2,8 @@
 
 from ._distance import distance_to_set, excess, excess_bounds, pompeiu_hausdorff
 from ._scorers import (
+    SensitivityScorer,
+    make_sensitivity_scorer,
     neg_lipschitz_modulus,
     neg_prediction_gap,
     neg_shift_norm,
@@ -9,9 +11,11 @@ from ._scorers import (
 )
 
 __all__ = [
+    "SensitivityScorer",
     "distance_to_set",
     "excess",
     "excess_bounds",
+    "make_sensitivity_scorer",
     "neg_lipschitz_modulus",
     "neg_prediction_gap",
     "neg_shift_norm",
