@@ -24,6 +24,7 @@ from .moduli import (
 )
 from .predicted_set import PredictedSolutionSet
 from .solution_set import SolutionSet
+from .stability import StabilityReport, stability_report
 
 __all__ = ["SensitivityMixin"]
 
@@ -83,6 +84,26 @@ class SensitivityMixin:
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
         with memory_explained("sensitivity"), bars(self.verbose):
             return predict_set(question, n_corrections=n_corrections, stacklevel=2)
+
+    def stability_report(
+        self, X_perturbed, y_perturbed=None, *, tol=0.1
+    ) -> StabilityReport:
+        """How far each solution moves, at worst too, and whether that may be trusted.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        tol : float, default=0.1
+            Error of the first order that ``holds_to`` refers to, in (0, 1].
+
+        Returns
+        -------
+        report : StabilityReport
+            Shown as a short table, in notebooks as HTML.
+        """
+        return stability_report(self, X_perturbed, y_perturbed, tol=tol)
 
     def perturb(self, X=None, y=None):
         """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.

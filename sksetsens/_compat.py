@@ -12,18 +12,24 @@ from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
     Options,
+    RealNotInt,
     StrOptions,
     validate_parameter_constraints,
 )
 from sklearn.utils._tags import get_tags
+from sklearn.utils.validation import _check_feature_names as check_feature_names
+from sklearn.utils.validation import _check_n_features as check_n_features
 
 __all__ = [
     "HasMethods",
     "Interval",
     "InvalidParameterError",
     "Options",
+    "RealNotInt",
     "StrOptions",
+    "check_feature_names",
     "check_matplotlib_support",
+    "check_n_features",
     "get_tags",
     "predict_nonlinearity",
     "safe_indexing",

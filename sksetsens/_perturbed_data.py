@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
-from sklearn.utils.validation import validate_data
 
+from ._compat import check_feature_names, check_n_features
 from ._training_data import encode_labels
 from .lipschitz import modulus
 from .perturbations import (
@@ -27,11 +27,16 @@ __all__ = ["check_inputs", "check_perturbed_data", "perturb_data"]
 Array = NDArray[np.float64]
 
 
-def check_inputs(estimator: Any, X: Any, name: str = "X") -> Array:
+def check_inputs(
+    estimator: Any, X: Any, name: str = "X", *, may_be_nameless: bool = False
+) -> Array:
     """Data for a fitted estimator as float64, checked like any X.
 
-    ``name`` is what errors call it.
+    ``name`` is what errors call it. A bare array warns of missing feature names unless
+    it ``may_be_nameless``.
     """
+    if not (may_be_nameless and isinstance(X, np.ndarray)):
+        check_feature_names(estimator, X, reset=False)
     checked = check_array(
         X,
         dtype=np.float64,
@@ -40,8 +45,7 @@ def check_inputs(estimator: Any, X: Any, name: str = "X") -> Array:
         estimator=estimator,
         input_name=name,
     )
-    # Names of columns and their number; the entries were checked under their name.
-    validate_data(estimator, X, reset=False, skip_check_array=True)
+    check_n_features(estimator, checked, reset=False)
     return checked
 
 
@@ -65,7 +69,10 @@ def check_perturbed_data(
     """
     X_train = estimator.X_train_
     _check_dtypes(X_train, X_perturbed)
-    X_perturbed = check_inputs(estimator, X_perturbed, "X_perturbed")
+    # What `perturb` or a changed copy of `X_train_` is has no names to check.
+    X_perturbed = check_inputs(
+        estimator, X_perturbed, "X_perturbed", may_be_nameless=True
+    )
     if X_perturbed.shape != X_train.shape:
         raise ValueError(
             "The 'X_perturbed' parameter must have the shape of the training X, "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._compat import Interval, StrOptions
+from ._compat import Interval, RealNotInt, StrOptions
 from ._objective import Objective
 
 __all__ = [
@@ -34,7 +34,7 @@ PARAMETER_CONSTRAINTS = {
     "perturbation_size": [Interval(Real, 0, None, closed="left")],
     "perturbed_fraction": [
         Interval(Integral, 1, None, closed="left"),
-        Interval(Real, 0, 1, closed="right"),
+        Interval(RealNotInt, 0, 1, closed="right"),
     ],
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Real
@@ -309,10 +308,7 @@ def _truth(
     predicted: PredictedSolutionSet,
     score: Callable[[SolutionSet], float],
 ) -> dict[str, float]:
-    with warnings.catch_warnings():
-        # Data made here has no names of features to check.
-        warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        retrained = final.retrain(X_new)
+    retrained = final.retrain(X_new)
     moved = np.linalg.norm(retrained.weights - final.solution_set_.weights, axis=1)
     still = np.array_equal(X_new, final.X_train_)
     return {

@@ -23,11 +23,11 @@ _ROUNDING = 1e-12
 _COLUMNS = ("solution", "distance", "bound", "slack", "nonlinearity", "holds to")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StabilityReport:
     """Movement of each solution under a perturbation, with its bound and its evidence.
 
-    Printing it gives a table; notebooks render it as HTML.
+    Shown as a short table, in notebooks as HTML.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class StabilityReport:
             f"{trusted} of {len(self.distance)} predictions may be trusted"
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [self._summary(), "".join(f"{name:>13}" for name in _COLUMNS)]
         lines += ["".join(f"{cell:>13}" for cell in row) for row in self._cells()]
         lines += _told(self.status)
@@ -114,16 +114,21 @@ class StabilityReport:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in (*_COLUMNS, "status"))
-        rows = [
-            "<tr>"
-            + "".join(f"<td>{html.escape(c)}</td>" for c in (*cells, told))
-            + "</tr>"
-            for cells, told in zip(self._cells(), self.status, strict=True)
-        ]
+        told = zip(self._cells(), self.status, self.predicted.trustworthy, strict=True)
+        rows = [_html_row(cells, status, trusted) for cells, status, trusted in told]
         return (
             f"<p>{html.escape(self._summary())}</p><table><thead><tr>{head}</tr>"
             f"</thead><tbody>{''.join(rows)}</tbody></table>"
         )
+
+
+def _html_row(cells: list[str], status: str, trusted: bool) -> str:
+    """One solution; what it says is bold where the numbers must not be trusted."""
+    numbers = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+    sentence = html.escape(status)
+    if not trusted:
+        sentence = f"<strong>{sentence}</strong>"
+    return f'<tr>{numbers}<td style="text-align: left">{sentence}</td></tr>'
 
 
 def _told(status: NDArray[np.str_]) -> list[str]:

@@ -38,7 +38,6 @@ from sksetsens.networks import DFCNNRegressor
 
 torch.set_num_threads(1)
 
-pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
 DISPLAYS = [
     HessianSpectrumDisplay,

@@ -24,7 +24,7 @@ LADDER = {
     "inspection/*": 10,
     "_sensitivity": 9,
     "_estimator": 9,
-    "_answers": 8,
+    "_answers": 8.5,
     "_set_prediction": 8,
     "inverse": 8,
     "stability": 8,

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import get_tags
+from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted
 from skorch import (
@@ -27,6 +28,7 @@ from skorch import (
 from torch import nn
 
 from sksetsens import SolutionSetEstimator, sensitivity
+from sksetsens.metrics import neg_prediction_gap, perturbed_score
 from sksetsens.networks import (
     DFCNNBinaryClassifier,
     DFCNNClassifier,
@@ -116,6 +118,23 @@ def _checks():
 @pytest.mark.parametrize(("estimator", "check"), list(_checks()))
 def test_check_estimator(estimator, check):
     check(estimator)
+
+
+# scikit-learn runs these on its own estimators only.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("net", _DEFAULT_NETS, ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_dataframe_column_names_consistency,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_inplace_ensure_writeable,
+        estimator_checks.check_param_validation,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_checks_beyond_check_estimator(net, check):
+    check("SolutionSetEstimator", SolutionSetEstimator(net, n_restarts=1))
 
 
 # --- Parameters ----------------------------------------------------------------------
@@ -345,16 +364,63 @@ def test_other_feature_names_are_refused(named, frame, method):
 
 
 @pytest.mark.parametrize("method", ["predict", "sensitivity", "retrain"])
-def test_missing_feature_names_warn(named, regressor, frame, method):
-    with pytest.warns(UserWarning, match="X does not have valid feature names"):
-        getattr(named, method)(X + 1e-6)
+def test_unexpected_feature_names_warn(regressor, frame, method):
     with pytest.warns(UserWarning, match="X has feature names, but"):
         getattr(regressor, method)(frame + 1e-6)
+
+
+def test_missing_feature_names_warn_but_of_perturbed_training_data(named):
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        named.predict(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = named.perturb()
+        named.sensitivity(moved)
+        named.retrain(moved)
+        named.stability_report(moved)
+        perturbed_score(named, pd.DataFrame(X, columns=named.feature_names_in_), y)
+        neg_prediction_gap(named)
 
 
 def test_perturb_checks_feature_names(named, frame):
     with pytest.raises(ValueError, match="same order"):
         named.perturb(frame[["height", "age", "weight"]], y)
+
+
+def test_frames_go_through_pipelines(frame):
+    """With set_output the estimator sees names, with the same result as without."""
+    moved = frame + 1e-4
+    answers = []
+    for output in ("default", "pandas"):
+        pipeline = make_pipeline(StandardScaler(), _model(n_restarts=1))
+        pipeline.set_output(transform=output).fit(frame, pd.Series(y))
+        named = hasattr(pipeline[-1], "feature_names_in_")
+        assert named == (output == "pandas")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            answers.append(
+                [
+                    pipeline.predict(frame),
+                    sensitivity(pipeline, moved).weights,
+                    perturbed_score(pipeline, frame, y),
+                    pipeline.score(frame, pd.Series(y)),
+                ]
+            )
+    assert list(pipeline[-1].feature_names_in_) == ["age", "height", "weight"]
+    for plain, framed in zip(*answers, strict=True):
+        np.testing.assert_array_equal(plain, framed)
+
+
+def test_frames_of_labels(frame):
+    labels = pd.Series(LABELS, dtype="category")
+    model = _model(DFCNNClassifier(**_NET), n_restarts=1).fit(frame, labels)
+    plain = _model(DFCNNClassifier(**_NET), n_restarts=1).fit(X, LABELS)
+    np.testing.assert_array_equal(model.classes_, plain.classes_)
+    np.testing.assert_array_equal(model.predict(frame), plain.predict(X))
+    np.testing.assert_array_equal(
+        model.sensitivity(frame + 1e-4, labels).weights,
+        plain.sensitivity(X + 1e-4).weights,
+    )
 
 
 # --- Tags ----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Stability reports and linear ranges, against closed forms of small problems."""
 
+import copy
 import warnings
 from dataclasses import replace
 
@@ -275,9 +276,28 @@ def test_notebooks_see_it_escaped(restarted, toy):
     report = replace(report, status=np.array(["a < b & <script>", "b", "c"]))
     table = report._repr_html_()
     assert "<script>" not in table
-    assert "<td>a &lt; b &amp; &lt;script&gt;</td>" in table
+    assert ">a &lt; b &amp; &lt;script&gt;</td>" in table
     assert table.count("<tr>") == 1 + len(report.distance)
-    assert table.count("<td>") == 7 * len(report.distance)
+    assert table.count("<td") == 7 * len(report.distance)
+    assert "<strong>" not in table
+
+
+def test_notebooks_see_at_once_what_must_not_be_trusted(restarted, toy):
+    report = stability_report(restarted, toy.X_perturbed)
+    predicted = copy.copy(report.predicted)
+    predicted.trustworthy = np.array([True, False, True])
+    report = replace(report, predicted=predicted, status=np.array(["a", "b", "c"]))
+    table = report._repr_html_()
+    assert "<strong>b</strong>" in table
+    assert table.count("<strong>") == 1
+
+
+def test_the_method_is_the_function(restarted, toy):
+    report = restarted.stability_report(toy.X_perturbed, tol=0.2)
+    expected = stability_report(restarted, toy.X_perturbed, tol=0.2)
+    assert repr(report) == str(report) == str(expected)
+    assert report.tol == 0.2
+    np.testing.assert_array_equal(report.holds_to, expected.holds_to)
 
 
 @pytest.mark.parametrize("function", [stability_report, linear_range])

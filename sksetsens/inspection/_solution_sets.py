@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -166,14 +165,11 @@ class SolutionSetDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         final, X_perturbed = peel(estimator, X_perturbed, caller=cls.__name__)
         check_is_fitted(final)
-        with warnings.catch_warnings():
-            if X_perturbed is None:
-                # Data made here has no names of features to check.
-                warnings.filterwarnings("ignore", "X does not have valid feature names")
-                X_perturbed = final.perturb()
-            changed = (X_perturbed, y_perturbed)
-            predicted = final.sensitivity(*changed, n_corrections=n_corrections)
-            retrained = final.retrain(*changed) if retrain else None
+        if X_perturbed is None:
+            X_perturbed = final.perturb()
+        changed = (X_perturbed, y_perturbed)
+        predicted = final.sensitivity(*changed, n_corrections=n_corrections)
+        retrained = final.retrain(*changed) if retrain else None
         return cls.from_solution_sets(
             predicted,
             retrained,
