@@ -23,7 +23,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens.metrics import neg_shift_norm
+from sksetsens.metrics import neg_shift_norm, perturbed_score
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
 
 torch.set_num_threads(1)
@@ -100,22 +100,30 @@ def _assert_same(one, other):
 
 
 def test_a_search_trains_once_per_fold(tmp_path, count):
-    """2 restarts in 2 folds and once for all rows: 6 trainings for 2 sizes."""
+    """4 restarts in 3 folds and once for all rows: 16 trainings for 5 sizes."""
 
     def search(memory):
         net = _net(count, module__hidden_widths=(), max_epochs=1)
-        model = _model(net, memory, polish=False)
-        sizes = {"perturbation_size": [1e-4, 2e-3]}
-        found = GridSearchCV(model, sizes, cv=2, scoring=neg_shift_norm).fit(X, y)
-        return found.cv_results_["mean_test_score"], trainings(count)
+        model = _model(net, memory, polish=False, n_restarts=4)
+        sizes = {"perturbation_size": [1e-4, 3e-4, 1e-3, 2e-3, 4e-3]}
+        scoring = {"shift": neg_shift_norm, "score": perturbed_score}
+        found = GridSearchCV(
+            model, sizes, cv=3, scoring=scoring, refit="shift", error_score="raise"
+        ).fit(X, y)
+        assert found.best_params_ == {"perturbation_size": 1e-4}
+        scores = [found.cv_results_[f"mean_test_{name}"] for name in scoring]
+        best = found.best_estimator_.solution_set_.weights
+        return np.concatenate(scores), best, trainings(count)
 
-    expected, without = search(None)
-    cold, first = search(tmp_path / "memory")
-    warm, second = search(tmp_path / "memory")
-    assert (without, first, second) == (10, 6, 0)
-    np.testing.assert_array_equal(cold, expected)
-    np.testing.assert_array_equal(warm, expected)
-    assert len(_files(tmp_path / "memory")) == 6
+    expected, best, without = search(None)
+    assert len(np.unique(expected)) == 10
+    cold, cold_best, first = search(tmp_path / "memory")
+    warm, warm_best, second = search(tmp_path / "memory")
+    assert (without, first, second) == (64, 16, 0)
+    for scores, found in ((cold, cold_best), (warm, warm_best)):
+        np.testing.assert_array_equal(scores, expected)
+        np.testing.assert_array_equal(found, best)
+    assert len(_files(tmp_path / "memory")) == 16
 
 
 @pytest.mark.parametrize("polish", [True, False])
