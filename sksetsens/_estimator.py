@@ -367,8 +367,22 @@ class SolutionSetEstimator(
         self.X_train_, self.y_train_, self._task = data.X, data.y, task
         if data.classes is not None:
             self.classes_ = data.classes
-        self.estimators_ = [rebuilt_net(task, restart) for restart in kept]
+        self._kept, self._nets = kept, None
         self._moduli_by_level: dict[str, Any] = {}
+
+    @property
+    def estimators_(self):
+        """Fitted nets, built at first access and again after unpickling."""
+        check_is_fitted(self)
+        if self._nets is None:
+            self._nets = [rebuilt_net(self._task, restart) for restart in self._kept]
+        return self._nets
+
+    def __getstate__(self):
+        # skorch sends fitted nets by plain pickle, which other processes cannot read
+        # if the module's class lives in __main__.
+        state = super().__getstate__()
+        return {**state, "_nets": None} if "_nets" in state else state
 
     # scikit-learn ------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Leave the user's random state and thread counts as they were found."""
+"""Leave the random state and thread counts as they were found; one thread at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,12 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["isolated"]
+__all__ = ["ONE_AT_A_TIME", "isolated"]
+
+# What the threads of a process share: torch's generators and number of threads, its
+# levels of forward differentiation, and nets whose parameters or hooks change for the
+# time of a call. Nobody waits for another thread while holding it.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @functools.lru_cache(maxsize=1)
@@ -34,7 +40,7 @@ def isolated(seed: int | None = None, n_threads: int | None = None) -> Iterator[
 
     skorch's ``fit`` and ``predict`` advance the global generators, and bits depend
     on how many threads BLAS and torch use. Inside the block both are what is asked
-    for; afterwards both are what they were.
+    for; afterwards both are what they were. One thread at a time.
 
     Parameters
     ----------
@@ -44,22 +50,24 @@ def isolated(seed: int | None = None, n_threads: int | None = None) -> Iterator[
     n_threads : int, default=None
         Threads of torch and of BLAS; None keeps them.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    torch_state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        with _blas_threads(n_threads):
-            if seed is not None:
-                random.seed(seed)
-                np.random.seed(seed % 2**32)
-                torch.manual_seed(seed)
-            if n_threads is not None:
-                torch.set_num_threads(n_threads)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.random.set_rng_state(torch_state)
-        for device, state in enumerate(cuda_states):
-            torch.cuda.set_rng_state(state, device)
-        torch.set_num_threads(threads)
+    with ONE_AT_A_TIME:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        torch_state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+        on_gpu = torch.cuda.is_initialized()
+        cuda_states = torch.cuda.get_rng_state_all() if on_gpu else []
+        try:
+            with _blas_threads(n_threads):
+                if seed is not None:
+                    random.seed(seed)
+                    np.random.seed(seed % 2**32)
+                    torch.manual_seed(seed)
+                if n_threads is not None:
+                    torch.set_num_threads(n_threads)
+                yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            torch.random.set_rng_state(torch_state)
+            for device, state in enumerate(cuda_states):
+                torch.cuda.set_rng_state(state, device)
+            torch.set_num_threads(threads)

@@ -6,7 +6,6 @@ pickled back by skorch, and the parent rebuilds it exactly from a state.
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from dataclasses import dataclass, field, replace
@@ -21,10 +20,7 @@ from ._isolation import isolated
 from ._objective import Objective, Trained, bare_net
 from ._stationarity import Polished, polish
 
-__all__ = ["ONE_AT_A_TIME", "Restart", "RestartTask", "load_state", "run_restart"]
-
-# Threads share torch's generator and thread count: one restart at a time there.
-ONE_AT_A_TIME = threading.Lock()
+__all__ = ["Restart", "RestartTask", "load_state", "run_restart"]
 
 # A classifier that blew up has a finite loss (1e12 was seen). No training that works
 # ends with a hundred times the loss of its start, or of the net with zero weights: the
@@ -139,7 +135,7 @@ def run_restart(
     restart : Restart
     """
     start = time.perf_counter()
-    with ONE_AT_A_TIME, isolated(seed, n_threads=1):
+    with isolated(seed, n_threads=1):
         try:
             restart = _restart(task, seed, stacked)
         except (Exception, SystemExit) as error:

@@ -26,7 +26,7 @@ from ._objective import (
     why_not_together,
 )
 from ._progress import progress_bar
-from ._restart import ONE_AT_A_TIME, Restart, RestartTask, load_state, run_restart
+from ._restart import Restart, RestartTask, load_state, run_restart
 from ._restart_cache import RestartCache
 from ._stationarity import Polished
 from ._surviving import Died, surviving
@@ -194,7 +194,7 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) 
 
 
 def _why_not_together(task: RestartTask, seed: int) -> str:
-    with ONE_AT_A_TIME, isolated(seed, n_threads=1):
+    with isolated(seed, n_threads=1):
         return why_not_together(bare_net(task.estimator, task.params).initialize())
 
 
@@ -202,7 +202,7 @@ def _train_together(
     task: RestartTask, seeds: Sequence[int]
 ) -> tuple[dict[int, Trained], str]:
     """Trainings as one stack by seed; or none, and why the nets cannot be stacked."""
-    with ONE_AT_A_TIME, isolated(seeds[0], n_threads=1):
+    with isolated(seeds[0], n_threads=1):
         try:
             found = train_together(
                 task.estimator, task.params, task.X_net, task.y_net, seeds

@@ -102,7 +102,9 @@ def _attempt(
         return
     backend = get_active_backend()[0]
     if type(backend).__name__ == "DaskDistributedBackend" and n_jobs != 1:
-        yield from _on_dask(function, jobs, backend.client)
+        # A job that starts jobs lends its place on the worker to them while it waits.
+        with backend.retrieval_context():
+            yield from _on_dask(function, jobs, backend.client)
         return
     # Jobs in one batch would be lost together.
     options = {"n_jobs": n_jobs, "batch_size": 1}

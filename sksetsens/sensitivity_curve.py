@@ -32,7 +32,6 @@ __all__ = ["SensitivityCurve", "sensitivity_curve"]
 _FAILS = 0.5
 
 Array = NDArray[np.float64]
-Scorer = Callable[[Any, Any, Any], float]
 
 
 @dataclass(frozen=True)
@@ -195,10 +194,9 @@ def sensitivity_curve(
     array([0.3795])
     """
     sizes = _check_sizes(param_range)
-    _check_scoring(scoring)
+    _check_scoring(estimator, scoring)
     check_count("sensitivity_curve", "n_corrections", n_corrections, low=0)
-    scorer = _scorer(estimator, scoring)
-    settings = (sizes, scorer, retrain, n_corrections)
+    settings = (sizes, scoring, retrain, n_corrections)
     if isinstance(cv, str) and cv == "prefit":
         folds = [_follow(estimator, X, y, *settings)]
     else:
@@ -225,21 +223,15 @@ def _check_sizes(param_range: ArrayLike) -> Array:
     return sizes
 
 
-def _check_scoring(scoring: Any) -> None:
+def _check_scoring(estimator: Any, scoring: Any) -> None:
     if isinstance(scoring, SensitivityScorer):
         raise ValueError(
             "The 'scoring' parameter of sensitivity_curve must score predictions. Got "
             f"{scoring!r} instead, which perturbs the data itself: read the curve's "
             "other arrays, or pass it to scikit-learn's validation_curve."
         )
-
-
-def _scorer(estimator: Any, scoring: Any) -> Scorer | None:
-    """The scorer of predictions; None where there is none to be had."""
-    if scoring is None and not hasattr(estimator, "score"):
-        return None
-    scorer: Scorer = check_scoring(estimator, scoring=scoring)
-    return scorer
+    if scoring is not None:
+        check_scoring(estimator, scoring=scoring)
 
 
 def _fit_and_follow(
@@ -259,7 +251,7 @@ def _follow(
     X: Any,
     y: Any,
     sizes: Array,
-    scorer: Scorer | None,
+    scoring: Any,
     retrain: bool,
     n_corrections: int,
 ) -> dict[str, Any]:
@@ -268,9 +260,9 @@ def _follow(
     check_is_fitted(final)
 
     def score(solutions: SolutionSet) -> float:
-        if scorer is None:
+        if scoring is None and not hasattr(final, "score"):
             return np.nan
-        return float(final.score_of(solutions, X, y, scoring=scorer))
+        return float(final.score_of(solutions, X, y, scoring=scoring))
 
     rows = []
     for size in sizes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
+from .._isolation import ONE_AT_A_TIME
 from ._decay import weight_decay
 from ._layerwise import linear_layers
 from ._net_function import NetFunction
@@ -231,7 +232,9 @@ class ObjectiveBase:
                 name: t.to(w.dtype) if t.is_floating_point() else t
                 for name, t in constants.items()
             }
-        return functional_call(self._core, {**self._unflatten(w), **constants}, args)
+        values = {**self._unflatten(w), **constants}
+        with ONE_AT_A_TIME:
+            return functional_call(self._core, values, args)
 
     def _forward(self, w: Tensor, x: Tensor) -> Tensor:
         return self._call(w, "outputs", x)

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.func import grad, jvp, vmap
 
+from .._isolation import ONE_AT_A_TIME
 from ._net_function import NetFunction
 
 __all__ = ["LinearLayers", "linear_layers"]
@@ -141,8 +142,9 @@ class LinearLayers:
         total = x.new_zeros((self._n_params, self._n_params))
         step = self._n_rows(x)
         chunks = (t.split(step) for t in (x, r, curvature))
-        for rows, r_rows, c_rows in zip(*chunks, strict=True):
-            self._add_lower(total, forward, rows, r_rows, c_rows)
+        with ONE_AT_A_TIME:
+            for rows, r_rows, c_rows in zip(*chunks, strict=True):
+                self._add_lower(total, forward, rows, r_rows, c_rows)
         upper = torch.tril(total, -1).T
         total = torch.tril(total) + upper
         places = torch.cat([layer.places.reshape(-1) for layer in self._layers])

@@ -10,6 +10,8 @@ import torch
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._isolation import ONE_AT_A_TIME
+
 Tensor = torch.Tensor
 
 
@@ -26,10 +28,22 @@ class NetFunction(torch.nn.Module):
         self.module = net.module_
         self.net = net
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State with the net taken apart.
+
+        skorch would send its parts by plain pickle, which other processes cannot read
+        if the module's class lives in ``__main__``.
+        """
+        parts = {k: v for k, v in vars(self.net).items() if k != "module_"}
+        return {**super().__getstate__(), "net": (type(self.net), parts)}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Join module and net again, which pickling stores apart."""
-        super().__setstate__(state)
-        self.net.__dict__["module_"] = self.module
+        """Put the net together again, around the same module."""
+        kind, parts = state["net"]
+        net = object.__new__(kind)
+        net.__dict__.update(parts)
+        super().__setstate__({**state, "net": net})
+        net.__dict__["module_"] = self.module
 
     def forward(self, task: str, *args: Tensor) -> Tensor:
         """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y)."""
@@ -75,11 +89,12 @@ def push(
             arguments[i] = value
         return function(*arguments)
 
-    value, derivative, *_ = jvp(
-        restricted,
-        tuple(primals[i] for i in active),
-        tuple(tangents[i] for i in active),
-    )
+    with ONE_AT_A_TIME:
+        value, derivative, *_ = jvp(
+            restricted,
+            tuple(primals[i] for i in active),
+            tuple(tangents[i] for i in active),
+        )
     return value, derivative
 
 
