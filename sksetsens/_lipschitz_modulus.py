@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_choice, check_count, check_positive
@@ -291,7 +291,12 @@ def _check_groups(
         )
     if groups is None:
         return None
-    labels: NDArray[Any] = column_or_1d(groups)
+    labels = np.asarray(groups)
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            "The 'groups' parameter of lipschitz_modulus must hold one label per "
+            f"training row, {n_samples}. Got an array of shape {labels.shape} instead."
+        )
     try:
         np.unique(labels)
     except TypeError as error:
@@ -299,9 +304,4 @@ def _check_groups(
             "The 'groups' parameter of lipschitz_modulus must hold labels of one type, "
             f"which can be sorted. Got {labels[:5]!r}... instead."
         ) from error
-    if len(labels) != n_samples:
-        raise ValueError(
-            "The 'groups' parameter of lipschitz_modulus must hold one label per "
-            f"training row, {n_samples}. Got {len(labels)} instead."
-        )
     return labels

@@ -16,6 +16,8 @@ TIMEOUT = 300  # seconds: several times the minute an example may take
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(script, tmp_path):
     pytest.importorskip("matplotlib")
+    if "dask" in script.stem:
+        pytest.importorskip("distributed")
     # The script's directory replaces the working directory on sys.path: name the root.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     completed = subprocess.run(

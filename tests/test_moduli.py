@@ -425,6 +425,8 @@ def test_criterion_refuses_what_does_not_exist(interpolating, name, value):
         ({"level": "group"}, "'groups' parameter .* must be given"),
         ({"groups": np.zeros(30)}, "'groups' parameter .* only then"),
         ({"level": "group", "groups": np.zeros(7)}, "one label per training row, 30"),
+        ({"level": "group", "groups": [[0, 1]]}, r"Got an array of shape \(1, 2\)"),
+        ({"level": "group", "groups": "all"}, r"Got an array of shape \(\)"),
         ({"method": "closed_form", "level": "target"}, "'level' parameter"),
     ],
 )
