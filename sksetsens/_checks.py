@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_choice", "check_count", "check_positive", "selection"]
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_positive",
+    "real_points",
+    "selection",
+]
 
 
 def check_count(owner: str, name: str, value: Any, *, low: int) -> None:
@@ -50,6 +56,26 @@ def check_choice(owner: str, name: str, value: Any, known: tuple[str, ...]) -> N
             f"The '{name}' parameter of {owner} must be one of {known}. Got {value!r} "
             "instead."
         )
+
+
+def real_points(name: str, value: Any) -> NDArray[np.float64]:
+    """Points as float64; of a set, its solutions.
+
+    Raises
+    ------
+    ValueError
+        If these are no real numbers.
+    """
+    try:
+        points = np.asarray(getattr(value, "weights", value))
+        if points.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        return points.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The {name!r} parameter must be a SolutionSet or an array of real "
+            f"numbers. Got {value!r} instead."
+        ) from error
 
 
 def selection(name: str, chosen: ArrayLike | None, size: int) -> NDArray[np.bool_]:

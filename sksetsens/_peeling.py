@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
-__all__ = ["peel"]
+__all__ = ["check_wraps_a_set", "peel"]
 
 
 def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
@@ -40,10 +41,29 @@ def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
             if X is not None and len(estimator.steps) > 1:
                 X = estimator[:-1].transform(X)
             estimator = estimator.steps[-1][1]
-        elif hasattr(estimator, "sensitivity"):
+        elif _is_set(estimator):
             return estimator, X
         else:
-            raise TypeError(
-                f"The 'estimator' parameter of {caller} must end in a "
-                f"SolutionSetEstimator. Got {type(estimator).__name__} instead."
-            )
+            raise _no_set(estimator, caller)
+
+
+def check_wraps_a_set(estimator: Any, *, caller: str) -> None:
+    """Raise unless a `SolutionSetEstimator` is at the end of unfitted wrappers, too."""
+    while not _is_set(estimator):
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[-1][1]
+        elif isinstance(estimator, BaseEstimator) and hasattr(estimator, "estimator"):
+            estimator = estimator.estimator
+        else:
+            raise _no_set(estimator, caller)
+
+
+def _is_set(estimator: Any) -> bool:
+    return hasattr(estimator, "sensitivity") and not isinstance(estimator, type)
+
+
+def _no_set(estimator: Any, caller: str) -> TypeError:
+    return TypeError(
+        f"The 'estimator' parameter of {caller} must end in a SolutionSetEstimator. "
+        f"Got {type(estimator).__name__} instead."
+    )

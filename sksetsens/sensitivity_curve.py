@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_count
 from ._compat import safe_indexing
-from ._peeling import peel
+from ._peeling import check_wraps_a_set, peel
 from ._prediction import predict_set
 from ._question import Question
 from .metrics import SensitivityScorer
@@ -193,6 +193,7 @@ def sensitivity_curve(
     >>> (curve.shift_norms[1] / curve.perturbation_norms[1]).round(4)
     array([0.3795])
     """
+    check_wraps_a_set(estimator, caller="sensitivity_curve")
     sizes = _check_sizes(param_range)
     _check_scoring(estimator, scoring)
     check_count("sensitivity_curve", "n_corrections", n_corrections, low=0)

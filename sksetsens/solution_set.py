@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_count, check_positive
+from ._checks import check_count, check_positive, real_points
 from ._copies import nearest_copies, objective_symmetry, retilted
 from ._objective import Objective
 from ._restored import restored_kernel, restored_objective
@@ -233,7 +233,7 @@ class SolutionSet:
 
     def _cloud(self, points: ArrayLike) -> Array:
         """Points as an array of weights, shape (n_points, n_params)."""
-        cloud = np.asarray(getattr(points, "weights", points), dtype=np.float64)
+        cloud = real_points("points", points)
         if cloud.ndim == 1:
             cloud = cloud[None, :]
         p = self.weights.shape[1]

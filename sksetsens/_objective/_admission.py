@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
     UnsupportedObjectiveError
         If ``estimator.module`` is an instance: every restart would begin at the
         same weights.
+    ValueError
+        If skorch cannot build the net.
     """
     if isinstance(estimator.module, torch.nn.Module):
         name = type(estimator.module).__name__
@@ -65,7 +68,14 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
         )
     _check_device(estimator.device)
     with isolated(seed):
-        return bare_net(estimator, params).initialize()
+        try:
+            return bare_net(estimator, params).initialize()
+        except Exception as error:
+            raise ValueError(
+                f"The net {type(estimator).__name__} cannot be initialised "
+                f"({type(error).__name__}: {error}). Check the parameters of its "
+                "module, criterion, optimizer and callbacks."
+            ) from error
 
 
 def _check_device(device: Any) -> None:
@@ -113,6 +123,8 @@ def admit(
 
     Raises
     ------
+    ValueError
+        If the net's batch size or the working memory has no meaning.
     StochasticObjectiveError
         If the objective differs between two evaluations at the same weights.
     UnsupportedObjectiveError
@@ -121,6 +133,7 @@ def admit(
         no number, or second derivatives do not exist.
     """
     with isolated(seed=0):
+        _check_batch_size(net)
         _refuse_learning_parts(net)
         _refuse_transformed_data(net, X, y)
         _refuse_batch_statistics(net)
@@ -136,6 +149,16 @@ def admit(
         refuse_another_gradient(net, probe)
         refuse_dependence_on_batch_size(net, X, y, probe)
     return objective
+
+
+def _check_batch_size(net: Any) -> None:
+    size = net.batch_size
+    whole = isinstance(size, Integral) and not isinstance(size, bool)
+    if not whole or (size < 1 and size != -1):
+        raise ValueError(
+            "The 'batch_size' of the net must be a positive integer, or -1 for all "
+            f"rows. Got {size!r} instead."
+        )
 
 
 def _refuse_learning_parts(net: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from .._checks import check_positive
+from .._checks import check_positive, real_points
 from ..symmetries import NetworkSymmetry
 from ._truncation import affine_pieces, truncated_excess
 
@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 def _points(name: str, value: Any) -> Array:
     """Solutions of a set, or rows of an array."""
-    points = np.asarray(getattr(value, "weights", value), dtype=np.float64)
+    points = real_points(name, value)
     if points.ndim == 1:
         points = points[None, :]
     if points.ndim != 2 or not len(points):

@@ -191,7 +191,8 @@ def _check_size(name: str, value: Any) -> int:
 
 def _check_widths(hidden_widths: Any, train_output: bool) -> tuple[int, ...]:
     try:
-        widths = tuple(hidden_widths)
+        text = isinstance(hidden_widths, str | bytes)
+        widths = (None,) if text else tuple(hidden_widths)
     except TypeError:
         widths = (None,)  # not a sequence: fails the check below
     if not all(map(_is_size, widths)) or not (widths or train_output):
