@@ -102,3 +102,11 @@ def test_nothing_but_a_plot_needs_an_extra():
     )
     assert done.returncode == 0, done.stderr
     assert "from_estimator requires matplotlib" in done.stdout
+
+
+def test_floors_are_the_oldest_versions_that_were_run():
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and line[0] != "#")
+    for text in sum(EXTRAS.values(), PROJECT["dependencies"]):
+        required = Requirement(text)
+        assert str(required.specifier) == f">={pins[required.name]}", required.name
