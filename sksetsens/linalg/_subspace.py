@@ -32,8 +32,8 @@ class Subspace:
     >>> line = Subspace(np.array([[0.6], [0.8]]))
     >>> line.project(np.array([1.0, 0.0])).round(2)
     array([0.36, 0.48])
-    >>> line.complement_norm(np.array([0.8, -0.6])).round(2)
-    np.float64(1.0)
+    >>> round(float(line.complement_norm(np.array([0.8, -0.6]))), 2)
+    1.0
     """
 
     basis: Array
