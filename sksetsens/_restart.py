@@ -66,6 +66,12 @@ class RestartTask:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "objective": None}
 
+    def writable(self) -> RestartTask:
+        """The same with arrays of its own where they are read-only, as in workers."""
+        names = ("X", "y", "X_net", "y_net")
+        arrays = {name: np.require(getattr(self, name), None, "W") for name in names}
+        return replace(self, **arrays)
+
     def on(self, X: NDArray[Any], y: NDArray[Any] | None) -> RestartTask:
         """The same trainings on other data; y None keeps the targets."""
         y = self.y if y is None else y
@@ -135,6 +141,7 @@ def run_restart(
     restart : Restart
     """
     start = time.perf_counter()
+    task = task.writable()
     with isolated(seed, n_threads=1):
         try:
             restart = _restart(task, seed, stacked)

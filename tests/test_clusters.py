@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from sksetsens import SolutionSetEstimator
+from sksetsens._restart import run_restart
 from sksetsens.networks import DFCNNRegressor
 
 torch.set_num_threads(1)
@@ -59,6 +62,28 @@ def test_threads_do_not_disturb_each_other():
     assert torch.equal(torch.get_rng_state(), state)
     for seed, expected in enumerate(alone):
         np.testing.assert_array_equal(found[seed], expected)
+
+
+def test_workers_get_read_only_arrays():
+    """Joblib maps large arrays from files, Ray all; torch warns of such arrays."""
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((20, 2))
+    net = DFCNNRegressor(
+        module__hidden_widths=(), module__train_output=True, max_epochs=2
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, X[:, 0])
+    task = model._task
+    expected = run_restart(task, 0)
+    frozen = {name: getattr(task, name).copy() for name in ("X", "y", "X_net", "y_net")}
+    for array in (*frozen.values(), X):
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = run_restart(replace(task, **frozen, objective=None), 0)
+        model.solution_set_.predict(X)
+        model.sensitivity(X)
+    assert not found.error
+    np.testing.assert_array_equal(found.polished.weights, expected.polished.weights)
 
 
 _SCRIPT = """

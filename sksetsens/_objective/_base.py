@@ -86,7 +86,7 @@ class ObjectiveBase:
 
     def _set_data(self, X: NDArray[Any], y: NDArray[Any]) -> None:
         self._x = self._tensor(X)
-        targets = torch.as_tensor(y)
+        targets = _as_tensor(y)
         dtype = self._dtype if targets.is_floating_point() else targets.dtype
         self._y = targets.to(self._device, dtype, copy=True)
         self.n_samples = self._x.shape[0]
@@ -213,7 +213,7 @@ class ObjectiveBase:
     def _tensor(self, array: Any) -> Tensor:
         # A copy: callers may write to theirs, and BLAS sums in another order for
         # arrays that begin elsewhere in a cache line.
-        return torch.as_tensor(array).to(self._device, self._dtype, copy=True)
+        return _as_tensor(array).to(self._device, self._dtype, copy=True)
 
     def _numpy(self, tensor: Tensor) -> Array:
         return tensor.detach().cpu().numpy().astype(np.float64)
@@ -387,3 +387,9 @@ def _named_tensors(
         *module.named_parameters(remove_duplicate=remove_duplicate),
         *module.named_buffers(remove_duplicate=remove_duplicate),
     ]
+
+
+def _as_tensor(array: Any) -> Tensor:
+    """Tensor to be copied; torch warns of arrays that are read-only, as in workers."""
+    read_only = isinstance(array, np.ndarray) and not array.flags.writeable
+    return torch.as_tensor(array.copy() if read_only else array)
