@@ -17,8 +17,8 @@ any fold; the errors are mean absolute differences to the cold score.
 
 Restarts are trained as one stack, the fastest way to refit. "Strict" charges the
 factorisation, which is part of ``fit``, to the prediction and not to the cold refit.
-Worst-case directions are computed anew by each `perturbed_score`, at several times the
-cost of the rest, and reach beyond the first order at much smaller sizes.
+Worst-case directions cost several times the rest, once per fit, and reach beyond the
+first order at much smaller sizes.
 
 Run: ``python benchmarks/bench_ranking.py [--smoke] [--perturbation worst_case]``
 """

@@ -369,6 +369,7 @@ class SolutionSetEstimator(
             self.classes_ = data.classes
         self._kept, self._nets = kept, None
         self._moduli_by_level: dict[str, Any] = {}
+        self._worst_moduli: dict[bytes, Any] = {}
 
     @property
     def estimators_(self):

@@ -234,8 +234,12 @@ def _worst_case(estimator: Any, X: Any, rows: NDArray[np.bool_]) -> Array:
             "The 'X' parameter of perturb must be None for "
             "perturbation='worst_case', which refers to the training data."
         )
-    moduli = [modulus(gd, rows) for gd in estimator.graphical_derivatives_]
-    worst = max(moduli, key=lambda m: m.value)
+    # Sizes come and go, as in a search or a curve: the direction is kept.
+    kept, key = estimator._worst_moduli, rows.tobytes()
+    if key not in kept:
+        moduli = [modulus(gd, rows) for gd in estimator.graphical_derivatives_]
+        kept[key] = max(moduli, key=lambda m: m.value)
+    worst = kept[key]
     if not np.isfinite(worst.value):
         raise ValueError(
             "The 'perturbation' parameter must not be 'worst_case' where the "

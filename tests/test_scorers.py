@@ -28,13 +28,14 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
 
-from sksetsens import SolutionSetEstimator, metrics
+from sksetsens import SolutionSetEstimator, _perturbed_data, metrics
 from sksetsens.datasets import (
     make_dead_feature,
     make_isolated_minimum,
     make_underdetermined_linear,
 )
 from sksetsens.exceptions import NonlinearityWarning, StationarityWarning
+from sksetsens.lipschitz import modulus
 from sksetsens.metrics import (
     make_sensitivity_scorer,
     neg_lipschitz_modulus,
@@ -144,6 +145,30 @@ def test_known_modulus():
     # The worst case attains it: |dx| = size sqrt(n).
     size = 1e-3 * np.sqrt(len(data.X))
     assert neg_shift_norm(model) == pytest.approx(-dense * size, rel=1e-6)
+
+
+def test_the_worst_direction_is_computed_once(monkeypatch):
+    calls = []
+
+    def counted(gd, rows):
+        calls.append(rows.sum())
+        return modulus(gd, rows)
+
+    monkeypatch.setattr(_perturbed_data, "modulus", counted)
+    data = make_isolated_minimum(random_state=0)
+    model = _linear(data, perturbation="worst_case", n_restarts=1)
+    scorers = [
+        make_sensitivity_scorer(perturbation_size=size, perturbed_fraction=fraction)
+        for size in (1e-4, 1e-3)
+        for fraction in (1.0, 5)
+    ]
+    first = [scorer(model, data.X, data.y) for scorer in scorers]
+    assert calls == [30, 5]
+    # Not those of another fit.
+    model.fit(2.0 * data.X, data.y)
+    again = [scorer(model, data.X, data.y) for scorer in scorers]
+    assert calls == [30, 5, 30, 5]
+    assert len({*first, *again}) == 8
 
 
 def test_no_perturbation_costs_nothing():
