@@ -1,4 +1,4 @@
-"""The README keeps what it promises."""
+"""The README and the guide keep what they promise."""
 
 import re
 from pathlib import Path
@@ -13,6 +13,15 @@ def test_python_example_runs_as_written():
     exec(code, names)
     gap = names["predicted"].distance(names["retrained"])
     assert (gap < names["predicted"].shift_norm).all()
+
+
+def test_guide_runs_as_written():
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL):
+        exec(code, names)
+    assert "holds to" in repr(names["report"])
+    assert names["loaded"].weights.shape == (2, 49)
 
 
 def test_commands_name_files_that_exist():
