@@ -1,4 +1,4 @@
-"""Checks of numbers given by users, with one error sentence."""
+"""Checks of numbers and arrays given by users, with one error sentence."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
 
 __all__ = [
     "check_choice",
     "check_count",
     "check_positive",
+    "check_rows",
     "real_points",
     "selection",
 ]
@@ -76,6 +78,21 @@ def real_points(name: str, value: Any) -> NDArray[np.float64]:
             f"The {name!r} parameter must be a SolutionSet or an array of real "
             f"numbers. Got {value!r} instead."
         ) from error
+
+
+def check_rows(
+    X: ArrayLike, expected: tuple[int, ...], caller: str = "predict"
+) -> NDArray[np.float64]:
+    """X as finite float64 rows of the expected shape."""
+    rows: NDArray[np.float64] = check_array(
+        X, dtype=np.float64, allow_nd=True, input_name="X"
+    )
+    if rows.shape[1:] != expected:
+        raise ValueError(
+            f"The 'X' parameter of {caller} must have rows of shape {expected}, as in "
+            f"training. Got {rows.shape[1:]} instead."
+        )
+    return rows
 
 
 def selection(name: str, chosen: ArrayLike | None, size: int) -> NDArray[np.bool_]:

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import check_choice, check_positive
+from ._checks import check_choice, check_positive, check_rows
 from ._objective import Objective
 from .linalg import ImplicitSubspace, Subspace
-from .solution_set import SolutionSet, check_rows
+from .solution_set import SolutionSet
 from .symmetries import Alignment
 
 __all__ = ["PredictedSolutionSet", "PredictionChange"]

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_count, check_positive, real_points
+from ._checks import check_count, check_positive, check_rows, real_points
 from ._copies import nearest_copies, objective_symmetry, retilted
 from ._objective import Objective
 from ._restored import restored_kernel, restored_objective
@@ -19,7 +19,7 @@ from ._storage import read_arrays, write_arrays
 from .linalg import ImplicitSubspace, Subspace
 from .symmetries import Alignment, NetworkSymmetry
 
-__all__ = ["SolutionSet", "check_rows"]
+__all__ = ["SolutionSet"]
 
 Array = NDArray[np.float64]
 
@@ -440,16 +440,3 @@ class SolutionSet:
 
 
 SolutionSet._kinds["SolutionSet"] = SolutionSet
-
-
-def check_rows(
-    X: ArrayLike, expected: tuple[int, ...], caller: str = "predict"
-) -> Array:
-    """X as finite float64 rows of the expected shape."""
-    rows: Array = check_array(X, dtype=np.float64, allow_nd=True, input_name="X")
-    if rows.shape[1:] != expected:
-        raise ValueError(
-            f"The 'X' parameter of {caller} must have rows of shape {expected}, as in "
-            f"training. Got {rows.shape[1:]} instead."
-        )
-    return rows

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .._objective import Objective, PointProducts
-from ..linalg import GramPseudoInverse, PseudoInverse, Solution, gram_inverse
-from ._point import Point, ZeroOfR, matrix_shape, operator, relative_neglect, root
+from ..linalg import GramPseudoInverse, PseudoInverse, gram_inverse
+from ._point import Point, operator, relative_neglect, root
+from ._row_form import RowForm
 
 __all__ = ["Dual"]
 
 Array = NDArray[np.float64]
 
 
-class Dual(ZeroOfR):
+class Dual(RowForm):
     """``H = A'A`` and ``B = A' S D`` with ``A = S J``, ``S'S = Lambda``."""
 
     name = "dual"
@@ -50,20 +51,14 @@ class Dual(ZeroOfR):
     def _SD(self) -> Array:
         return self._S @ self._objective.input_jacobian(self._w)
 
-    def _rho(self, dX: Any, dy: Any = None) -> Array:
-        rho = self._moved(dX)
-        if dy is not None:
-            rho = rho + self._whitened(
-                self._objective.output_target_product(self._w, dy)
-            )
-        return rho.ravel()
-
     def _whitened(self, r: Array) -> Array:
         """rho with ``S' rho = r`` per row, shape (n_samples, n_outputs, 1)."""
         return np.linalg.pinv(self._S.transpose(0, 2, 1)) @ r[..., None]
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        return self.factor.solve_factored(self._rho(dX, dy))
+    def _unwhitened(self, rho: Array) -> Array:
+        columns = rho.reshape(*self._SD.shape[:2], 1)
+        moved: Array = (np.linalg.pinv(self._S) @ columns)[..., 0]
+        return moved
 
     def reduced_map(self) -> Array:
         u, sigma = self.factor.left_basis()
@@ -73,10 +68,6 @@ class Dual(ZeroOfR):
     @property
     def has_full_row_rank(self) -> bool:
         return self.factor.rank == self._objective.n_equations
-
-    def column_leaks(self) -> Array:
-        # B = A' S D lies in range A' by construction.
-        return np.zeros(matrix_shape(self._objective))
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         A = self._A[:, part]
@@ -97,37 +88,6 @@ class Dual(ZeroOfR):
         columns = rho.reshape(self._SD.shape[0], 1, self._SD.shape[1])
         return (columns @ self._SD).ravel()
 
-    def _from_input(self, left: Any, left_adjoint: Any) -> LinearOperator:
-        shape = (self._objective.n_params, int(np.prod(self._objective.input_shape)))
-        return operator(
-            shape,
-            lambda dx: left(self._rho(dx)),
-            lambda v: self._to_input(left_adjoint(v)),
-        )
-
     @property
     def B(self) -> LinearOperator:
         return self._from_input(self._A.T.__matmul__, self._A.__matmul__)
-
-    @property
-    def solution_operator(self) -> LinearOperator:
-        factor = self.factor
-        return self._from_input(factor.apply_factored, factor.apply_factored_adjoint)
-
-    target_leak = 0.0
-
-    @property
-    def target_operator(self) -> LinearOperator:
-        o, w, factor = self._objective, self._w, self.factor
-
-        def forward(dy: Array) -> Array:
-            r = o.output_target_product(w, dy)
-            return factor.apply_factored(self._whitened(r).ravel())
-
-        def adjoint(v: Array) -> Array:
-            rho = factor.apply_factored_adjoint(v).reshape(*self._SD.shape[:2], 1)
-            whitened = np.linalg.pinv(self._S) @ rho
-            return o.target_output_product(w, whitened[..., 0]).ravel()
-
-        shape = (o.n_params, int(np.prod(o.target_shape)))
-        return operator(shape, forward, adjoint)

@@ -10,24 +10,18 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .._objective import SINGLE_FROM, Objective, PointProducts
-from ..linalg import GramOperatorInverse, GramPseudoInverse, PseudoInverse, Solution
+from ..linalg import GramOperatorInverse, GramPseudoInverse, PseudoInverse
 from ._held_outputs import HeldOutputs, is_saturated
 from ._matrix_free import refuse_basis
-from ._point import (
-    Point,
-    ZeroOfR,
-    curvature_of_rows,
-    matrix_shape,
-    operator,
-    relative_neglect,
-)
+from ._point import Point, curvature_of_rows, operator, relative_neglect
+from ._row_form import RowForm
 
 __all__ = ["MatrixFreeDual"]
 
 Array = NDArray[np.float64]
 
 
-class MatrixFreeDual(ZeroOfR):
+class MatrixFreeDual(RowForm):
     """``A v = -S D dx`` in least squares, ``A = S J``, by products with J.
 
     S is the root of Lambda, or, where rows are saturated, the projector on the range of
@@ -80,14 +74,8 @@ class MatrixFreeDual(ZeroOfR):
         rows = u.reshape(*self._S.shape[:2], 1)
         return products.jacobian_adjoint((self._S.transpose(0, 2, 1) @ rows)[..., 0])
 
-    def _rho(self, dX: Any, dy: Any = None) -> Array:
-        moved = self._products.input_jacobian(dX)
-        rho = self._S @ moved[..., None]
-        if dy is not None:
-            rho = rho + self._whitened(
-                self._objective.output_target_product(self._w, dy)
-            )
-        return rho.ravel()
+    def _moved(self, dX: Any) -> Array:
+        return self._S @ self._products.input_jacobian(dX)[..., None]
 
     def _whitened(self, r: Array) -> Array:
         """``S Lambda^+ r`` per row: the movement of outputs that r asks for."""
@@ -98,8 +86,10 @@ class MatrixFreeDual(ZeroOfR):
         curvature = self._objective.output_hessian(self._w)
         return np.asarray(np.linalg.pinv(curvature, hermitian=True), dtype=np.float64)
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        return self.factor.solve_factored(self._rho(dX, dy))
+    def _unwhitened(self, rho: Array) -> Array:
+        rows = rho.reshape(*self._S.shape[:2], 1)
+        moved = self._inverse_curvature @ (self._S.transpose(0, 2, 1) @ rows)
+        return moved[..., 0]
 
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         if self.anchor is None:
@@ -136,10 +126,6 @@ class MatrixFreeDual(ZeroOfR):
     def reduced_map(self) -> Array:
         return refuse_basis("'lsmr'")
 
-    def column_leaks(self) -> Array:
-        # B = A' S D lies in range A' by construction.
-        return np.zeros(matrix_shape(self._objective))
-
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         J = self._objective.jacobian(self._w)[..., part]
         A = (self._S @ J).reshape(-1, part.stop - part.start)
@@ -161,42 +147,12 @@ class MatrixFreeDual(ZeroOfR):
         moved = (self._S.transpose(0, 2, 1) @ rows)[..., 0]
         return self._products.input_jacobian_adjoint(moved).ravel()
 
-    def _from_input(self, left: Any, left_adjoint: Any) -> LinearOperator:
-        shape = (self._objective.n_params, int(np.prod(self._objective.input_shape)))
-        return operator(
-            shape,
-            lambda dx: left(self._rho(dx)),
-            lambda v: self._to_input(left_adjoint(v)),
-        )
-
     @property
     def B(self) -> LinearOperator:
         return self._from_input(
             lambda u: self._backward(self._products, u),
             lambda v: self._forward(self._products, v),
         )
-
-    @property
-    def solution_operator(self) -> LinearOperator:
-        factor = self.factor
-        return self._from_input(factor.apply_factored, factor.apply_factored_adjoint)
-
-    target_leak = 0.0
-
-    @property
-    def target_operator(self) -> LinearOperator:
-        o, w, factor = self._objective, self._w, self.factor
-
-        def forward(dy: Array) -> Array:
-            r = o.output_target_product(w, dy)
-            return factor.apply_factored(self._whitened(r).ravel())
-
-        def adjoint(v: Array) -> Array:
-            rho = factor.apply_factored_adjoint(v).reshape(*self._S.shape[:2], 1)
-            moved = self._inverse_curvature @ (self._S.transpose(0, 2, 1) @ rho)
-            return o.target_output_product(w, moved[..., 0]).ravel()
-
-        return operator((o.n_params, int(np.prod(o.target_shape))), forward, adjoint)
 
 
 def _metric(point: Point, held: HeldOutputs | None) -> Array:
