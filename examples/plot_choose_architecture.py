@@ -74,10 +74,9 @@ search = GridSearchCV(
 ).fit(X, y)
 
 # %%
-# More decay is better on the data as they are, and worse on the perturbed data: the
-# nets with less decay gain from rows that are harder to fit, as if they had been
-# damped more. A hundredth of R2 on 148 rows says little about diabetes. What counts
-# here is that the prediction and the second training come to the same choice.
+# More decay is better on the data as they are, and worse on these perturbed data. A
+# hundredth of R2 on 148 rows says little about diabetes. What counts here is that the
+# prediction and the second training come to the same choice.
 candidates = search.cv_results_["params"]
 scores = {name: search.cv_results_[f"mean_test_{name}"] for name in scoring}
 
@@ -98,8 +97,8 @@ print(f"refitted on all rows            {described(search.best_params_)}")
 
 # %%
 # One picture: lines that cross between the first two columns are choices that the
-# perturbation reverses; lines that do not cross between the last two were predicted in
-# the right order.
+# perturbation reverses. Lines that cross between the last two were predicted in the
+# wrong order: two pairs in the middle of the field, which differ by little.
 colors = {0.1: "#0072B2", 0.3: "#D55E00"}
 styles = {0.1: "-", 0.3: "--"}
 markers = {(4,): "o", (16,): "s", (8, 8): "^"}
@@ -128,7 +127,7 @@ ax.set(
     xticks=range(3),
     xticklabels=["as trained", "perturbed:\npredicted", "perturbed:\nretrained"],
     ylabel=f"R2 on the {len(split[1])} held-out rows",
-    title="The best model as trained is not the best on perturbed data",
+    title="On this split, the best as trained is not the best when perturbed",
 )
 ax.spines[["top", "right"]].set_visible(False)
 ax.grid(axis="y", color="0.9")

@@ -9,7 +9,9 @@ cluster, on one machine or on many, with the same bits as in one process. This s
 starts two workers on this machine, trains there, loses one of them on purpose, and
 compares.
 
-It needs the ``dask`` extra: ``pip install 'sksetsens[dask]'``.
+It needs the ``dask`` extra: ``pip install -c constraints.txt -e '.[dask]'``. Dask's own
+messages about a worker that restarts are part of the story. On so small a problem two
+workers take longer than one process: each imports torch first, and one of them twice.
 """
 
 # %%

@@ -16,7 +16,6 @@ with weight decay, whose solutions stand alone.
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
@@ -31,9 +30,8 @@ from sksetsens.inspection import (
 from sksetsens.networks import DFCNNRegressor
 
 torch.set_num_threads(1)
-diabetes = load_diabetes(as_frame=True)
-X = pd.DataFrame(scale(diabetes.data), columns=diabetes.feature_names)[:150]
-y = scale(diabetes.target)[:150]
+diabetes = load_diabetes()
+X, y = scale(diabetes.data)[:150], scale(diabetes.target)[:150]
 
 
 def fit(width, weight_decay, n_restarts):
@@ -105,7 +103,10 @@ for k, size in enumerate(sizes):
 # restarts agree: they are one function, with its hidden units in another order. The
 # correlated serum measurements lead.
 display = LipschitzModulusDisplay.from_estimator(
-    decayed, level="feature", ax=bottom_right
+    decayed,
+    level="feature",
+    feature_names=diabetes.feature_names,
+    ax=bottom_right,
 )
 print("\nmost fragile features:", [display.names[part] for part in display.order_[:3]])
 

@@ -6,8 +6,8 @@ Sensor noise: how sure is a model trained on measurements?
 Thirteen instruments measured 178 wines, and none of them is exact. Had the same wines
 been measured again, the training data would have been a little different, and so would
 the model. How different would its predictions be, and which instrument should be
-replaced first? Training again for each of hundreds of measurements takes long. The
-Hessian, which is factorised once, answers in milliseconds.
+replaced first? The Hessian, which is factorised once, answers for each repetition at a
+small part of the time that training takes.
 """
 
 # %%
@@ -27,7 +27,7 @@ from sksetsens import SolutionSetEstimator, sensitivity
 from sksetsens.networks import DFCNNClassifier
 
 torch.set_num_threads(1)
-wine = load_wine(as_frame=True)
+wine = load_wine()
 X, X_test, y, y_test = train_test_split(
     wine.data, wine.target, test_size=58, random_state=0, stratify=wine.target
 )
@@ -55,7 +55,7 @@ rng = np.random.RandomState(0)
 
 def measured_again(columns=slice(None)):
     noise = np.zeros(X.shape)
-    noise[:, columns] = 0.005 * X.to_numpy()[:, columns]
+    noise[:, columns] = 0.005 * X[:, columns]
     return X + noise * rng.standard_normal(X.shape)
 
 
@@ -98,7 +98,8 @@ for i in np.argsort(-doubt)[:3]:
     print(f"  class {best[i]}: probability {confidence[i]:.3f} +- {doubt[i]:.3f}")
 
 # %%
-# Which instrument is to blame? Let one of them err at a time.
+# Which instrument is to blame? Let one of them err at a time. An error of the reading
+# weighs most where readings hardly differ: alcohol is between 11 and 15 % in all wines.
 shares = []
 for j in range(X.shape[1]):
     alone = [predicted_change(measured_again([j]))[0] for _ in range(10)]
@@ -125,8 +126,9 @@ names = [wine.feature_names[j].replace("/", "/\n") for j in order]
 right.barh(names, np.array(shares)[order], color="C0")
 right.set(
     xlabel="change of a probability (root mean square)",
-    title="One instrument at a time, 0.5 % of its reading",
+    title="One instrument off by 0.5 %",
 )
+right.locator_params(axis="x", nbins=4)
 right.tick_params(axis="y", labelsize=8)
 fig.savefig("sensor_noise.png", dpi=120)
 print(f"\npicture: {Path('sensor_noise.png').resolve()}")

@@ -83,7 +83,7 @@ class SensitivityMixin:
         question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
         with memory_explained("sensitivity"), bars(self.verbose):
-            return predict_set(question, n_corrections=n_corrections, stacklevel=2)
+            return predict_set(question, n_corrections=n_corrections, warn=True)
 
     def stability_report(
         self, X_perturbed, y_perturbed=None, *, tol=0.1
@@ -119,11 +119,11 @@ class SensitivityMixin:
         Returns
         -------
         X_perturbed : ndarray of the shape of X, float64
-            The same at every call: drawn from a seed fixed at fit.
+            The same at every call: drawn from a seed fixed at fit. At the end of a
+            pipeline these are transformed data, for this estimator's `sensitivity`.
         """
         check_is_fitted(self)
         self._check_parameters()
-        self._check_perturbed_fraction(len(self.X_train_) if X is None else len(X))
         return perturb_data(self, X, y)
 
     @property

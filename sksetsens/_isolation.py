@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import sys
 import threading
@@ -16,10 +17,33 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["ONE_AT_A_TIME", "isolated"]
 
+
+class _Turn:
+    """A lock that its thread may take again; no forked process inherits it taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """A new lock where another thread holds it, which a fork leaves behind."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+
+
 # What the threads of a process share: torch's generators and number of threads, its
 # levels of forward differentiation, and nets whose parameters or hooks change for the
 # time of a call. Nobody waits for another thread while holding it.
-ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = _Turn()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ONE_AT_A_TIME.renew)
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["memory_explained"]
+__all__ = ["is_out_of_memory", "memory_explained"]
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def memory_explained(during: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise MemoryError(
             f"Memory ran out during {during}. Lower 'working_memory' (MiB; None for "
@@ -37,7 +37,8 @@ def memory_explained(during: str) -> Iterator[None]:
         ) from error
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whatever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # torch's CPU allocator raises a plain RuntimeError.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 
 __all__ = ["check_wraps_a_set", "peel"]
@@ -33,6 +34,8 @@ def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
     ------
     TypeError
         If no `SolutionSetEstimator` is at the end.
+    NotFittedError
+        If a search is not fitted.
     """
     while True:
         if hasattr(estimator, "best_estimator_"):
@@ -44,7 +47,11 @@ def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
         elif _is_set(estimator):
             return estimator, X
         else:
-            raise _no_set(estimator, caller)
+            check_wraps_a_set(estimator, caller=caller)
+            raise NotFittedError(
+                f"The 'estimator' parameter of {caller} must be fitted. This "
+                f"{type(estimator).__name__} is not fitted yet."
+            )
 
 
 def check_wraps_a_set(estimator: Any, *, caller: str) -> None:
@@ -53,6 +60,11 @@ def check_wraps_a_set(estimator: Any, *, caller: str) -> None:
         if isinstance(estimator, Pipeline):
             estimator = estimator.steps[-1][1]
         elif isinstance(estimator, BaseEstimator) and hasattr(estimator, "estimator"):
+            if getattr(estimator, "refit", True) is False:
+                raise ValueError(
+                    f"The 'estimator' parameter of {caller} must not be a search with "
+                    f"refit=False, which keeps no estimator. Got {estimator!r} instead."
+                )
             estimator = estimator.estimator
         else:
             raise _no_set(estimator, caller)

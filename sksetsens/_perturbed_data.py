@@ -11,6 +11,7 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+from ._callers import user_stacklevel
 from ._compat import check_feature_names, check_n_features
 from ._training_data import encode_labels
 from .lipschitz import modulus
@@ -35,7 +36,7 @@ def check_inputs(
     ``name`` is what errors call it. A bare array warns of missing feature names unless
     it ``may_be_nameless``.
     """
-    if not (may_be_nameless and isinstance(X, np.ndarray)):
+    if not may_be_nameless or hasattr(X, "columns"):
         check_feature_names(estimator, X, reset=False)
     checked = check_array(
         X,
@@ -135,7 +136,7 @@ def _check_dtypes(X_train: Array, X_perturbed: Any) -> None:
             "training X has more digits: rounding counts as a perturbation of every "
             "row. Pass float64, converted before the data is perturbed.",
             DataConversionWarning,
-            stacklevel=5,
+            stacklevel=user_stacklevel(),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ._callers import user_stacklevel
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._linearise import spectral_evidence
 from ._objective import Objective
@@ -48,7 +49,7 @@ class _Piece:
 
 
 def predict_set(
-    question: Question, *, n_corrections: int, stacklevel: int | None
+    question: Question, *, n_corrections: int, warn: bool
 ) -> PredictedSolutionSet:
     """Predict the set of solutions on perturbed data.
 
@@ -59,8 +60,8 @@ def predict_set(
     n_corrections : int
         Newton steps on R(x^p, .) after the prediction (Gauss-Newton in the dual).
 
-    stacklevel : int or None
-        Of the warnings; None for no warnings.
+    warn : bool
+        Whether to warn of what may not be trusted, too.
 
     Returns
     -------
@@ -113,9 +114,9 @@ def predict_set(
     }
     kernels = [piece.derivative.kernel for piece in pieces]
     objectives = [piece.objective for piece in pieces]
-    if stacklevel is not None:
-        _warn_of_solves([piece.affine for piece in pieces], stacklevel + 1)
-        _warn(question, is_empty, changes_rank, relative_error, stacklevel + 1)
+    if warn:
+        _warn_of_solves([piece.affine for piece in pieces])
+        _warn(question, is_empty, changes_rank, relative_error)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
 
@@ -171,14 +172,14 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
     if piece.error.worse <= _HOLDS:
         return f"first order holds: {left}"
     if piece.error.worse < _FAILS:
-        return f"first order is rough: {left}; add corrections"
+        return f"first order is rough: {left}; set n_corrections=1"
     return (
         f"outside the range of linearity: {left}; use a smaller perturbation, "
         "n_corrections, or retrain"
     )
 
 
-def _warn_of_solves(affine: list[AffineSet], stacklevel: int) -> None:
+def _warn_of_solves(affine: list[AffineSet]) -> None:
     ended = [a for a in affine if not a.converged]
     if ended:
         worst = max(ended, key=lambda a: a.residual)
@@ -186,7 +187,7 @@ def _warn_of_solves(affine: list[AffineSet], stacklevel: int) -> None:
             f"{len(ended)} of {len(affine)} predicted shifts are not solved to "
             f"solver_tol: {worst.status}.",
             SolverWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
 
 
@@ -195,7 +196,6 @@ def _warn(
     is_empty: NDArray[np.bool_],
     changes_rank: NDArray[np.bool_],
     relative_error: Array,
-    stacklevel: int,
 ) -> None:
     if is_empty.any():
         warnings.warn(
@@ -204,7 +204,7 @@ def _warn(
             "shift exists (see is_empty and residual). Perturb other features, or add "
             "weight decay.",
             IllPosedWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
     if changes_rank.any():
         warnings.warn(
@@ -212,7 +212,7 @@ def _warn(
             f"{len(is_empty)} solutions: they may move much further than the predicted "
             "shift. Retrain, or add weight decay.",
             IllPosedWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
     far = relative_error >= _FAILS
     if far.any():
@@ -225,7 +225,7 @@ def _warn(
             f"by {_HOLDS:.0%} from {share:.2g} of the perturbation on (see "
             "linear_range). Use a smaller perturbation, n_corrections, or retrain.",
             NonlinearityWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
 
 

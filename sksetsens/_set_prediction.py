@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ._perturbed_data import check_inputs
+from .metrics._scorers import prediction_scorer
 from .solution_set import SolutionSet
 
 __all__ = ["SetPredictionMixin"]
@@ -102,6 +103,7 @@ class SetPredictionMixin:
             NaN where a solution of the set is empty.
         """
         check_is_fitted(self)
+        scoring = prediction_scorer("score_of", scoring)
         if np.isnan(solutions.weights).any():
             return float("nan")
         # As if it had been fitted; the other fitted arrays are shared.

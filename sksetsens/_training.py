@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 from ._continuation import continued
 from ._linearise import Linearisation, linearise
@@ -90,7 +91,7 @@ def prepare(
     objective = admit(trial, X_net, y_net, working_memory).with_data(data.X, targets)
     check_size(Point(objective, objective.weights, **options))
     task = RestartTask(
-        net,
+        clone(net),  # What is set on the user's net later must not reach the task.
         params,
         data.X,
         targets,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone, is_classifier
-from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
@@ -22,7 +21,7 @@ from ._compat import safe_indexing
 from ._peeling import check_wraps_a_set, peel
 from ._prediction import predict_set
 from ._question import Question
-from .metrics import SensitivityScorer
+from .metrics._scorers import prediction_scorer
 from .predicted_set import PredictedSolutionSet
 from .solution_set import SolutionSet
 
@@ -195,7 +194,7 @@ def sensitivity_curve(
     """
     check_wraps_a_set(estimator, caller="sensitivity_curve")
     sizes = _check_sizes(param_range)
-    _check_scoring(estimator, scoring)
+    scoring = prediction_scorer("sensitivity_curve", scoring)
     check_count("sensitivity_curve", "n_corrections", n_corrections, low=0)
     settings = (sizes, scoring, retrain, n_corrections)
     if isinstance(cv, str) and cv == "prefit":
@@ -222,17 +221,6 @@ def _check_sizes(param_range: ArrayLike) -> Array:
             f"non-negative sizes, at least one. Got {param_range!r} instead."
         )
     return sizes
-
-
-def _check_scoring(estimator: Any, scoring: Any) -> None:
-    if isinstance(scoring, SensitivityScorer):
-        raise ValueError(
-            "The 'scoring' parameter of sensitivity_curve must score predictions. Got "
-            f"{scoring!r} instead, which perturbs the data itself: read the curve's "
-            "other arrays, or pass it to scikit-learn's validation_curve."
-        )
-    if scoring is not None:
-        check_scoring(estimator, scoring=scoring)
 
 
 def _fit_and_follow(
@@ -271,7 +259,7 @@ def _follow(
         sized = copy.copy(final).set_params(perturbation_size=float(size))
         X_new = sized.perturb()
         question = Question(final, final.X_train_, X_new, final.targets_, None)
-        predicted = predict_set(question, n_corrections=n_corrections, stacklevel=None)
+        predicted = predict_set(question, n_corrections=n_corrections, warn=False)
         row = _evidence(predicted) | {"perturbation_norms": question.size}
         row["scores"] = score(predicted)
         if retrain:
@@ -301,15 +289,15 @@ def _truth(
     predicted: PredictedSolutionSet,
     score: Callable[[SolutionSet], float],
 ) -> dict[str, float]:
-    retrained = final.retrain(X_new)
-    moved = np.linalg.norm(retrained.weights - final.solution_set_.weights, axis=1)
+    # Without a perturbation polishing would only move the last bits.
     still = np.array_equal(X_new, final.X_train_)
+    retrained = final.solution_set_ if still else final.retrain(X_new)
+    moved = np.linalg.norm(retrained.weights - final.solution_set_.weights, axis=1)
     return {
         "retrained_losses": retrained.losses.mean(),
         "retrained_scores": score(retrained),
         "retrained_shift_norms": moved.mean(),
-        # Without a perturbation there is no shift to compare with.
-        "gaps": 0.0 if still else predicted.relative_gaps(retrained).max(),
+        "gaps": predicted.relative_gaps(retrained).max(),
     }
 
 

@@ -106,10 +106,16 @@ class StabilityReport:
             f"{trusted} of {len(self.distance)} predictions may be trusted"
         )
 
+    def _legend(self) -> str:
+        return (
+            "distance: predicted movement of the weights; bound: at worst; holds to: "
+            f"share of the perturbation where the first order errs by {self.tol:.0%}"
+        )
+
     def __repr__(self) -> str:
         lines = [self._summary(), "".join(f"{name:>13}" for name in _COLUMNS)]
         lines += ["".join(f"{cell:>13}" for cell in row) for row in self._cells()]
-        lines += _told(self.status)
+        lines += [f"  {self._legend()}", *_told(self.status)]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -119,6 +125,7 @@ class StabilityReport:
         return (
             f"<p>{html.escape(self._summary())}</p><table><thead><tr>{head}</tr>"
             f"</thead><tbody>{''.join(rows)}</tbody></table>"
+            f"<p><small>{html.escape(self._legend())}</small></p>"
         )
 
 
@@ -167,7 +174,7 @@ def stability_report(
     """
     check_positive("stability_report", "tol", tol, up_to=1.0)
     question = ask(estimator, X_perturbed, y_perturbed, caller="stability_report")
-    predicted = predict_set(question, n_corrections=0, stacklevel=None)
+    predicted = predict_set(question, n_corrections=0, warn=False)
     pairs = zip(question.derivatives, question.floors, strict=True)
     holds_to = [
         reach(gd, question.dX, question.dy, tol=tol, floor=floor) for gd, floor in pairs

@@ -112,7 +112,7 @@ BAD = {
                 X[:0],
                 [[1.0, 2.0], [3.0]],
                 X.astype(complex),
-                X.astype(str) + "x",
+                np.char.add(X.astype(str), "x"),
                 np.full((N, D), Strange(), dtype=object),
                 scipy.sparse.csr_array(X),
                 torch.ones,
@@ -541,16 +541,18 @@ def _placed(value, tmp_path: Path):
     return value
 
 
-@given(case=_CASES)
-@settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-def test_bad_input_is_told(case, tmp_path):
-    slot, value = case
+_SETTINGS = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": [
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],
+}
+
+
+def _check(slot, value, tmp_path):
     documented = DOCUMENTED
     if slot.kind == "path":
         value, documented = _placed(value, tmp_path), (*DOCUMENTED, OSError)
@@ -565,3 +567,19 @@ def test_bad_input_is_told(case, tmp_path):
     assert str(error).strip(), told
     if not isinstance(error, OSError):  # NumPy opens files
         assert not {"torch", "numpy"} & set(Path(where.filename).parts), told
+
+
+@pytest.mark.parametrize("slot", SLOTS, ids=lambda slot: slot.name)
+def test_every_parameter_tells_of_bad_input(slot, tmp_path):
+    @given(value=BAD[slot.kind])
+    @settings(max_examples=3, **_SETTINGS)
+    def check(value):
+        _check(slot, value, tmp_path)
+
+    check()
+
+
+@given(case=_CASES)
+@settings(max_examples=200, **_SETTINGS)
+def test_bad_input_is_told(case, tmp_path):
+    _check(*case, tmp_path)

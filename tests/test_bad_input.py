@@ -14,7 +14,7 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
-from sksetsens import SolutionSetEstimator, sensitivity
+from sksetsens import SolutionSetEstimator, sensitivity, stability_report
 from sksetsens.exceptions import (
     AllRestartsFailedError,
     StochasticObjectiveError,
@@ -495,11 +495,53 @@ def test_perturbed_inputs_are_checked(fitted, method, X_bad, message):
         getattr(fitted, method)(X_bad)
 
 
-@pytest.mark.parametrize("method", ["sensitivity", "retrain"])
+@pytest.mark.parametrize("method", ["sensitivity", "retrain", "stability_report"])
 def test_less_precise_inputs_warn(fitted, method):
     with pytest.warns(DataConversionWarning, match="float32.*Pass float64") as caught:
         getattr(fitted, method)(X.astype(np.float32))
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("function", [sensitivity, stability_report])
+def test_functions_warn_where_they_are_called(fitted, function):
+    with pytest.warns(DataConversionWarning, match="float32.*Pass float64") as caught:
+        function(fitted, X.astype(np.float32))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("size", [0, -2, 2.0, "all", True, np.int64(4), None])
+def test_batch_sizes_are_checked(size):
+    net = DFCNNRegressor(batch_size=size, module__hidden_widths=(2,))
+    with pytest.raises(ValueError, match="'batch_size' of the net must be a positive"):
+        SolutionSetEstimator(net, n_restarts=1).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"iterator_train__batch_size": 0}, "training data cannot be read"),
+        ({"iterator_train__num_workers": -1}, "training data cannot be read"),
+        ({"optimizer__weight_decay": -1.0}, "cannot be initialised .*weight_decay"),
+        ({"module__unknown": 1}, "cannot be initialised .*unknown"),
+    ],
+)
+def test_nets_that_cannot_be_built_are_told(params, message):
+    net = DFCNNRegressor(module__hidden_widths=(2,), **params)
+    with pytest.raises(ValueError, match=message):
+        SolutionSetEstimator(net, n_restarts=1).fit(X, y)
+
+
+def test_nets_too_large_to_build_run_out_of_memory():
+    net = DFCNNRegressor(module__hidden_widths=(10**12,))
+    with pytest.raises(MemoryError, match="Memory ran out during fit"):
+        SolutionSetEstimator(net, n_restarts=1).fit(X, y)
+
+
+def test_a_loss_that_is_nan_from_the_start_is_told():
+    """Logits in the place of probabilities, skorch users' most common slip."""
+    net = NeuralNetClassifier(nn.Linear, module__in_features=3, module__out_features=3)
+    with pytest.raises(ValueError, match="Got NaN from.*NLLLoss.*CrossEntropyLoss"):
+        SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, LABELS)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int8", "bool", "float16", "float32"])

@@ -4,7 +4,10 @@ The module class lives in ``__main__``, as in anybody's script: workers must get
 must not return nets.
 """
 
+import copy
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -18,6 +21,7 @@ import pytest
 import torch
 
 from sksetsens import SolutionSetEstimator
+from sksetsens._isolation import ONE_AT_A_TIME, isolated
 from sksetsens._restart import run_restart
 from sksetsens.networks import DFCNNRegressor
 
@@ -62,6 +66,69 @@ def test_threads_do_not_disturb_each_other():
     assert torch.equal(torch.get_rng_state(), state)
     for seed, expected in enumerate(alone):
         np.testing.assert_array_equal(found[seed], expected)
+
+
+def test_fitted_estimators_travel_while_they_answer():
+    """A thread that answers exchanges the parameters of the module."""
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((20, 2))
+    net = DFCNNRegressor(
+        module__hidden_widths=(3,),
+        module__activation="tanh",
+        module__train_output=True,
+        optimizer__weight_decay=0.05,
+        max_epochs=3,
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, X[:, 0])
+    moved, stop = model.perturb(), threading.Event()
+    expected = model.sensitivity(moved, n_corrections=1).weights
+
+    def answer():
+        while not stop.is_set():
+            model.sensitivity(moved, n_corrections=1)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        twins = [pickle.loads(pickle.dumps(model)) for _ in range(40)]
+        copies = [copy.deepcopy(model.solution_set_) for _ in range(20)]
+    finally:
+        stop.set()
+        thread.join()
+    for twin in twins[::8]:
+        np.testing.assert_array_equal(
+            twin.sensitivity(moved, n_corrections=1).weights, expected
+        )
+    assert all(len(one.symmetry.hidden_layers) == 1 for one in copies)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked")
+def test_forked_processes_do_not_wait_for_threads_they_do_not_have():
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with ONE_AT_A_TIME:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    try:
+        child = multiprocessing.get_context("fork").Process(target=_take_turn)
+        child.start()
+        child.join(30)
+        code = child.exitcode
+        child.kill()
+    finally:
+        done.set()
+        thread.join()
+    assert code == 0
+
+
+def _take_turn():
+    with isolated(seed=0), ONE_AT_A_TIME:
+        pass
 
 
 def test_workers_get_read_only_arrays():

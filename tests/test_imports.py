@@ -86,6 +86,7 @@ LADDER = {
     "_training_data": 0,
     "networks/*": 0,
     "datasets/*": 0,
+    "_callers": -1,
     "_checks": -1,
 }
 

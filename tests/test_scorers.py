@@ -8,14 +8,17 @@ import pytest
 import torch
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.exceptions import UnsetMetadataPassedError
+from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Ridge
 from sklearn.metrics import (
     accuracy_score,
     check_scoring,
     get_scorer,
     log_loss,
+    make_scorer,
+    max_error,
     r2_score,
 )
 from sklearn.model_selection import (
@@ -28,7 +31,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
 
-from sksetsens import SolutionSetEstimator, _perturbed_data, metrics
+from sksetsens import (
+    SolutionSetEstimator,
+    _perturbed_data,
+    metrics,
+    sensitivity_curve,
+)
 from sksetsens.datasets import (
     make_dead_feature,
     make_isolated_minimum,
@@ -521,7 +529,7 @@ def test_weights_are_routed():
             scoring=renamed,
             params={"confidence": weights},
         )
-        with pytest.raises(UnsetMetadataPassedError, match=r"sample_weight.*perturbed"):
+        with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
             cross_validate(pipeline, X, y, scoring=perturbed_score, **passed)
         with pytest.raises(TypeError, match="neg_shift_norm scores no rows"):
             neg_shift_norm.set_score_request(sample_weight=True)
@@ -546,21 +554,63 @@ def test_weights_are_routed():
 
 
 def test_the_estimator_routes_weights_to_its_score():
-    weights = np.linspace(1.0, 3.0, 24)
-    split = [(np.arange(16), np.arange(16, 24))]
+    weights = np.linspace(1.0, 3.0, 8)
     with config_context(enable_metadata_routing=True):
         model = _model(n_restarts=1).set_score_request(sample_weight=True)
-        scaler = StandardScaler().set_fit_request(sample_weight=False)
-        found = cross_validate(
-            make_pipeline(scaler, model),
-            X,
-            y,
-            cv=split,
-            params={"sample_weight": weights},
-            error_score="raise",
+        pipeline = make_pipeline(StandardScaler(), model).fit(X[:16], y[:16])
+        score = pipeline.score(X[16:], y[16:], sample_weight=weights)
+    expected = r2_score(y[16:], pipeline.predict(X[16:]), sample_weight=weights)
+    assert score == expected != pipeline.score(X[16:], y[16:])
+
+
+def test_weights_follow_the_scorer_that_is_wrapped(fitted):
+    """Without routing, scikit-learn asks scorers in dicts whether they take them."""
+    weights = np.arange(1.0, 25.0)
+
+    def plain(estimator, X, y):
+        return -np.abs(estimator.predict(X) - y).max()
+
+    settings = {"n_repeats": 1, "random_state": 0}
+    for inner, counts in (
+        (make_scorer(max_error), False),
+        (plain, False),
+        ("r2", True),
+    ):
+        scorer = make_sensitivity_scorer(scoring=inner)
+        table = {"it": scorer}
+        weighted, bare = (
+            permutation_importance(fitted, X, y, scoring=table, **settings, **extra)
+            for extra in ({"sample_weight": weights}, {})
         )
-    twin = make_pipeline(StandardScaler(), _model(n_restarts=1)).fit(X[:16], y[:16])
-    predicted = twin.predict(X[16:])
-    assert found["test_score"] == r2_score(
-        y[16:], predicted, sample_weight=weights[16:]
-    )
+        same = np.array_equal(
+            weighted["it"].importances_mean, bare["it"].importances_mean
+        )
+        assert same != counts
+
+
+def test_other_sets_are_scored_by_their_predictions_only(fitted):
+    other = fitted.sensitivity(fitted.perturb())
+    with pytest.raises(ValueError, match="of score_of must score predictions. Got <sc"):
+        fitted.score_of(other, X, y, scoring=neg_shift_norm)
+    for scoring in (["r2"], {"a": "r2"}, 3):
+        with pytest.raises(ValueError, match="must be the name of one scorer"):
+            fitted.score_of(other, X, y, scoring=scoring)
+        with pytest.raises(ValueError, match="must be the name of one scorer"):
+            sensitivity_curve(_model(), X, y, param_range=[1e-3], scoring=scoring)
+
+
+def test_searches_without_an_estimator_are_told():
+    search = GridSearchCV(_model(), {"perturbation_size": [1e-3]}, refit=False)
+    with pytest.raises(ValueError, match="must not be a search with refit=False"):
+        neg_shift_norm(search, X, y)
+    with pytest.raises(ValueError, match="must not be a search with refit=False"):
+        sensitivity_curve(search, X, y, param_range=[1e-3])
+    with pytest.raises(NotFittedError, match="GridSearchCV is not fitted yet"):
+        neg_shift_norm(search.set_params(refit=True), X, y)
+
+
+def test_warnings_name_the_code_that_scores():
+    model = _model(perturbation_size=3.0).fit(X, y)
+    with pytest.warns(NonlinearityWarning) as caught:
+        perturbed_score(model, X, y)
+    assert caught[0].filename == __file__

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -210,6 +211,44 @@ def test_copies_answer_the_same(kind, copied, request):
     assert twin.lipschitz_modulus_ == model.lipschitz_modulus_
     for net, other in zip(model.estimators_, twin.estimators_, strict=True):
         np.testing.assert_array_equal(net.predict_proba(X), other.predict_proba(X))
+
+
+def test_what_is_set_later_does_not_reach_what_was_fitted():
+    model = _model(n_restarts=1).fit(X, y)
+    expected = model.predict(X)
+    moved = model.perturb()
+    cold = model.retrain(moved, warm_start=False).weights
+    model.set_params(estimator__module__activation="relu", estimator__lr=1e-6)
+    for fitted in (model, pickle.loads(pickle.dumps(model))):
+        np.testing.assert_allclose(
+            fitted.estimators_[0].predict(X).ravel(), expected, rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_array_equal(
+            fitted.retrain(moved, warm_start=False).weights, cold
+        )
+
+
+class Guarded(NeuralNetRegressor):
+    """A net that cannot be pickled but for its own care."""
+
+    def initialize(self):
+        super().initialize()
+        self.guard_ = threading.Lock()
+        return self
+
+    def __getstate__(self):
+        return {k: v for k, v in super().__getstate__().items() if k != "guard_"}
+
+
+def test_nets_that_see_to_their_own_pickling():
+    net = Guarded(MLP, criterion__reduction="mean", **_PLAIN, train_split=None)
+    model = _model(net, n_restarts=1).fit(X, y)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(twin.predict(X), model.predict(X))
+        moved = model.perturb()
+        np.testing.assert_array_equal(
+            twin.sensitivity(moved).weights, model.sensitivity(moved).weights
+        )
 
 
 def test_copies_are_independent(regressor):

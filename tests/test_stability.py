@@ -260,7 +260,8 @@ def test_printed_as_a_table(restarted, toy):
     assert [row[0] for row in rows] == ["0", "1", "2"]
     for row, distance, bound in zip(rows, report.distance, report.bound, strict=True):
         assert row[1:3] == [f"{distance:.3g}", f"{bound:.3g}"]
-    told = lines[2 + n :]
+    assert "the first order errs by 10%" in lines[2 + n]
+    told = lines[3 + n :]
     assert len(told) == len(set(report.status))
     assert all(any(sentence in line for line in told) for sentence in report.status)
 
@@ -268,7 +269,7 @@ def test_printed_as_a_table(restarted, toy):
 def test_each_sentence_is_printed_once(restarted, toy):
     report = stability_report(restarted, toy.X_perturbed)
     report = replace(report, status=np.array(["first", "second", "first"]))
-    assert str(report).splitlines()[5:] == ["  0, 2: first", "  1: second"]
+    assert str(report).splitlines()[6:] == ["  0, 2: first", "  1: second"]
 
 
 def test_notebooks_see_it_escaped(restarted, toy):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from skorch import NeuralNetClassifier
 
 from .._compat import skeleton_net
 from .._isolation import isolated
+from .._memory_errors import is_out_of_memory
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._objective import Objective
 from ._trained_objective import (
@@ -71,6 +71,8 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
         try:
             return bare_net(estimator, params).initialize()
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"The net {type(estimator).__name__} cannot be initialised "
                 f"({type(error).__name__}: {error}). Check the parameters of its "
@@ -153,11 +155,11 @@ def admit(
 
 def _check_batch_size(net: Any) -> None:
     size = net.batch_size
-    whole = isinstance(size, Integral) and not isinstance(size, bool)
-    if not whole or (size < 1 and size != -1):
+    # torch takes no other integers, those of NumPy included.
+    if type(size) is not int or (size < 1 and size != -1):
         raise ValueError(
-            "The 'batch_size' of the net must be a positive integer, or -1 for all "
-            f"rows. Got {size!r} instead."
+            "The 'batch_size' of the net must be a positive int, or -1 for all rows. "
+            f"Got {size!r} of type {type(size).__name__} instead."
         )
 
 
@@ -177,9 +179,15 @@ def _refuse_learning_parts(net: Any) -> None:
 
 def _refuse_transformed_data(net: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
     """Compare two reads of the first rows with each other and with the data."""
-    dataset = net.get_dataset(X, y)
     rows = range(min(len(X), 32))
-    iterator = net.get_iterator(dataset, training=True)
+    try:
+        dataset = net.get_dataset(X, y)
+        iterator = net.get_iterator(dataset, training=True)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"The net's training data cannot be read ({type(error).__name__}: "
+            f"{error}). Check its dataset, iterator_train and their parameters."
+        ) from error
     sampler = getattr(iterator, "sampler", None)
     if isinstance(sampler, _UNEQUAL_SAMPLERS):
         raise UnsupportedObjectiveError(
@@ -299,6 +307,13 @@ def _check_loss(net: Any, objective: Objective) -> None:
             "The net's get_loss must return one number. Got a tensor of shape "
             f"{shape} from the criterion {type(net.criterion_).__name__} instead: "
             "reduce the rows to their mean, for example criterion__reduction='mean'."
+        )
+    if np.isnan(objective.loss(objective.weights)):
+        raise UnsupportedObjectiveError(
+            "The net's loss must be a number before training. Got NaN from the "
+            f"criterion {type(net.criterion_).__name__} instead. skorch takes the "
+            "logarithm of what a module returns to NLLLoss: for logits, pass "
+            "criterion=torch.nn.CrossEntropyLoss."
         )
 
 

@@ -177,7 +177,7 @@ class ObjectiveBase:
         Shared tensors appear under each of their names, as in ``state_dict``.
         """
         values = {**self._unflatten(self._tensor(weights)), **self._constants}
-        module = self._core.module
+        module = self.module
         names = {id(t): n for n, t in _named_tensors(module, remove_duplicate=True)}
         return {
             name: values[f"module.{names[id(tensor)]}"].detach().cpu().numpy().copy()
@@ -205,8 +205,9 @@ class ObjectiveBase:
 
     @property
     def module(self) -> torch.nn.Module:
-        """The net's module in the analysis dtype; to be read, not changed."""
-        return self._core.module
+        """Copy of the net's module, in the analysis dtype."""
+        with ONE_AT_A_TIME:  # Meanwhile another thread may exchange its parameters.
+            return copy.deepcopy(self._core.module)
 
     # Building blocks on tensors ------------------------------------------------
 

@@ -41,15 +41,13 @@ _MAX_FLOATS = 2**24
 
 @dataclass(frozen=True)
 class _Layer:
-    """One linear layer: its module, where its weights and its units are."""
+    """One linear layer: its name, and where its weights and its units are."""
 
-    module: nn.Linear
+    name: str  # of its module, which belongs to the core alone
+    n_in: int
+    has_bias: bool
     places: Tensor  # (n_units, n_in [+ 1]) in the flat weights, the bias last
     units: slice  # in epsilon
-
-    @property
-    def has_bias(self) -> bool:
-        return self.module.bias is not None
 
 
 def linear_layers(core: NetFunction, x: Tensor) -> LinearLayers | None:
@@ -76,6 +74,7 @@ def linear_layers(core: NetFunction, x: Tensor) -> LinearLayers | None:
             places[id(p)] = indices.reshape(p.shape)
             end += p.numel()
     calls = _calls(core, x)
+    names = {module: name for name, module in core.named_modules()}
     layers, n_units, covered = [], 0, 0
     for module, shape in calls:
         parts = [p for p in (module.weight, module.bias) if p is not None]
@@ -87,7 +86,14 @@ def linear_layers(core: NetFunction, x: Tensor) -> LinearLayers | None:
             return None
         columns = [places[id(p)].reshape(module.out_features, -1) for p in parts]
         units = slice(n_units, n_units + module.out_features)
-        layers.append(_Layer(module, torch.cat(columns, dim=1), units))
+        layer = _Layer(
+            names[module],
+            module.in_features,
+            module.bias is not None,
+            torch.cat(columns, dim=1),
+            units,
+        )
+        layers.append(layer)
         n_units += module.out_features
         covered += sum(p.numel() for p in parts)
     return LinearLayers(core, layers, end) if covered == end and layers else None
@@ -165,7 +171,7 @@ class LinearLayers:
                     second[:, layer.units, other.units], inputs[i], inputs[j], i == j
                 )
                 if j < i:
-                    n_in = layer.module.in_features
+                    n_in = layer.n_in
                     block[:, :n_in] += _through_inputs(
                         delta[:, layer.units], dh[i][:, :, other.units], inputs[j]
                     )
@@ -174,7 +180,7 @@ class LinearLayers:
 
     def _n_rows(self, x: Tensor) -> int:
         """Rows whose derivatives in epsilon fit the budget."""
-        widths = sum(layer.module.in_features for layer in self._layers)
+        widths = sum(layer.n_in for layer in self._layers)
         per_row = self._n_units * (self._n_units + widths)
         return max(1, min(len(x), _MAX_FLOATS // per_row))
 
@@ -234,7 +240,9 @@ class LinearLayers:
             return add
 
         handles = [
-            layer.module.register_forward_hook(hook(layer.units))
+            self._core.get_submodule(layer.name).register_forward_hook(
+                hook(layer.units)
+            )
             for layer in self._layers
         ]
         try:

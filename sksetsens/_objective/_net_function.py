@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,17 +32,27 @@ class NetFunction(torch.nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """State with the net taken apart.
 
-        skorch would send its parts by plain pickle, which other processes cannot read
-        if the module's class lives in ``__main__``.
+        skorch sends torch's parts by plain pickle, which other processes cannot read if
+        the module's class lives in ``__main__``: here it is told that there are none.
+        The module is a copy, since another thread may be exchanging its parameters.
         """
-        parts = {k: v for k, v in vars(self.net).items() if k != "module_"}
-        return {**super().__getstate__(), "net": (type(self.net), parts)}
+        kept = ("criterion_", "cuda_dependent_attributes_")
+        parts, shell = vars(self.net), object.__new__(type(self.net))
+        shell.__dict__.update({k: v for k, v in parts.items() if k != "module_"})
+        shell.__dict__.pop("criterion_", None)
+        shell.__dict__["cuda_dependent_attributes_"] = []
+        with ONE_AT_A_TIME:
+            modules = {"module": copy.deepcopy(self.module)}
+        rest = {name: parts[name] for name in kept if name in parts}
+        net = (type(self.net), shell.__getstate__(), rest)
+        return {**super().__getstate__(), "_modules": modules, "net": net}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Put the net together again, around the same module."""
-        kind, parts = state["net"]
+        kind, parts, rest = state["net"]
         net = object.__new__(kind)
-        net.__dict__.update(parts)
+        net.__setstate__(parts)
+        net.__dict__.update(rest)
         super().__setstate__({**state, "net": net})
         net.__dict__["module_"] = self.module
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._memory_errors import is_out_of_memory
 from ._base import Array, Tensor
 from ._net_function import push
 
@@ -64,7 +65,7 @@ class PointProducts:
         try:
             return product(v)
         except (NotImplementedError, RuntimeError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             self.is_recorded = False
             return None
@@ -237,7 +238,3 @@ class PointProducts:
 
     def _numpy(self, tensor: Tensor) -> Array:
         return self._objective._numpy(tensor)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)

@@ -84,6 +84,7 @@ class LipschitzModulusDisplay:
         level: str = "feature",
         method: str = "coderivative",
         groups: Any = None,
+        feature_names: Sequence[str] | None = None,
         top_k: int | None = None,
         ax: Any = None,
         **plot_params: Any,
@@ -93,12 +94,16 @@ class LipschitzModulusDisplay:
         Parameters
         ----------
         estimator : SolutionSetEstimator, Pipeline or search
-            Fitted. Names of features are those of the data it was fitted on.
+            Fitted.
 
         level : {"layer", "sample", "feature", "group"}, default="feature"
 
         method, groups
             As in `lipschitz_modulus`.
+
+        feature_names : sequence of str, default=None
+            One per feature, for ``level="feature"``; None for those of the data that
+            the estimator was fitted on.
 
         top_k : int, default=None
             As in the class.
@@ -117,7 +122,7 @@ class LipschitzModulusDisplay:
         check_choice(cls.__name__, "level", level, _LEVELS)
         final, _ = peel(estimator, caller=cls.__name__)
         moduli = lipschitz_modulus(final, level=level, method=method, groups=groups)
-        names = _names(final, level, groups, moduli.shape[1])
+        names = _names(final, level, groups, feature_names, moduli.shape[1])
         display = cls(moduli=moduli, names=names, level=level, top_k=top_k)
         return display.plot(ax, **plot_params)
 
@@ -254,14 +259,23 @@ class LipschitzModulusDisplay:
         return f"solution {i}"
 
 
-def _names(final: Any, level: str, groups: Any, n_parts: int) -> list[str]:
+def _names(
+    final: Any, level: str, groups: Any, feature_names: Any, n_parts: int
+) -> list[str]:
     if level == "layer":
         return list(final.layer_names_)
     if level == "group":
         return [str(label) for label in np.unique(groups)]
     if level == "sample":
         return [f"row {i}" for i in range(n_parts)]
-    named = getattr(final, "feature_names_in_", None)
+    named = feature_names
+    if named is None:
+        named = getattr(final, "feature_names_in_", None)
+    elif len(named) != n_parts:
+        raise ValueError(
+            "The 'feature_names' parameter of LipschitzModulusDisplay must name each "
+            f"of the {n_parts} features. Got {len(named)} names instead."
+        )
     if named is not None and len(named) == n_parts:
         return [str(name) for name in named]
     return [f"feature {j}" for j in range(n_parts)]

@@ -7,6 +7,7 @@ one, or a fitted search over either.
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from sklearn import get_config
 from sklearn.metrics import get_scorer
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from .._callers import user_stacklevel
 from .._checks import check_count
 from .._compat import validate_parameter_constraints
 from .._peeling import peel
@@ -29,6 +31,7 @@ __all__ = [
     "neg_prediction_gap",
     "neg_shift_norm",
     "perturbed_score",
+    "prediction_scorer",
 ]
 
 
@@ -310,9 +313,13 @@ def make_sensitivity_scorer(
     settings = (changes, n_corrections)
     if score_func is None:
         _refuse_without_function(retrain, greater_is_better, kwargs)
-        function = _PredictionScore(_checked_scoring(scoring), *settings)
+        scorer = prediction_scorer(caller, scoring)
         name = "perturbed_score" if scoring is None else f"perturbed {scoring}"
-        return SensitivityScorer(name, function, takes_weight=True)
+        return SensitivityScorer(
+            name,
+            _PredictionScore(scorer, *settings),
+            takes_weight=_takes_weight(scorer),
+        )
     if scoring is not None or not callable(score_func):
         raise ValueError(
             f"The 'score_func' parameter of {caller} must be a function of a predicted "
@@ -326,16 +333,38 @@ def make_sensitivity_scorer(
     )
 
 
-def _checked_scoring(scoring: Any) -> Any:
-    """A scorer of predictions, or None."""
+def prediction_scorer(caller: str, scoring: Any) -> Any:
+    """The scorer of predictions that ``scoring`` names or is; None for None.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or scores sets: those perturb the data themselves, and know
+        nothing of another set.
+    """
     if isinstance(scoring, SensitivityScorer):
         raise ValueError(
-            "The 'scoring' parameter of make_sensitivity_scorer must score "
-            f"predictions. Got {scoring!r} instead, which perturbs the data itself."
+            f"The 'scoring' parameter of {caller} must score predictions. Got "
+            f"{scoring!r} instead, which perturbs the data itself."
         )
     if scoring is None or callable(scoring):
         return scoring
+    if not isinstance(scoring, str):
+        raise ValueError(
+            f"The 'scoring' parameter of {caller} must be the name of one scorer, a "
+            f"callable or None. Got {scoring!r} instead."
+        )
     return get_scorer(scoring)
+
+
+def _takes_weight(scorer: Any) -> bool:
+    """Whether a scorer takes ``sample_weight``, which estimators' own scores do."""
+    if scorer is None:
+        return True
+    accepts = getattr(scorer, "_accept_sample_weight", None)
+    if accepts is not None:
+        return bool(accepts())
+    return "sample_weight" in inspect.signature(scorer).parameters
 
 
 def _refuse_without_function(
@@ -369,7 +398,7 @@ def _largest_gap(predicted: Any, retrained: Any) -> float:
             "did not become stationary, so that there is no truth to compare with. Add "
             "weight decay, loosen tol, or perturb less.",
             StationarityWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )
     return float(np.max(gaps))
 
