@@ -10,6 +10,7 @@ from joblib import Memory
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
+from torch.nn import Module
 
 from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
@@ -346,6 +347,7 @@ class SolutionSetEstimator(
         return {name: getattr(self, name) for name in names}
 
     def _check_parameters(self) -> None:
+        _refuse_unwrapped(self.estimator)
         validate_parameter_constraints(
             self._parameter_constraints,
             self.get_params(deep=False),
@@ -403,3 +405,19 @@ class SolutionSetEstimator(
         tags.input_tags.three_d_array = True
         tags.non_deterministic = False
         return tags
+
+
+def _refuse_unwrapped(estimator: Any) -> None:
+    """Say how to make a net of a torch module, or of a class."""
+    kind = estimator if isinstance(estimator, type) else type(estimator)
+    name = kind.__name__
+    if issubclass(kind, Module):
+        remedy = f"wrap its class: NeuralNetRegressor({name}), NeuralNetClassifier(...)"
+    elif isinstance(estimator, type) and issubclass(kind, NeuralNet):
+        remedy = f"call it: {name}()"
+    else:
+        return
+    raise ValueError(
+        "The 'estimator' parameter of SolutionSetEstimator must be a skorch net. Got "
+        f"{name} instead; {remedy}."
+    )

@@ -509,6 +509,19 @@ def test_functions_warn_where_they_are_called(fitted, function):
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize(
+    ("estimator", "remedy"),
+    [
+        (DFCNN(), r"Got DFCNN instead; wrap its class: NeuralNetRegressor\(DFCNN\)"),
+        (DFCNN, "wrap its class"),
+        (DFCNNRegressor, r"Got DFCNNRegressor instead; call it: DFCNNRegressor\(\)"),
+    ],
+)
+def test_what_is_no_net_yet_is_told(estimator, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        SolutionSetEstimator(estimator).fit(X, y)
+
+
 @pytest.mark.parametrize("size", [0, -2, 2.0, "all", True, np.int64(4), None])
 def test_batch_sizes_are_checked(size):
     net = DFCNNRegressor(batch_size=size, module__hidden_widths=(2,))
