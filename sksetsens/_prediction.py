@@ -223,10 +223,23 @@ def _warn(
             f"{len(far)} solutions (largest error {relative_error[worst]:.2g}; see "
             "nonlinearity and shift_error). At the worst of them the first order errs "
             f"by {_HOLDS:.0%} from {share:.2g} of the perturbation on (see "
-            "linear_range). Use a smaller perturbation, n_corrections, or retrain.",
+            "linear_range). Use a smaller perturbation, n_corrections, or retrain."
+            f"{_other_data(question)}",
             NonlinearityWarning,
             stacklevel=user_stacklevel(),
         )
+
+
+def _other_data(question: Question) -> str:
+    """A question where X moves about as far as other rows would be away."""
+    spread = np.linalg.norm(question.X - question.X.mean(axis=0))
+    if np.linalg.norm(question.dX) < 0.5 * spread:
+        return ""
+    return (
+        " X_perturbed is as far from the training X as other data would be: are these "
+        "the training rows in their order, and not the perturbation alone, nor data "
+        "that a pipeline transforms a second time?"
+    )
 
 
 def _range(question: Question, worst: int) -> float:

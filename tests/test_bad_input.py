@@ -17,6 +17,7 @@ from torch import nn
 from sksetsens import SolutionSetEstimator, sensitivity, stability_report
 from sksetsens.exceptions import (
     AllRestartsFailedError,
+    NonlinearityWarning,
     StochasticObjectiveError,
     UnsupportedObjectiveError,
 )
@@ -500,6 +501,22 @@ def test_less_precise_inputs_warn(fitted, method):
     with pytest.warns(DataConversionWarning, match="float32.*Pass float64") as caught:
         getattr(fitted, method)(X.astype(np.float32))
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "other",
+    [X[::-1], np.full_like(X, 0.01), 10.0 * X],
+    ids=["reordered", "the perturbation alone", "scaled again"],
+)
+def test_other_data_are_asked_about(fitted, other):
+    with pytest.warns(NonlinearityWarning, match="the training rows in their order"):
+        fitted.sensitivity(other)
+
+
+def test_large_perturbations_are_just_large(fitted):
+    with pytest.warns(NonlinearityWarning, match="or retrain") as caught:
+        fitted.sensitivity(X + 0.4 * np.sign(X))
+    assert "in their order" not in str(caught[0].message)
 
 
 @pytest.mark.parametrize("function", [sensitivity, stability_report])
