@@ -8,13 +8,9 @@ import copy
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import threading
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,20 +235,7 @@ _SCRIPT = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "threading", "dask"])
-def test_bits_do_not_depend_on_where_it_runs(tmp_path, backend):
+def test_bits_do_not_depend_on_where_it_runs(run_script, backend):
     if backend == "dask":
         pytest.importorskip("distributed")
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(_SCRIPT))
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(script), backend],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "unchanged" in done.stdout
+    assert "unchanged" in run_script(_SCRIPT, backend)

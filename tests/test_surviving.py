@@ -2,11 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -315,24 +312,11 @@ def test_under_dask_errors_are_raised_and_results_released():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["exit", "kill", "dask once", "dask kill"])
-def test_dead_processes_cost_one_restart(tmp_path, how):
+def test_dead_processes_cost_one_restart(run_script, how):
     """Also: module classes of __main__ reach workers, and bits are those of one."""
     if "dask" in how:
         pytest.importorskip("distributed")
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(_LOKY))
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(script), *how.split()],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "others kept" in done.stdout
+    assert "others kept" in run_script(_LOKY, *how.split())
 
 
 @pytest.mark.slow
