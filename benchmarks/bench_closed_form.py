@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sksetsens import SolutionSetEstimator, lipschitz_modulus
-from sksetsens.closed_form import closed_form_moduli
+from sksetsens.moduli._closed_form import closed_form_moduli
 from sksetsens.networks import DFCNNRegressor
 
 

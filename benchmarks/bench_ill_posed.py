@@ -23,9 +23,7 @@ import torch
 from peers import PEERS, missing, quietly
 from problems import build
 
-from sksetsens._diagnosis import diagnose
-from sksetsens._linearise import warn_of
-from sksetsens.derivatives import GraphicalDerivative
+from sksetsens.sensitivity import GraphicalDerivative, diagnose, warn_of
 
 NAMES = ("A", "A0", "Bs")
 _TOLERANCES = (1e-3, 1e-6)

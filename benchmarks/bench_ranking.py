@@ -38,9 +38,9 @@ from sklearn.model_selection import KFold, ParameterGrid, StratifiedKFold
 from sklearn.preprocessing import scale
 
 from sksetsens import SolutionSetEstimator
-from sksetsens.derivatives import GraphicalDerivative
 from sksetsens.metrics import perturbed_score
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
+from sksetsens.sensitivity import GraphicalDerivative
 
 # From decay that leaves the first order little reach to decay that costs score.
 GRID = {

@@ -24,12 +24,10 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._isolation import isolated
-from sksetsens._objective import bare_net, train_together
-from sksetsens._restarts import draw_seeds, rebuilt_net, run_restarts
-from sksetsens._training import prepare
-from sksetsens._training_data import check_training_data
+from sksetsens._validation import check_training_data
 from sksetsens.networks import DFCNN
+from sksetsens.objective import bare_net, isolated, train_together
+from sksetsens.training import draw_seeds, prepare, rebuilt_net, run_restarts
 
 
 def task_of(max_epochs, shuffle, seed):

@@ -20,9 +20,9 @@ import torch
 from peak_memory import peak_megabytes
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._objective import admit, initialised_net
-from sksetsens.derivatives import GraphicalDerivative
 from sksetsens.networks import DFCNNRegressor
+from sksetsens.objective import admit, initialised_net
+from sksetsens.sensitivity import GraphicalDerivative
 
 N_FEATURES, N_SHIFTS = 20, 5
 FULL = {

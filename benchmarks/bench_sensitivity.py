@@ -19,8 +19,8 @@ from problems import RECIPES, estimator, load
 from sklearn.base import clone
 
 from sksetsens import SolutionSetEstimator
-from sksetsens.derivatives import GraphicalDerivative
 from sksetsens.networks import DFCNNRegressor
+from sksetsens.sensitivity import GraphicalDerivative
 
 
 def timed(function):

@@ -27,7 +27,7 @@ from peak_memory import peak_megabytes
 from peers import PEERS, missing, quietly
 from problems import build
 
-from sksetsens.derivatives import GraphicalDerivative
+from sksetsens.sensitivity import GraphicalDerivative
 
 OURS = ("auto", "eigh", "dual", "minres", "lsmr")
 TARGETS = {"At": (1e-3, 1e-6, 1e-10), "Bd": (1e-3, 1e-6), "C": (1e-4, 1e-6)}

@@ -26,11 +26,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh, minres
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import scale
 
-from sksetsens._objective import Objective, admit, initialised_net, shape_targets
-from sksetsens._restarts import RestartTask, run_restarts
-from sksetsens._stationarity import stationarity
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor, missing_sizes
-from sksetsens.perturbations import choose_rows, gradient_directions, perturbed
+from sksetsens.objective import Objective, admit, initialised_net, shape_targets
+from sksetsens.optimize import stationarity
+from sksetsens.perturbation._directions import (
+    choose_rows,
+    gradient_directions,
+    perturbed,
+)
+from sksetsens.training import RestartTask, run_restarts
 
 RESULTS = Path(__file__).parent / "results" / "problems"
 N_PERTURBED, SIZE = 10, 0.1

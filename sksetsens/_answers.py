@@ -5,26 +5,25 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import check_count
-from ._memory_errors import memory_explained
-from ._perturbed_data import perturb_data
-from ._prediction import predict_set
 from ._progress import bars
-from ._question import ask
-from ._restarts import keep_successful
-from ._training import continue_solutions, linearise_restarts
+from ._validation import check_count
 from .moduli import (
+    Modulus,
     PartModuli,
     dataset_modulus,
     feature_moduli,
     group_moduli,
     layer_moduli,
+    modulus,
     sample_moduli,
     target_modulus,
 )
-from .predicted_set import PredictedSolutionSet
-from .solution_set import SolutionSet
-from .stability import StabilityReport, stability_report
+from .objective import memory_explained
+from .perturbation import ask, perturb_data
+from .sensitivity import predict_set
+from .sets import PredictedSolutionSet, SolutionSet
+from .studies import StabilityReport, stability_report
+from .training import continue_solutions, keep_successful, linearise_restarts
 
 __all__ = ["SensitivityMixin"]
 
@@ -125,6 +124,17 @@ class SensitivityMixin:
         check_is_fitted(self)
         self._check_parameters()
         return perturb_data(self, X, y)
+
+    def _worst_modulus(self, rows) -> Modulus:
+        """The largest modulus over the solutions where only some rows move.
+
+        Kept: sizes come and go, as in a search or a curve, the direction stays.
+        """
+        kept, key = self._worst_moduli, rows.tobytes()
+        if key not in kept:
+            moduli = [modulus(gd, rows) for gd in self.graphical_derivatives_]
+            kept[key] = max(moduli, key=lambda m: m.value)
+        return kept[key]
 
     @property
     def graphical_derivatives_(self):

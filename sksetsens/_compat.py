@@ -1,4 +1,4 @@
-"""The one place that touches private names of scikit-learn and skorch."""
+"""The one place that touches private names of other libraries."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils._tags import get_tags
 from sklearn.utils.validation import _check_feature_names as check_feature_names
 from sklearn.utils.validation import _check_n_features as check_n_features
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "HasMethods",
@@ -27,6 +28,7 @@ __all__ = [
     "Options",
     "RealNotInt",
     "StrOptions",
+    "TorchDispatchMode",
     "check_feature_names",
     "check_matplotlib_support",
     "check_n_features",

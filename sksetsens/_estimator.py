@@ -14,21 +14,24 @@ from torch.nn import Module
 
 from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
-from ._linearise import warn_of
-from ._memory_errors import memory_explained
 from ._progress import bars
-from ._restart import Restart, RestartTask
-from ._restarts import (
+from ._set_prediction import SetPredictionMixin
+from ._validation import TrainingData, check_training_data
+from .objective import memory_explained
+from .perturbation import PARAMETER_CONSTRAINTS
+from .sensitivity import warn_of
+from .training import (
+    Restart,
+    RestartTask,
     draw_seeds,
     keep_successful,
+    linearise_restarts,
+    prepare,
     rebuilt_net,
     report,
     run_restarts,
+    warn_of_train_split,
 )
-from ._set_prediction import SetPredictionMixin
-from ._training import linearise_restarts, prepare, warn_of_train_split
-from ._training_data import TrainingData, check_training_data
-from .perturbations import PARAMETER_CONSTRAINTS
 
 __all__ = ["SolutionSetEstimator"]
 

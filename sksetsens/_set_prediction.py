@@ -11,9 +11,9 @@ from sklearn.metrics import accuracy_score, check_scoring, r2_score
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ._perturbed_data import check_inputs
-from .metrics._scorers import prediction_scorer
-from .solution_set import SolutionSet
+from ._validation import prediction_scorer
+from .perturbation import check_inputs
+from .sets import SolutionSet
 
 __all__ = ["SetPredictionMixin"]
 

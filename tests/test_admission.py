@@ -10,8 +10,8 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from skorch.dataset import Dataset
 from torch import nn
 
-from sksetsens._objective import admit, initialised_net, shape_targets
 from sksetsens.exceptions import StochasticObjectiveError, UnsupportedObjectiveError
+from sksetsens.objective import admit, initialised_net, shape_targets
 
 N, D_IN = 6, 3
 SEED = 5

@@ -27,7 +27,7 @@ from sksetsens.networks import (
     DFCNNClassifier,
     DFCNNRegressor,
 )
-from sksetsens.perturbations import called_directions, choose_rows
+from sksetsens.perturbation._directions import called_directions, choose_rows
 
 torch.set_num_threads(1)
 

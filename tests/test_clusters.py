@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._isolation import ONE_AT_A_TIME, isolated
-from sksetsens._restart import run_restart
 from sksetsens.networks import DFCNNRegressor
+from sksetsens.objective._isolation import ONE_AT_A_TIME, isolated
+from sksetsens.training._restart import run_restart
 
 torch.set_num_threads(1)
 

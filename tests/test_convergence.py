@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skorch import NeuralNetRegressor
 
-import sksetsens._continuation
+import sksetsens.optimize._warm_start
 from sksetsens import SolutionSetEstimator, lipschitz_inclusion, set_convergence
 from sksetsens.datasets import (
     make_dead_feature,
@@ -252,14 +252,14 @@ class TestRetrainingThatFails:
     @staticmethod
     def fail_at(monkeypatch, failing):
         """Let polishing end before it is stationary, on the data sets given."""
-        polish = sksetsens._continuation.polish
+        polish = sksetsens.optimize._warm_start.polish
 
         def stopped(objective, weights, **options):
             polished = polish(objective, weights, **options)
             fails = any(np.array_equal(objective.inputs, X) for X in failing)
             return replace(polished, converged=polished.converged and not fails)
 
-        monkeypatch.setattr(sksetsens._continuation, "polish", stopped)
+        monkeypatch.setattr(sksetsens.optimize._warm_start, "polish", stopped)
 
     def test_is_left_out_of_the_order(self, monkeypatch, at_paper_point, toy):
         sequence = [(1.0 - s) * toy.X for s in SHARES]

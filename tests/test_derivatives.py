@@ -5,12 +5,13 @@ import pytest
 import torch
 from skorch import NeuralNetRegressor
 
-from sksetsens._objective import Objective, initialised_net
-from sksetsens._stationarity import polish
 from sksetsens.datasets import make_toy_network
-from sksetsens.derivatives import GraphicalDerivative
-from sksetsens.lipschitz import modulus
+from sksetsens.moduli import modulus
 from sksetsens.networks import DFCNN
+from sksetsens.objective import Objective, initialised_net
+from sksetsens.optimize import polish
+from sksetsens.sensitivity import GraphicalDerivative
+from sksetsens.sensitivity.systems import _choice
 
 
 def objective(n=12, d=3, width=8, weight_decay=0.0, seed=0):
@@ -168,7 +169,7 @@ def test_corrections_keep_the_rank():
 
 def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
     problem, point = interpolating
-    monkeypatch.setattr("sksetsens._systems._choice.available_bytes", lambda: 20_000.0)
+    monkeypatch.setattr(_choice, "available_bytes", lambda: 20_000.0)
     with pytest.raises(ValueError, match="0.0 GB are free .*'minres'.*'lsmr'"):
         GraphicalDerivative(problem, point.weights, solver="eigh")
 
@@ -176,10 +177,10 @@ def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
 def test_auto_is_matrix_free_beyond_the_dense_limit(
     penalised, interpolating, monkeypatch
 ):
-    monkeypatch.setattr("sksetsens._systems._choice.DENSE_MAX_PARAMS", 10)
+    monkeypatch.setattr(_choice, "DENSE_MAX_PARAMS", 10)
     problem, point = penalised
     assert GraphicalDerivative(problem, point.weights).solver_ == "minres"
     problem, point = interpolating
     assert GraphicalDerivative(problem, point.weights).solver_ == "dual"
-    monkeypatch.setattr("sksetsens._systems._choice.DUAL_MAX_EQUATIONS", 10)
+    monkeypatch.setattr(_choice, "DUAL_MAX_EQUATIONS", 10)
     assert GraphicalDerivative(problem, point.weights).solver_ == "lsmr"

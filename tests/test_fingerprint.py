@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from sksetsens._fingerprint import UnstableValueError, fingerprint
+from sksetsens.training._fingerprint import UnstableValueError, fingerprint
 
 
 def scaled(x, factor=2.0):

@@ -13,13 +13,17 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from sksetsens import (
     SolutionSet,
     SolutionSetEstimator,
-    _levenberg_marquardt,
-    _stationarity,
     lipschitz_modulus,
 )
-from sksetsens._objective import Objective, initialised_net
-from sksetsens._stationarity import polish
-from sksetsens._systems import (
+from sksetsens.datasets import make_dead_feature, make_saddle
+from sksetsens.exceptions import IllPosedWarning, SolverWarning
+from sksetsens.moduli import modulus
+from sksetsens.networks import DFCNN, DFCNNRegressor
+from sksetsens.objective import Objective, initialised_net
+from sksetsens.optimize import _levenberg_marquardt, _polish, polish
+from sksetsens.optimize._trust_region import trust_region_newton
+from sksetsens.sensitivity import Coderivative, GraphicalDerivative
+from sksetsens.sensitivity.systems import (
     Point,
     _choice,
     _held_outputs,
@@ -27,16 +31,9 @@ from sksetsens._systems import (
     _matrix_free_dual,
     check_size,
 )
-from sksetsens._systems._assembled_dual import AssembledDual
-from sksetsens._systems._held_outputs import is_saturated
-from sksetsens._systems._point import root_or_none
-from sksetsens._trust_region import trust_region_newton
-from sksetsens.coderivative import Coderivative
-from sksetsens.datasets import make_dead_feature, make_saddle
-from sksetsens.derivatives import GraphicalDerivative
-from sksetsens.exceptions import IllPosedWarning, SolverWarning
-from sksetsens.lipschitz import modulus
-from sksetsens.networks import DFCNN, DFCNNRegressor
+from sksetsens.sensitivity.systems._assembled_dual import AssembledDual
+from sksetsens.sensitivity.systems._held_outputs import is_saturated
+from sksetsens.sensitivity.systems._point import root_or_none
 
 # Iterative solves end at relative residual 1e-8; the problems' condition is below 1e4.
 CLOSE = {"rtol": 1e-4, "atol": 1e-7}
@@ -299,8 +296,8 @@ class TestPolishing:
         return objective, rng.standard_normal(objective.n_params)
 
     def test_newton_on_krylov_spaces(self, penalised, monkeypatch):
-        monkeypatch.setattr("sksetsens._trust_region._DENSE", 0)
-        monkeypatch.setattr(_stationarity, "NEWTON_MAX_PARAMS", 0)
+        monkeypatch.setattr("sksetsens.optimize._trust_region._DENSE", 0)
+        monkeypatch.setattr(_polish, "NEWTON_MAX_PARAMS", 0)
         objective, w = self.start(penalised)
         point = polish(objective, w, tol=1e-10)
         assert point.converged
@@ -308,7 +305,7 @@ class TestPolishing:
         assert np.linalg.eigvalsh(objective.hessian(point.weights))[0] > 0.0
 
     def test_newton_leaves_a_saddle(self, monkeypatch):
-        monkeypatch.setattr("sksetsens._trust_region._DENSE", 0)
+        monkeypatch.setattr("sksetsens.optimize._trust_region._DENSE", 0)
         data = make_saddle()
         model = SolutionSetEstimator(plain_net(data).set_params(lr=0.0), n_restarts=1)
         objective = _objective_of(model, data)

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._objective import Objective, PointProducts
 from sksetsens.networks import DFCNNRegressor
+from sksetsens.objective import Objective, PointProducts
 
 N, D_IN = 5, 3
 STEP = 1e-5
@@ -912,7 +912,7 @@ def test_layerwise_hessian_is_the_general_one(
     module, by_layers, max_floats, monkeypatch
 ):
     """In one chunk of rows and in many; against one product per weight."""
-    monkeypatch.setattr("sksetsens._objective._layerwise._MAX_FLOATS", max_floats)
+    monkeypatch.setattr("sksetsens.objective._layerwise._MAX_FLOATS", max_floats)
     rng = np.random.RandomState(0)
     X, y = rng.standard_normal((11, 3)), rng.standard_normal((11, 1))
     net = NeuralNetRegressor(

@@ -240,7 +240,7 @@ def test_a_joblib_memory_gives_its_location(tmp_path, count):
 
 
 def test_stacks_hold_the_missing_restarts_only(tmp_path, monkeypatch):
-    from sksetsens import _restarts
+    from sksetsens.training import _restarts
 
     stacks = []
 

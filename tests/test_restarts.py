@@ -14,11 +14,11 @@ from skorch import NeuralNetRegressor
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._isolation import isolated
-from sksetsens._restarts import draw_seeds
 from sksetsens.datasets import make_fold
 from sksetsens.exceptions import AllRestartsFailedError, IllPosedWarning
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
+from sksetsens.objective import isolated
+from sksetsens.training import draw_seeds
 
 torch.set_num_threads(1)
 

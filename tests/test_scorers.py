@@ -31,19 +31,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
 
-from sksetsens import (
-    SolutionSetEstimator,
-    _perturbed_data,
-    metrics,
-    sensitivity_curve,
-)
+from sksetsens import SolutionSetEstimator, _answers, metrics, sensitivity_curve
 from sksetsens.datasets import (
     make_dead_feature,
     make_isolated_minimum,
     make_underdetermined_linear,
 )
 from sksetsens.exceptions import NonlinearityWarning, StationarityWarning
-from sksetsens.lipschitz import modulus
 from sksetsens.metrics import (
     make_sensitivity_scorer,
     neg_lipschitz_modulus,
@@ -51,6 +45,7 @@ from sksetsens.metrics import (
     neg_shift_norm,
     perturbed_score,
 )
+from sksetsens.moduli import modulus
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
 
 torch.set_num_threads(1)
@@ -162,7 +157,7 @@ def test_the_worst_direction_is_computed_once(monkeypatch):
         calls.append(rows.sum())
         return modulus(gd, rows)
 
-    monkeypatch.setattr(_perturbed_data, "modulus", counted)
+    monkeypatch.setattr(_answers, "modulus", counted)
     data = make_isolated_minimum(random_state=0)
     model = _linear(data, perturbation="worst_case", n_restarts=1)
     scorers = [

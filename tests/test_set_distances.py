@@ -6,12 +6,7 @@ from numpy.testing import assert_allclose
 
 from sksetsens import SolutionSet
 from sksetsens.linalg import FarthestPoint, Subspace
-from sksetsens.metrics import (
-    distance_to_set,
-    excess,
-    excess_bounds,
-    pompeiu_hausdorff,
-)
+from sksetsens.metrics import distance_to_set, excess, excess_bounds, pompeiu_hausdorff
 
 
 def orthonormal(rng, p):

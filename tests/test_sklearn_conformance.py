@@ -30,11 +30,7 @@ from torch import nn
 
 from sksetsens import SolutionSetEstimator, sensitivity
 from sksetsens.metrics import neg_prediction_gap, perturbed_score
-from sksetsens.networks import (
-    DFCNNBinaryClassifier,
-    DFCNNClassifier,
-    DFCNNRegressor,
-)
+from sksetsens.networks import DFCNNBinaryClassifier, DFCNNClassifier, DFCNNRegressor
 
 torch.set_num_threads(1)
 

@@ -13,9 +13,10 @@ from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
-from sksetsens import SolutionSetEstimator, _surviving
-from sksetsens._surviving import Died, surviving
+from sksetsens import SolutionSetEstimator
 from sksetsens.exceptions import AllRestartsFailedError
+from sksetsens.training import _surviving
+from sksetsens.training._surviving import Died, surviving
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ from torch.func import functional_call, hessian
 
 from sksetsens.linalg import Subspace
 from sksetsens.networks import DFCNN
-from sksetsens.symmetries import HiddenLayer, NetworkSymmetry
+from sksetsens.sets import HiddenLayer, NetworkSymmetry
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "id": nn.Identity, "gelu": nn.GELU}
 

@@ -7,10 +7,9 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._isolation import isolated
-from sksetsens._objective import bare_net, train_together, why_not_together
-from sksetsens._objective._together import _draws_like_torch
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
+from sksetsens.objective import bare_net, isolated, train_together, why_not_together
+from sksetsens.objective._stacked import _draws_like_torch
 
 SEEDS = [3, 1, 4, 1_000_000_007]
 TANH = {

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.datasets import load_digits
 from sklearn.utils import check_random_state
 
-from sksetsens._checks import check_choice, check_count
+from sksetsens._validation import check_choice, check_count
 from sksetsens.datasets._cifar import read_cifar10
 
 Images = tuple[NDArray[np.floating], NDArray[np.int64]]

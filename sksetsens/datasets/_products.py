@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
 from torch import nn
 
-from sksetsens._checks import check_count, check_positive
+from sksetsens._validation import check_count, check_positive
 from sksetsens.datasets._directions import random_directions
 from sksetsens.datasets._modules import MatrixFactorisation, ProductNetwork
 

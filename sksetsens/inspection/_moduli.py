@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import check_choice, check_count
 from .._compat import check_matplotlib_support
-from .._lipschitz_modulus import lipschitz_modulus
-from .._peeling import peel
+from .._validation import check_choice, check_count, peel
+from ..moduli import lipschitz_modulus
 from ._style import COLORS, GREY, MARKERS, drawing_axes, spans_decades
 
 __all__ = ["LipschitzModulusDisplay"]

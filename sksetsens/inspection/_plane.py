@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._objective import Objective
-from ..predicted_set import PredictedSolutionSet
-from ..solution_set import SolutionSet
+from ..objective import Objective
+from ..sets import PredictedSolutionSet, SolutionSet
 
 __all__ = ["DIRECTIONS", "Plane", "choose_plane", "filter_directions"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import check_choice
 from .._compat import check_matplotlib_support
-from ..sensitivity_curve import SensitivityCurve, sensitivity_curve
+from .._validation import check_choice
+from ..studies import SensitivityCurve, sensitivity_curve
 from ._style import BLACK, BLUE, VERMILLION, drawing_axes, spans_decades
 
 __all__ = ["SensitivityCurveDisplay"]

@@ -9,21 +9,12 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from .._checks import check_count, check_positive
 from .._compat import check_matplotlib_support
-from .._objective import Objective
-from .._peeling import peel
-from ..predicted_set import PredictedSolutionSet
-from ..solution_set import SolutionSet
+from .._validation import check_count, check_positive, peel
+from ..objective import Objective
+from ..sets import PredictedSolutionSet, SolutionSet
 from ._plane import Plane, choose_plane
-from ._style import (
-    BLACK,
-    BLUE,
-    VERMILLION,
-    check_solution,
-    drawing_axes,
-    spans_decades,
-)
+from ._style import BLACK, BLUE, VERMILLION, check_solution, drawing_axes, spans_decades
 
 __all__ = ["SolutionSetDisplay"]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import check_matplotlib_support
-from .._peeling import peel
-from ..derivatives import GraphicalDerivative
+from .._validation import peel
+from ..sensitivity import GraphicalDerivative
 from ._style import BLACK, BLUE, GREY, VERMILLION, check_solution, drawing_axes
 
 __all__ = ["HessianSpectrumDisplay"]

@@ -1,6 +1,6 @@
 """Distances between solution sets, and scorers for cross-validation."""
 
-from ._distance import distance_to_set, excess, excess_bounds, pompeiu_hausdorff
+from ..sets import distance_to_set, excess, excess_bounds, pompeiu_hausdorff
 from ._scorers import (
     SensitivityScorer,
     make_sensitivity_scorer,

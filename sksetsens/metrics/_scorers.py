@@ -14,15 +14,12 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.metrics import get_scorer
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from .._callers import user_stacklevel
-from .._checks import check_count
 from .._compat import validate_parameter_constraints
-from .._peeling import peel
+from .._validation import check_count, peel, prediction_scorer, user_stacklevel
 from ..exceptions import StationarityWarning
-from ..perturbations import PARAMETER_CONSTRAINTS
+from ..perturbation import PARAMETER_CONSTRAINTS
 
 __all__ = [
     "SensitivityScorer",
@@ -31,7 +28,6 @@ __all__ = [
     "neg_prediction_gap",
     "neg_shift_norm",
     "perturbed_score",
-    "prediction_scorer",
 ]
 
 
@@ -48,6 +44,9 @@ class SensitivityScorer:
     takes_weight : bool, default=False
         Whether the function takes ``sample_weight``, too.
     """
+
+    # Of `prediction_scorer`: no scorer of predictions.
+    perturbs_data = True
 
     def __init__(
         self,
@@ -331,30 +330,6 @@ def make_sensitivity_scorer(
     return SensitivityScorer(
         name, _SetScore(score_func, sign, retrain, kwargs, *settings)
     )
-
-
-def prediction_scorer(caller: str, scoring: Any) -> Any:
-    """The scorer of predictions that ``scoring`` names or is; None for None.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or scores sets: those perturb the data themselves, and know
-        nothing of another set.
-    """
-    if isinstance(scoring, SensitivityScorer):
-        raise ValueError(
-            f"The 'scoring' parameter of {caller} must score predictions. Got "
-            f"{scoring!r} instead, which perturbs the data itself."
-        )
-    if scoring is None or callable(scoring):
-        return scoring
-    if not isinstance(scoring, str):
-        raise ValueError(
-            f"The 'scoring' parameter of {caller} must be the name of one scorer, a "
-            f"callable or None. Got {scoring!r} instead."
-        )
-    return get_scorer(scoring)
 
 
 def _takes_weight(scorer: Any) -> bool:

@@ -1,0 +1,27 @@
+"""A skorch net with data as the functions R, H, B, J and D on flat weights.
+
+The one room that knows ``torch.func`` and skorch's loss; above it everything speaks of
+NumPy arrays. May import: networks, _validation, _compat, exceptions.
+"""
+
+from ._checks import admit, bare_net, initialised_net, shape_targets
+from ._isolation import isolated
+from ._memory import memory_explained
+from ._objective import SINGLE_FROM, Objective
+from ._products import PointProducts
+from ._stacked import Trained, train_together, why_not_together
+
+__all__ = [
+    "SINGLE_FROM",
+    "Objective",
+    "PointProducts",
+    "Trained",
+    "admit",
+    "bare_net",
+    "initialised_net",
+    "isolated",
+    "memory_explained",
+    "shape_targets",
+    "train_together",
+    "why_not_together",
+]

@@ -1,0 +1,396 @@
+"""A skorch net and its data as tensors, and the objective's value."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import sklearn
+import torch
+from numpy.typing import NDArray
+from torch.func import functional_call
+
+from .._compat import predict_nonlinearity, skeleton_net
+from ._decay import weight_decay
+from ._isolation import ONE_AT_A_TIME
+from ._layerwise import linear_layers
+from ._net_function import NetFunction
+
+Array = NDArray[np.float64]
+Tensor = torch.Tensor
+
+# Shares of the working memory. All rows pass through the module at once where one copy
+# of their activations stays below the first (about 30 000 rows of a net of 1000 units
+# in 1024 MiB), otherwise as many as do: batches cost one more forward pass.
+_PASS_SHARE = 1 / 4
+# Blocks of tangents: forward-over-reverse keeps about three copies of every activation
+# per tangent. Larger blocks gain nothing, the cache is left behind.
+_TANGENT_SHARE = 1 / 16
+COPIES_PER_TANGENT = 3
+# A recorded gradient keeps between 1.3 (tanh) and 3.6 copies of every activation.
+_COPIES_PER_GRAPH = 4
+
+
+class ObjectiveBase:
+    """Weights, data and penalty of an objective, and its value at flat weights."""
+
+    def __init__(
+        self,
+        net: Any,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        *,
+        batch_size: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        working_memory: float | None = None,
+    ) -> None:
+        module = copy.deepcopy(net.module_).to(dtype).eval()
+        criterion = copy.deepcopy(net.criterion_)
+        if isinstance(criterion, torch.nn.Module):
+            criterion = criterion.to(dtype).eval()
+        self._core = NetFunction(skeleton_net(net, module, criterion))
+        self._device, self._dtype = torch.device(net.device), dtype
+        self.decay = weight_decay(net).to(self._device, dtype)
+        trainable = {
+            name: p for name, p in self._core.named_parameters() if p.requires_grad
+        }
+        self._shapes = {name: p.shape for name, p in trainable.items()}
+        self._sizes = [p.numel() for p in trainable.values()]
+        self.n_params = sum(self._sizes)
+        self._constants = {
+            name: tensor.detach()
+            for name, tensor in [
+                *self._core.named_buffers(),
+                *self._core.named_parameters(),
+            ]
+            if name not in trainable
+        }
+        self.weights = self._numpy(
+            torch.cat([p.detach().reshape(-1) for p in trainable.values()])
+        )
+        self._tilt: Tensor | None = None
+        # Data, constants and weights of the outputs that were evaluated last.
+        self._kept_outputs: tuple[Any, Any, Any, Any] = (None, None, None, None)
+        # What the last gradient belongs to, its weights, the value and itself.
+        self._kept_gradient: tuple[Any, Any, float, Any] = ((), None, 0.0, None)
+        self.batch_size = batch_size
+        self._set_data(X, y)
+        self._count_outputs()
+        self._layers = linear_layers(self._core, self._x[:2])
+        self._activations = self._activations_per_row()
+        self.working_memory = working_memory
+
+    # Variants of the same objective ------------------------------------------
+
+    def _set_data(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        self._x = self._tensor(X)
+        targets = _as_tensor(y)
+        dtype = self._dtype if targets.is_floating_point() else targets.dtype
+        self._y = targets.to(self._device, dtype, copy=True)
+        self.n_samples = self._x.shape[0]
+
+    def with_data(self, X: NDArray[Any], y: NDArray[Any] | None = None) -> Self:
+        """The same net, penalty and tilt on other data."""
+        other = copy.copy(self)
+        other._set_data(X, self._y.cpu().numpy() if y is None else y)
+        if other._x.shape[1:] != self._x.shape[1:]:
+            other._count_outputs()
+        return other
+
+    def _count_outputs(self) -> None:
+        one_row = self._forward(self._tensor(self.weights), self._x[:1])
+        self.n_outputs = one_row.numel()
+
+    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
+        """The same objective with the weights and buffers of ``state``.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray
+            The module's ``state_dict`` as NumPy arrays. Buffers that it leaves out
+            (the non-persistent ones) stay as they are.
+        """
+        other = copy.copy(self)
+        other._constants = {
+            name: torch.tensor(
+                state.get(name.removeprefix("module."), tensor.cpu().numpy()),
+                device=self._device,
+                dtype=tensor.dtype,
+            )
+            for name, tensor in self._constants.items()
+        }
+        other.weights = np.concatenate(
+            [
+                np.asarray(state[name.removeprefix("module.")], np.float64).ravel()
+                for name in self._shapes
+            ]
+        )
+        return other
+
+    def tilted(self, tilt: Array) -> Self:
+        """The objective minus ``<tilt, w>``: stationary where the gradient is tilt.
+
+        Early-stopped weights are stationary for the objective tilted by their own
+        gradient, with the same H and B (compare the proximal Bregman objective of
+        Bae et al., 2022, arXiv 2209.05364).
+        """
+        other = copy.copy(self)
+        other._tilt = self._tensor(tilt)
+        return other
+
+    def untilted(self) -> Self:
+        """The objective without its linear term."""
+        other = copy.copy(self)
+        other._tilt = None
+        return other
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether a linear term was subtracted."""
+        return self._tilt is not None
+
+    @property
+    def inputs(self) -> Array:
+        """Copy of the data X, shape (n_samples, ...)."""
+        return self._numpy(self._x).copy()
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """Copy of the targets y as the criterion sees them."""
+        return self._y.cpu().numpy().copy()
+
+    @property
+    def n_equations(self) -> int:
+        """Number of outputs over all rows, n*c."""
+        return self.n_samples * self.n_outputs
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the data, (n_samples, ...)."""
+        return tuple(self._x.shape)
+
+    def state(self, weights: Array) -> dict[str, NDArray[Any]]:
+        """The module's ``state_dict`` at ``weights``, as NumPy arrays.
+
+        Shared tensors appear under each of their names, as in ``state_dict``.
+        """
+        values = {**self._unflatten(self._tensor(weights)), **self._constants}
+        module = self.module
+        names = {id(t): n for n, t in _named_tensors(module, remove_duplicate=True)}
+        return {
+            name: values[f"module.{names[id(tensor)]}"].detach().cpu().numpy().copy()
+            for name, tensor in _named_tensors(module, remove_duplicate=False)
+        }
+
+    @property
+    def parameter_slices(self) -> dict[str, slice]:
+        """Where each parameter of the module lies in the flat weights."""
+        ends = np.cumsum(self._sizes)
+        return {
+            name.removeprefix("module."): slice(int(end - size), int(end))
+            for name, size, end in zip(self._shapes, self._sizes, ends, strict=True)
+        }
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of the targets as the criterion sees them."""
+        return tuple(self._y.shape)
+
+    @property
+    def has_real_targets(self) -> bool:
+        """Whether targets are real numbers, along which derivatives exist."""
+        return bool(self._y.is_floating_point())
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Copy of the net's module, in the analysis dtype."""
+        with ONE_AT_A_TIME:  # Meanwhile another thread may exchange its parameters.
+            return copy.deepcopy(self._core.module)
+
+    # Building blocks on tensors ------------------------------------------------
+
+    def _tensor(self, array: Any) -> Tensor:
+        # A copy: callers may write to theirs, and BLAS sums in another order for
+        # arrays that begin elsewhere in a cache line.
+        return _as_tensor(array).to(self._device, self._dtype, copy=True)
+
+    def _numpy(self, tensor: Tensor) -> Array:
+        return tensor.detach().cpu().numpy().astype(np.float64)
+
+    def _unflatten(self, w: Tensor) -> dict[str, Tensor]:
+        pieces = torch.split(w, self._sizes)
+        return {
+            name: piece.reshape(shape)
+            for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
+        }
+
+    def _call(self, w: Tensor, *args: Any) -> Tensor:
+        constants = self._constants
+        if w.dtype != self._dtype:
+            constants = {
+                name: t.to(w.dtype) if t.is_floating_point() else t
+                for name, t in constants.items()
+            }
+        values = {**self._unflatten(w), **constants}
+        with ONE_AT_A_TIME:
+            return functional_call(self._core, values, args)
+
+    def _forward(self, w: Tensor, x: Tensor) -> Tensor:
+        return self._call(w, "outputs", x)
+
+    def _loss(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        data_term = self._call(w, "loss", outputs, x, y)
+        return data_term + 0.5 * (self.decay * w * w).sum()
+
+    def _outer(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        loss = self._loss(outputs, w, x, y)
+        return loss if self._tilt is None else loss - self._tilt @ w
+
+    def _total(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self._outer(self._forward(w, x), w, x, y)
+
+    def _batches(self) -> Iterator[slice]:
+        for start in range(0, self.n_samples, self._batch_rows):
+            yield slice(start, start + self._batch_rows)
+
+    @property
+    def _batch_rows(self) -> int:
+        """Rows per pass through the module."""
+        automatic = self.budget(_PASS_SHARE) // self._bytes_per_row
+        return min(self.batch_size or max(1, automatic), self.n_samples)
+
+    @property
+    def _bytes_per_row(self) -> int:
+        """One copy of a row's activations."""
+        return self._dtype.itemsize * self._activations
+
+    def budget(self, share: float = 1.0) -> int:
+        """Bytes that a share of the working memory allows."""
+        mebibytes = self.working_memory
+        if mebibytes is None:
+            mebibytes = sklearn.get_config()["working_memory"]
+        return int(share * mebibytes * 2**20)
+
+    def check_working_memory(self) -> None:
+        """Refuse a working memory in which not even one row fits.
+
+        Raises
+        ------
+        ValueError
+            With the least that would do.
+        """
+        if self.budget(_PASS_SHARE) >= self._bytes_per_row:
+            return
+        least = self._bytes_per_row / (_PASS_SHARE * 2**20)
+        given = self.budget() / 2**20
+        raise ValueError(
+            "The 'working_memory' parameter of SolutionSetEstimator (None: scikit-"
+            f"learn's setting) must be at least {least:.3g} MiB, so that one row of "
+            f"this net fits. Got {given:.3g} MiB instead."
+        )
+
+    def _fits_recorded(self, itemsize: int) -> bool:
+        """Whether a recorded gradient of all rows fits the working memory."""
+        floats = _COPIES_PER_GRAPH * self.n_samples * self._activations
+        floats += 3 * self.n_params
+        return self.batch_size is None and itemsize * floats <= self.budget()
+
+    def _tangent_rows(self, floats_per_tangent: int) -> int:
+        """Tangents to push forward at once."""
+        bytes_per_tangent = 8 * COPIES_PER_TANGENT * max(1, floats_per_tangent)
+        return max(1, self.budget(_TANGENT_SHARE) // bytes_per_tangent)
+
+    @property
+    def _one_batch(self) -> bool:
+        return self._batch_rows >= self.n_samples
+
+    def _outputs(self, w: Tensor) -> Tensor:
+        """Outputs of all rows, kept for questions about the same weights."""
+        x, constants, at, outputs = self._kept_outputs
+        if x is self._x and constants is self._constants and torch.equal(at, w):
+            return outputs
+        outputs = self._evaluated(w)
+        self._kept_outputs = self._x, self._constants, w.detach().clone(), outputs
+        return outputs
+
+    def _evaluated(self, w: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._forward(w, self._x[b]) for b in self._batches()])
+
+    def _on_rows(self, X: NDArray[Any]) -> Self:
+        other = copy.copy(self)
+        other._x = self._tensor(X)
+        other.n_samples = other._x.shape[0]
+        return other
+
+    def _activations_per_row(self) -> int:
+        """Floats that autograd keeps for one row: two rows' count less one row's."""
+        w = self._tensor(self.weights).requires_grad_()
+        counts = []
+        for n_rows in (1, 2):
+            kept: list[int] = []
+
+            def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+                kept.append(tensor.numel())
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                self._forward(w, self._x[:1].expand(n_rows, *self._x.shape[1:]))
+            counts.append(sum(kept))
+        return max(1, counts[1] - counts[0])
+
+    def _kept(self, weights: Array) -> tuple[float, Array] | None:
+        """Value and gradient where the last ones answer the same question."""
+        # Read once: other threads may ask this objective too.
+        owners, at, value, gradient = self._kept_gradient
+        same = len(owners) and all(
+            one is other for one, other in zip(owners, self._owners, strict=True)
+        )
+        return (value, gradient) if same and np.array_equal(at, weights) else None
+
+    @property
+    def _owners(self) -> tuple[Any, ...]:
+        return self._x, self._y, self._constants, self.decay, self._tilt
+
+    # Values ----------------------------------------------------------------------
+
+    def outputs(self, weights: Array, X: NDArray[Any] | None = None) -> Array:
+        """Module outputs f(X, w) of shape (n_samples, ...), on the data or on X."""
+        objective = self if X is None else self._on_rows(X)
+        return self._numpy(objective._outputs(self._tensor(weights)))
+
+    def predictions(self, weights: Array, X: NDArray[Any]) -> Array:
+        """Outputs on X after skorch's ``predict_nonlinearity`` (probabilities)."""
+        outputs = self._on_rows(X)._outputs(self._tensor(weights))
+        return self._numpy(predict_nonlinearity(self._core.net)(outputs))
+
+    def loss_shape(self, weights: Array) -> tuple[int, ...]:
+        """Shape of what the criterion returns; () for a number."""
+        w = self._tensor(weights)
+        return tuple(self._loss(self._outputs(w), w, self._x, self._y).shape)
+
+    def loss(self, weights: Array) -> float:
+        """Objective value, penalty included and tilt left out."""
+        kept = None if self.is_tilted else self._kept(weights)
+        if kept is not None:
+            return kept[0]
+        # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
+        w = self._tensor(weights).detach().requires_grad_()
+        return float(self._loss(self._outputs(w), w, self._x, self._y).detach())
+
+
+def _named_tensors(
+    module: torch.nn.Module, *, remove_duplicate: bool
+) -> list[tuple[str, Tensor]]:
+    return [
+        *module.named_parameters(remove_duplicate=remove_duplicate),
+        *module.named_buffers(remove_duplicate=remove_duplicate),
+    ]
+
+
+def _as_tensor(array: Any) -> Tensor:
+    """Tensor to be copied; torch warns of arrays that are read-only, as in workers."""
+    read_only = isinstance(array, np.ndarray) and not array.flags.writeable
+    return torch.as_tensor(array.copy() if read_only else array)

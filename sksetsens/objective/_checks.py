@@ -1,0 +1,420 @@
+"""Which nets have a training objective whose sensitivity can be asked for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from skorch import NeuralNetClassifier
+
+from .._compat import skeleton_net
+from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
+from ._isolation import isolated
+from ._memory import is_out_of_memory
+from ._objective import Objective
+from ._trained_objective import (
+    eval_mode,
+    refuse_another_gradient,
+    refuse_dependence_on_batch_size,
+)
+
+_PROBE_ROWS = 256
+
+_REMEDY = "Use a smooth one, for example MSELoss or CrossEntropyLoss."
+_MIXED_ROWS = (
+    "depends on the other rows of the batch. Use running statistics or another "
+    "normalisation."
+)
+
+_UNEQUAL_SAMPLERS = (
+    torch.utils.data.WeightedRandomSampler,
+    torch.utils.data.SubsetRandomSampler,
+)
+
+# Piecewise linear in the outputs: the second derivative is zero or undefined.
+_NOT_TWICE_DIFFERENTIABLE = (
+    torch.nn.L1Loss,
+    torch.nn.HingeEmbeddingLoss,
+    torch.nn.MarginRankingLoss,
+    torch.nn.MultiMarginLoss,
+    torch.nn.MultiLabelMarginLoss,
+    torch.nn.TripletMarginLoss,
+)
+
+
+def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
+    """Clone of a skorch net with ``params`` set, built and seeded by ``seed``.
+
+    See `bare_net` for what is overridden. Global random state is left as found.
+
+    Raises
+    ------
+    UnsupportedObjectiveError
+        If ``estimator.module`` is an instance: every restart would begin at the
+        same weights.
+    ValueError
+        If skorch cannot build the net.
+    """
+    if isinstance(estimator.module, torch.nn.Module):
+        name = type(estimator.module).__name__
+        raise UnsupportedObjectiveError(
+            "The 'estimator' parameter must wrap a module class. Got an instance of "
+            f"{name} instead, with which every restart begins at the same weights. "
+            f"Pass module={name} and its arguments as module__<name>=<value>."
+        )
+    _check_device(estimator.device)
+    with isolated(seed):
+        try:
+            return bare_net(estimator, params).initialize()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"The net {type(estimator).__name__} cannot be initialised "
+                f"({type(error).__name__}: {error}). Check the parameters of its "
+                "module, criterion, optimizer and callbacks."
+            ) from error
+
+
+def _check_device(device: Any) -> None:
+    """Refuse a device on which no tensor can be made."""
+    if device is None:
+        return
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedObjectiveError(
+            "The 'device' parameter of the estimator must name a device of this "
+            f"machine. Got {device!r} instead ({str(error).splitlines()[0]}). Use "
+            "estimator__device='cpu'."
+        ) from error
+
+
+def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
+    """Unbuilt clone with ``params`` set that trains on all rows and on its own."""
+    return clone(estimator).set_params(train_split=None, warm_start=False, **params)
+
+
+def admit(
+    net: Any,
+    X: NDArray[Any],
+    y: NDArray[Any],
+    working_memory: float | None = None,
+) -> Objective:
+    """Objective of an initialised net on (X, y), or a refusal that says why.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised net.
+
+    X, y : ndarray
+        Training data in the form skorch gets, ``y`` shaped like the outputs where
+        it is real-valued.
+
+    working_memory : float, default=None
+        Of the objective, in MiB.
+
+    Returns
+    -------
+    objective : Objective
+
+    Raises
+    ------
+    ValueError
+        If the net's batch size or the working memory has no meaning.
+    StochasticObjectiveError
+        If the objective differs between two evaluations at the same weights.
+    UnsupportedObjectiveError
+        If parts outside the module learn, the data is transformed on the way, rows
+        influence each other, what is trained depends on the batch size, the loss is
+        no number, or second derivatives do not exist.
+    """
+    with isolated(seed=0):
+        _check_batch_size(net)
+        _refuse_learning_parts(net)
+        _refuse_transformed_data(net, X, y)
+        _refuse_batch_statistics(net)
+        _refuse_random_module(net, X)
+        objective = Objective(net, X, y, working_memory=working_memory)
+        objective.check_working_memory()
+        _check_outputs(objective, y)
+        _check_loss(net, objective)
+        _refuse_mixed_rows(objective)
+        probe = objective.with_data(X[:_PROBE_ROWS], y[:_PROBE_ROWS])
+        _refuse_random_loss(probe)
+        _refuse_missing_derivatives(net, objective, probe)
+        refuse_another_gradient(net, probe)
+        refuse_dependence_on_batch_size(net, X, y, probe)
+    return objective
+
+
+def _check_batch_size(net: Any) -> None:
+    size = net.batch_size
+    # torch takes no other integers, those of NumPy included.
+    if type(size) is not int or (size < 1 and size != -1):
+        raise ValueError(
+            "The 'batch_size' of the net must be a positive int, or -1 for all rows. "
+            f"Got {size!r} of type {type(size).__name__} instead."
+        )
+
+
+def _refuse_learning_parts(net: Any) -> None:
+    own = {id(p) for p in net.module_.parameters()}
+    other = [
+        name
+        for name, p in net.get_all_learnable_params()
+        if id(p) not in own and p.requires_grad
+    ]
+    if other:
+        raise UnsupportedObjectiveError(
+            f"The net learns parameters outside its module: {other}. Move them into "
+            "the module, so that they are part of the weights w."
+        )
+
+
+def _refuse_transformed_data(net: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
+    """Compare two reads of the first rows with each other and with the data."""
+    rows = range(min(len(X), 32))
+    try:
+        dataset = net.get_dataset(X, y)
+        iterator = net.get_iterator(dataset, training=True)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"The net's training data cannot be read ({type(error).__name__}: "
+            f"{error}). Check its dataset, iterator_train and their parameters."
+        ) from error
+    sampler = getattr(iterator, "sampler", None)
+    if isinstance(sampler, _UNEQUAL_SAMPLERS):
+        raise UnsupportedObjectiveError(
+            f"The sampler {type(sampler).__name__} of the net's training iterator does "
+            "not draw all rows equally often, so that the trained objective is not "
+            "get_loss on all rows. Use class weights in the criterion instead."
+        )
+    collate = getattr(iterator, "collate_fn", None)
+    if collate is None:
+        return
+    first, second = (collate([dataset[i] for i in rows]) for _ in range(2))
+    for name, one, other, given in zip("Xy", first, second, (X, y), strict=False):
+        _compare_reads(name, np.asarray(one), np.asarray(other), given[: len(rows)])
+
+
+def _compare_reads(
+    name: str, first: NDArray[Any], second: NDArray[Any], given: NDArray[Any]
+) -> None:
+    if not np.array_equal(first, second):
+        raise StochasticObjectiveError(
+            f"The net's dataset or collate_fn returned two versions of {name} for the "
+            "same rows: with random augmentation the solution set is random. "
+            "Augment the data once, with a seed, before fit."
+        )
+    # The net's dtype may be float32. A column of targets may come back as a row.
+    same_size = first.size == given.size and (name == "y" or first.shape == given.shape)
+    if not same_size or not np.allclose(first.ravel(), np.ravel(given), rtol=1e-5):
+        raise UnsupportedObjectiveError(
+            f"The net's dataset or collate_fn changes {name} on the way to the module. "
+            "Put the transformation into a Pipeline before the estimator, so that the "
+            "sensitivity refers to the data the module sees."
+        )
+
+
+def _refuse_batch_statistics(net: Any) -> None:
+    names = [
+        f"{name or 'module'} ({type(m).__name__})"
+        for name, m in net.module_.named_modules()
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+        and m.running_mean is None
+    ]
+    if names:
+        raise UnsupportedObjectiveError(
+            f"The layers {', '.join(names)} have track_running_stats=False: the output "
+            f"for a row {_MIXED_ROWS}"
+        )
+
+
+def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
+    # The criterion plays no part in the outputs.
+    twin = skeleton_net(net, copy.deepcopy(net.module_).train(), net.criterion_)
+    rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(_dtype(net))
+    with torch.no_grad():
+        first, second = twin.infer(rows), twin.infer(rows)
+    if not isinstance(first, torch.Tensor):
+        raise UnsupportedObjectiveError(
+            "The module must return one tensor. Got "
+            f"{type(first).__name__} instead: return only what the criterion needs."
+        )
+    # Two passes of the same kernel differ only by the order of atomic additions.
+    if not torch.allclose(first, second, rtol=1e-5, atol=1e-7, equal_nan=True):
+        layers = _random_layers(net.module_)
+        raise StochasticObjectiveError(
+            "The module gives two different outputs for the same rows in train mode"
+            f"{layers}, so that its training objective is random and has no Hessian. "
+            "Set the dropout probability to 0, or use weight decay instead."
+        )
+
+
+def _dtype(net: Any) -> torch.dtype:
+    floating = (p.dtype for p in net.module_.parameters() if p.is_floating_point())
+    return next(floating, torch.get_default_dtype())
+
+
+def _random_layers(module: torch.nn.Module) -> str:
+    names = []
+    for name, m in module.named_modules():
+        # Attention and recurrent layers keep theirs as a number named dropout.
+        own = "p" if "Dropout" in type(m).__name__ else "dropout"
+        probability = getattr(m, own, None)
+        if isinstance(probability, float | int) and probability > 0:
+            names.append(
+                f"{name or 'module'} ({type(m).__name__}, {own}={probability})"
+            )
+        elif isinstance(m, torch.nn.RReLU):
+            names.append(f"{name or 'module'} (RReLU)")
+    return f" because of {', '.join(names)}" if names else ""
+
+
+def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
+    shape = objective.outputs(objective.weights).shape
+    if shape[:1] != np.shape(y)[:1]:
+        raise UnsupportedObjectiveError(
+            f"The module returned outputs of shape {shape} for {len(y)} rows. The "
+            "first axis must be the rows."
+        )
+    alone = objective._forward(objective._tensor(objective.weights), objective._x[:1])
+    if alone.shape != (1, *shape[1:]):
+        raise UnsupportedObjectiveError(
+            f"The module returned outputs of shape {tuple(alone.shape)} for one row "
+            f"and of shape {shape} for {len(y)} rows. The first axis must be the rows: "
+            "name the dimension in squeeze, for example squeeze(-1)."
+        )
+    real_valued = np.issubdtype(np.asarray(y).dtype, np.floating)
+    if real_valued and shape != np.shape(y):
+        raise UnsupportedObjectiveError(
+            f"The module's outputs have shape {shape} and the targets {np.shape(y)}: "
+            "the criterion would broadcast them silently. Set the module's number of "
+            "outputs to the number of targets."
+        )
+
+
+def _check_loss(net: Any, objective: Objective) -> None:
+    shape = objective.loss_shape(objective.weights)
+    if shape:
+        raise UnsupportedObjectiveError(
+            "The net's get_loss must return one number. Got a tensor of shape "
+            f"{shape} from the criterion {type(net.criterion_).__name__} instead: "
+            "reduce the rows to their mean, for example criterion__reduction='mean'."
+        )
+    if np.isnan(objective.loss(objective.weights)):
+        raise UnsupportedObjectiveError(
+            "The net's loss must be a number before training. Got NaN from the "
+            f"criterion {type(net.criterion_).__name__} instead. skorch takes the "
+            "logarithm of what a module returns to NLLLoss: for logits, pass "
+            "criterion=torch.nn.CrossEntropyLoss."
+        )
+
+
+def _refuse_mixed_rows(objective: Objective) -> None:
+    if objective.n_samples < 2:
+        return
+    rows, w = objective._x[:2].cpu().numpy(), objective.weights
+    together = objective.outputs(w, rows)
+    alone = np.concatenate([objective.outputs(w, row[None]) for row in rows])
+    # Different batch shapes may use different kernels: rounding only.
+    if not np.allclose(together, alone, rtol=1e-8, atol=1e-10, equal_nan=True):
+        raise UnsupportedObjectiveError(
+            f"In eval mode the module's output for a row {_MIXED_ROWS}"
+        )
+
+
+def _refuse_random_loss(probe: Objective) -> None:
+    first, second = probe.loss(probe.weights), probe.loss(probe.weights)
+    # Only the order of atomic additions may differ.
+    if not np.isclose(first, second, rtol=1e-9, equal_nan=True):
+        raise StochasticObjectiveError(
+            "The net's get_loss gives two different values for the same outputs: "
+            f"{first!r} and {second!r}. A random objective has no Hessian."
+        )
+
+
+def _refuse_missing_derivatives(
+    net: Any, objective: Objective, probe: Objective
+) -> None:
+    criterion = type(net.criterion_).__name__
+    if isinstance(net.criterion_, _NOT_TWICE_DIFFERENTIABLE):
+        raise UnsupportedObjectiveError(
+            f"The criterion {criterion} is not twice differentiable: its "
+            f"Hessian is zero or undefined. {_REMEDY}"
+        )
+    if isinstance(net.criterion_, torch.nn.HuberLoss):
+        raise UnsupportedObjectiveError(
+            "The second derivative of the criterion HuberLoss jumps where an error "
+            f"is delta={net.criterion_.delta}, and torch has no forward derivative "
+            "of it. Use MSELoss."
+        )
+    w = objective.weights
+    try:
+        moved = probe.hessian_product(w, np.ones_like(w))
+        r = probe.output_gradient(w)
+    except (NotImplementedError, RuntimeError) as error:
+        raise UnsupportedObjectiveError(
+            "The objective has no second derivative here: "
+            f"{str(error).splitlines()[0]} Replace that operator, or the criterion "
+            f"{criterion}."
+        ) from error
+    if not np.isfinite(moved).all():
+        raise UnsupportedObjectiveError(
+            f"H times a vector is not finite at the initial weights (criterion "
+            f"{criterion}). {_REMEDY}"
+        )
+    flat = probe.n_outputs <= _PROBE_ROWS and not probe.output_hessian(w).any()
+    # NLLLoss of log-probabilities is linear in the outputs and smooth in w.
+    if flat and r.any() and not probe.is_linear_in_outputs(w):
+        raise UnsupportedObjectiveError(
+            f"The criterion {criterion} is piecewise linear in the outputs: "
+            f"its second derivative is zero everywhere. {_REMEDY}"
+        )
+
+
+def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
+    row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
+    try:
+        with eval_mode(net.module_), torch.no_grad():
+            return tuple(np.shape(net.infer(row))[1:])
+    except Exception as error:
+        raise UnsupportedObjectiveError(
+            f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
+            f"{X.shape[1:]}: {error}. Set its number of features to that of X."
+        ) from error
+
+
+def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    """Real-valued targets in the shape of the net's outputs.
+
+    A column of outputs against a row of targets broadcasts to an n x n matrix in
+    MSELoss without an error; integer targets (class labels) stay as they are.
+
+    Raises
+    ------
+    UnsupportedObjectiveError
+        If the module fails on a row, or its outputs hold another number of values
+        per row than the targets, or fewer than there are classes.
+    """
+    shape = _output_shape(net, X)
+    if not np.issubdtype(y.dtype, np.floating):
+        if isinstance(net, NeuralNetClassifier) and shape and y.max() >= shape[0]:
+            raise UnsupportedObjectiveError(
+                f"The module has {shape[0]} outputs per row and y holds {y.max() + 1} "
+                "classes. Set the module's number of outputs to the number of classes."
+            )
+        return y
+    if int(np.prod(shape)) != int(np.prod(y.shape[1:])):
+        raise UnsupportedObjectiveError(
+            f"The module returns outputs of shape {tuple(shape)} per row and the "
+            f"targets have shape {y.shape[1:]}: the criterion would broadcast them "
+            "silently. Set the module's number of outputs to the number of targets."
+        )
+    return y.reshape(len(y), *shape)

@@ -1,0 +1,276 @@
+r"""Exact Hessian of nets of linear layers, layer by layer.
+
+Where all trained weights sit in ``nn.Linear`` layers, a row's outputs depend on them
+through the pre-activations :math:`s_l = W_l h_{l-1} + b_l`. Let
+:math:`\epsilon` be a movement added to all pre-activations of the row, E numbers. The
+derivatives in the weights follow from those in :math:`\epsilon` by the chain rule,
+
+.. math::
+    \frac{\partial^2 L}{\partial W_l\,\partial W_m} = \sum_i
+    \frac{\partial^2 L}{\partial \epsilon_l\,\partial \epsilon_m} \otimes h_{l-1}
+    \otimes h_{m-1} + \frac{\partial L}{\partial \epsilon_l} \otimes
+    \frac{\partial h_{l-1}}{\partial \epsilon_m} \otimes h_{m-1},
+
+the last term for :math:`m < l` only (Bishop, "Exact calculation of the Hessian matrix
+for the multilayer perceptron", 1992). E directional derivatives, one per unit and for
+all rows at once, replace one per weight; the rest is matrix products.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import grad, jvp, vmap
+
+from ._isolation import ONE_AT_A_TIME
+from ._net_function import NetFunction
+
+__all__ = ["LinearLayers", "linear_layers"]
+
+Tensor = torch.Tensor
+
+# Floats of the derivatives in epsilon that are kept at once: 128 MB in float64.
+_MAX_FLOATS = 2**24
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One linear layer: its name, and where its weights and its units are."""
+
+    name: str  # of its module, which belongs to the core alone
+    n_in: int
+    has_bias: bool
+    places: Tensor  # (n_units, n_in [+ 1]) in the flat weights, the bias last
+    units: slice  # in epsilon
+
+
+def linear_layers(core: NetFunction, x: Tensor) -> LinearLayers | None:
+    """The layers of a net whose trained weights all are in linear layers.
+
+    Parameters
+    ----------
+    core : NetFunction
+    x : Tensor of shape (n_rows, ...)
+        A few rows, on which calls are counted.
+
+    Returns
+    -------
+    layers : LinearLayers or None
+        None where another layer has trained weights, or a layer is called more than
+        once, or not on one vector per row.
+    """
+    places, end = {}, 0
+    for p in core.parameters():
+        if p.requires_grad:
+            if id(p) in places:
+                return None
+            indices = torch.arange(end, end + p.numel(), device=p.device)
+            places[id(p)] = indices.reshape(p.shape)
+            end += p.numel()
+    calls = _calls(core, x)
+    names = {module: name for name, module in core.named_modules()}
+    layers, n_units, covered = [], 0, 0
+    for module, shape in calls:
+        parts = [p for p in (module.weight, module.bias) if p is not None]
+        trained = [p for p in parts if id(p) in places]
+        if not trained:
+            continue
+        once = sum(other is module for other, _ in calls) == 1
+        if len(trained) < len(parts) or not once or shape[:-1] != x.shape[:1]:
+            return None
+        columns = [places[id(p)].reshape(module.out_features, -1) for p in parts]
+        units = slice(n_units, n_units + module.out_features)
+        layer = _Layer(
+            names[module],
+            module.in_features,
+            module.bias is not None,
+            torch.cat(columns, dim=1),
+            units,
+        )
+        layers.append(layer)
+        n_units += module.out_features
+        covered += sum(p.numel() for p in parts)
+    return LinearLayers(core, layers, end) if covered == end and layers else None
+
+
+def _calls(core: NetFunction, x: Tensor) -> list[tuple[nn.Linear, torch.Size]]:
+    """Calls of linear layers in order, with the shapes of their inputs."""
+    found: list[tuple[nn.Linear, torch.Size]] = []
+
+    def note(module: nn.Linear, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        found.append((module, inputs[0].shape))
+
+    modules = [m for m in core.modules() if type(m) is nn.Linear]
+    handles = [module.register_forward_hook(note) for module in modules]
+    try:
+        with torch.no_grad():
+            core("outputs", x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+class LinearLayers:
+    """Derivatives of a net through the pre-activations of its linear layers.
+
+    Parameters
+    ----------
+    core : NetFunction
+    layers : list of _Layer
+        In the order in which they are called.
+    n_params : int
+    """
+
+    def __init__(self, core: NetFunction, layers: list[_Layer], n_params: int) -> None:
+        self._core, self._layers, self._n_params = core, layers, n_params
+        self._n_units = layers[-1].units.stop
+
+    def hessian(self, forward: Any, x: Tensor, r: Tensor, curvature: Tensor) -> Tensor:
+        """Hessian of the loss in the weights, penalties left out, shape (p, p).
+
+        Parameters
+        ----------
+        forward : callable
+            Outputs of rows at fixed weights.
+        x : Tensor of shape (n_rows, ...)
+        r : Tensor of shape (n_rows, n_outputs)
+            Gradient of the loss in the outputs.
+        curvature : Tensor of shape (n_rows, n_outputs, n_outputs)
+            Its second derivative, row by row.
+        """
+        total = x.new_zeros((self._n_params, self._n_params))
+        step = self._n_rows(x)
+        chunks = (t.split(step) for t in (x, r, curvature))
+        with ONE_AT_A_TIME:
+            for rows, r_rows, c_rows in zip(*chunks, strict=True):
+                self._add_lower(total, forward, rows, r_rows, c_rows)
+        upper = torch.tril(total, -1).T
+        total = torch.tril(total) + upper
+        places = torch.cat([layer.places.reshape(-1) for layer in self._layers])
+        order = torch.argsort(places)
+        return total[order][:, order]
+
+    def _add_lower(
+        self, total: Tensor, forward: Any, x: Tensor, r: Tensor, curvature: Tensor
+    ) -> None:
+        """Add the rows' share to the lower block triangle, in the layers' order."""
+        inputs, moved = self._moved_outputs(forward, x)
+        dr = torch.einsum("ncd,nde->enc", curvature, moved)
+        delta, second, dh = self._second_derivatives(forward, x, r, dr)
+        ends = np.cumsum([0, *(layer.places.numel() for layer in self._layers)])
+        for i, layer in enumerate(self._layers):
+            for j, other in enumerate(self._layers[: i + 1]):
+                block = _outer_products(
+                    second[:, layer.units, other.units], inputs[i], inputs[j], i == j
+                )
+                if j < i:
+                    n_in = layer.n_in
+                    block[:, :n_in] += _through_inputs(
+                        delta[:, layer.units], dh[i][:, :, other.units], inputs[j]
+                    )
+                part = total[ends[i] : ends[i + 1], ends[j] : ends[j + 1]]
+                part += block.reshape(part.shape)
+
+    def _n_rows(self, x: Tensor) -> int:
+        """Rows whose derivatives in epsilon fit the budget."""
+        widths = sum(layer.n_in for layer in self._layers)
+        per_row = self._n_units * (self._n_units + widths)
+        return max(1, min(len(x), _MAX_FLOATS // per_row))
+
+    def _moved_outputs(self, forward: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Inputs of the layers, a column of ones for the bias; df/deps (n, c, E)."""
+        still = x.new_zeros((len(x), self._n_units))
+
+        def outputs(eps: Tensor) -> Tensor:
+            with self._moved_by(eps):
+                return forward(x).reshape(len(x), -1)
+
+        def along(unit: Tensor) -> Tensor:
+            return jvp(outputs, (still,), (unit.expand_as(still),))[1]
+
+        with torch.no_grad(), self._moved_by(still) as seen:
+            forward(x)
+        inputs = [
+            torch.cat([h, h.new_ones((len(x), 1))], dim=1) if layer.has_bias else h
+            for layer, h in zip(self._layers, seen, strict=True)
+        ]
+        units = torch.eye(self._n_units, dtype=x.dtype, device=x.device)
+        return inputs, vmap(along)(units).permute(1, 2, 0)
+
+    def _second_derivatives(
+        self, forward: Any, x: Tensor, r: Tensor, dr: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """dL/deps (n, E), d2L/deps2 (n, E, E), and dh_l/deps (n, n_in, E) each."""
+        still = x.new_zeros((len(x), self._n_units))
+
+        def pairing(eps: Tensor, r_: Tensor) -> tuple[Tensor, list[Tensor]]:
+            with self._moved_by(eps) as seen:
+                outputs = forward(x).reshape(len(x), -1)
+            return (outputs * r_).sum(), seen
+
+        def both(eps: Tensor, r_: Tensor) -> tuple[Tensor, ...]:
+            delta, seen = grad(pairing, has_aux=True)(eps, r_)
+            return (delta, *seen)
+
+        def along(unit: Tensor, dr_: Tensor) -> tuple[Tensor, ...]:
+            return jvp(both, (still, r), (unit.expand_as(still), dr_))[1]
+
+        units = torch.eye(self._n_units, dtype=x.dtype, device=x.device)
+        delta = both(still, r)[0]
+        second, *dh = vmap(along)(units, dr)
+        return delta, second.permute(1, 2, 0), [t.permute(1, 2, 0) for t in dh]
+
+    @contextlib.contextmanager
+    def _moved_by(self, eps: Tensor) -> Iterator[list[Tensor]]:
+        """Add epsilon to the pre-activations; collect the layers' inputs."""
+        seen: list[Tensor] = []
+
+        def hook(units: slice) -> Any:
+            def add(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+                seen.append(inputs[0])
+                return out + eps[:, units]
+
+            return add
+
+        handles = [
+            self._core.get_submodule(layer.name).register_forward_hook(
+                hook(layer.units)
+            )
+            for layer in self._layers
+        ]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _outer_products(second: Tensor, h: Tensor, k: Tensor, symmetric: bool) -> Tensor:
+    """``sum_i second[i,a,c] h[i,b] k[i,d]`` as (a, b, c, d), one unit a at a time."""
+    n, n_units, n_others = second.shape
+    block = h.new_empty((n_units, h.shape[1], n_others, k.shape[1]))
+    for a in range(n_units):
+        first = a if symmetric else 0
+        right = (second[:, a, first:, None] * k[:, None, :]).reshape(n, -1)
+        block[a, :, first:] = (h.T @ right).reshape(h.shape[1], -1, k.shape[1])
+    if symmetric:
+        for a in range(n_units):
+            block[a + 1 :, :, a] = block[a, :, a + 1 :].permute(1, 2, 0)
+    return block
+
+
+def _through_inputs(delta: Tensor, dh: Tensor, k: Tensor) -> Tensor:
+    """``sum_i delta[i,a] dh[i,b,c] k[i,d]`` as (a, b, c, d), one unit c at a time."""
+    n, n_in, n_others = dh.shape
+    block = k.new_empty((delta.shape[1], n_in, n_others, k.shape[1]))
+    for c in range(n_others):
+        left = (delta[:, :, None] * dh[:, None, :, c]).reshape(n, -1)
+        block[:, :, c] = (left.T @ k).reshape(delta.shape[1], n_in, -1)
+    return block

@@ -1,0 +1,121 @@
+"""A skorch net with exchangeable weights, and directional derivatives."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.func import jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ._isolation import ONE_AT_A_TIME
+
+Tensor = torch.Tensor
+
+
+class NetFunction(torch.nn.Module):
+    """What skorch evaluates while training, with the net's parameters exchangeable.
+
+    ``functional_call`` swaps the parameters of ``module`` in place for the call, so
+    a ``get_loss`` that reads ``self.module_.parameters()`` (skorch's documented way
+    to add an L1 penalty) sees the swapped values and is differentiated correctly.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.module = net.module_
+        self.net = net
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State with the net taken apart.
+
+        skorch sends torch's parts by plain pickle, which other processes cannot read if
+        the module's class lives in ``__main__``: here it is told that there are none.
+        The module is a copy, since another thread may be exchanging its parameters.
+        """
+        kept = ("criterion_", "cuda_dependent_attributes_")
+        parts, shell = vars(self.net), object.__new__(type(self.net))
+        shell.__dict__.update({k: v for k, v in parts.items() if k != "module_"})
+        shell.__dict__.pop("criterion_", None)
+        shell.__dict__["cuda_dependent_attributes_"] = []
+        with ONE_AT_A_TIME:
+            modules = {"module": copy.deepcopy(self.module)}
+        rest = {name: parts[name] for name in kept if name in parts}
+        net = (type(self.net), shell.__getstate__(), rest)
+        return {**super().__getstate__(), "_modules": modules, "net": net}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the net together again, around the same module."""
+        kind, parts, rest = state["net"]
+        net = object.__new__(kind)
+        net.__setstate__(parts)
+        net.__dict__.update(rest)
+        super().__setstate__({**state, "net": net})
+        net.__dict__["module_"] = self.module
+
+    def forward(self, task: str, *args: Tensor) -> Tensor:
+        """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y)."""
+        with _plain_attention():
+            if task == "outputs":
+                return self.net.infer(args[0])
+            if task == "value":
+                args = (self.net.infer(args[0]), *args)
+            outputs, x, y = args
+            return self.net.get_loss(outputs, y, X=x, training=True)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention in elementary operators: fused kernels have no forward derivative."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def push(
+    function: Callable[..., Any],
+    primals: tuple[Tensor, ...],
+    tangents: tuple[Tensor | None, ...],
+) -> tuple[Any, Any]:
+    """Value and directional derivative along those tangents that are not None.
+
+    The targets (last primal) always get a tangent where they are real-valued: torch
+    cannot push MSELoss's backward forward with a symbolic zero for its target. Nor can
+    it for its input: callers let the outputs, or what they come from, move by zeros.
+    """
+    if tangents[-1] is None and primals[-1].is_floating_point() and len(primals) > 2:
+        tangents = (*tangents[:-1], torch.zeros_like(primals[-1]))
+    active = [i for i, tangent in enumerate(tangents) if tangent is not None]
+
+    def restricted(*moving: Tensor) -> Any:
+        arguments = list(primals)
+        for i, value in zip(active, moving, strict=True):
+            arguments[i] = value
+        return function(*arguments)
+
+    with ONE_AT_A_TIME:
+        value, derivative, *_ = jvp(
+            restricted,
+            tuple(primals[i] for i in active),
+            tuple(tangents[i] for i in active),
+        )
+    return value, derivative
+
+
+def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``function`` of each row, stacked: all at once, or one by one.
+
+    One by one where an operator has no batching rule (GRU, control flow that depends
+    on the data).
+    """
+    try:
+        return vmap(function)(rows)
+    except RuntimeError:
+        return torch.stack([function(row) for row in rows])

@@ -1,0 +1,15 @@
+"""From trained weights to stationary ones: one polishing loop, exchangeable steps.
+
+Trust-region Newton, Levenberg-Marquardt, L-BFGS, warm starts; knows objectives by R and
+H only. May import: objective, linalg, and what is below.
+"""
+
+from ._polish import Polished, polish, stationarity
+from ._warm_start import continued
+
+__all__ = [
+    "Polished",
+    "continued",
+    "polish",
+    "stationarity",
+]

@@ -1,0 +1,284 @@
+"""From trained weights to stationary ones: full-batch second-order polishing.
+
+The theory speaks of zeros of the first-order residual R. Stochastic optimisers stop
+far from them, and a prediction from weights with R != 0 is worthless at every
+perturbation size, so each training is followed by one of
+
+- Levenberg-Marquardt with the step taken in the dual, where a quadratic loss has
+  fewer outputs than weights (interpolation);
+- trust-region Newton on the exact Hessian, dense or on Krylov spaces;
+- L-BFGS, before Newton from a cold start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+
+from ..linalg import PseudoInverse, SymmetricPseudoInverse
+from ..objective import Objective
+from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
+from ._stationarity import stationarity
+from ._trust_region import trust_region_newton
+
+__all__ = ["NEWTON_MAX_PARAMS", "Polished", "polish", "stationarity"]
+
+Array = NDArray[np.float64]
+
+# Up to this many weights a zero of R that is no minimum is continued by dense Newton.
+NEWTON_MAX_PARAMS = 3000
+_ROOT_MAX_ITER = 30
+_CHORD_MAX_ITER = 200
+_LBFGS_MAX_ITER = 2000
+# Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
+# costs as much as a thousand gradients, not where it is never formed.
+_LBFGS_BEFORE_NEWTON = {
+    "small": (1e-4, 300),
+    "large": (1e-8, 3000),
+    "huge": (1e-6, 1000),
+}
+_SMALL = 300
+# Share of the initial curvature below which gradient and Hessian vanished together.
+_SATURATED = 1e-8
+_SATURATION = (
+    "degenerate: gradient and curvature vanished together (saturated by separable "
+    "classes or unscaled features, or a fold of the solution set), so that first order "
+    "means nothing; standardise X, and add weight decay to the optimizer"
+)
+# Growth of the weights' norm from which L-BFGS has left the scale of the training.
+_STRAYED = 10.0
+# A step that shrinks |R| by less makes no progress worth another one.
+_STILL_SHRINKING = 0.5
+
+
+@dataclass(frozen=True)
+class Polished:
+    """Weights after polishing, with how and how far they became stationary.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (p,)
+    loss : float
+        Objective, penalty included.
+    gradient_norm, initial_gradient_norm : float
+        Euclidean |R| after and before.
+    stationarity : float
+        Relative |R|, see `stationarity`.
+    n_iter : int
+    method : str
+    converged : bool
+        Whether ``stationarity <= tol``.
+    status : str
+        One sentence.
+    """
+
+    weights: Array
+    loss: float
+    gradient_norm: float
+    initial_gradient_norm: float
+    stationarity: float
+    n_iter: int
+    method: str
+    converged: bool
+    status: str
+
+
+def polish(
+    objective: Objective,
+    weights: Array,
+    *,
+    tol: float,
+    warm: bool = False,
+    keep_index: bool = False,
+    nearby: PseudoInverse | None = None,
+    initial_curvature: float = 0.0,
+) -> Polished:
+    """Bring weights to ``stationarity <= tol``, and on to rounding where cheap.
+
+    Parameters
+    ----------
+    objective : Objective
+    weights : ndarray of shape (p,)
+    tol : float
+    warm : bool, default=False
+        Start from the neighbourhood of a solution: skip L-BFGS, which would leave
+        the branch for a lower one.
+    keep_index : bool, default=False
+        Continue a point with negative curvature as the zero of R it is, instead of
+        descending from it.
+    nearby : PseudoInverse, default=None
+        Factorised Hessian at a point close by. Steps with this one factorisation reach
+        the solution next to it where the rank of H stays what it is.
+    initial_curvature : float, default=0.0
+        |H|_2 where training began: a solution with next to none of it is saturated.
+
+    Returns
+    -------
+    polished : Polished
+    """
+    start = np.asarray(weights, dtype=np.float64)
+    initial = float(np.linalg.norm(objective.gradient(start)))
+    w, n_iter, methods = start, 0, []
+    for name, step in _plan(objective, start, warm, keep_index, nearby):
+        w, iterations = step(objective, w, tol)
+        n_iter += iterations
+        methods.append(name)
+        if name == "lbfgs":
+            # L-BFGS is followed by Newton, except towards infinity; from the start
+            # where a long step took it to another scale of weights.
+            if _runs_away(objective, w):
+                break
+            if np.linalg.norm(w) > _STRAYED * (1.0 + np.linalg.norm(start)):
+                w = start
+        elif _relative(objective, w) <= tol:
+            break
+    report = _report(objective, w, initial, n_iter, "+".join(methods), tol)
+    floor = _SATURATED * initial_curvature
+    if floor > 0.0 and objective.hessian_norm(w) < floor:
+        return replace(report, converged=False, status=_SATURATION)
+    return report
+
+
+def _plan(
+    objective: Objective,
+    w: Array,
+    warm: bool,
+    keep_index: bool,
+    nearby: PseudoInverse | None,
+) -> list:
+    plan: list = []
+    interpolates = is_quadratic_interpolation(objective, w)
+    # Along ker H chord steps stay where they are; Newton's would drift with the
+    # rounding of null eigenvalues.
+    if nearby is not None and not (interpolates and nearby.kernel_dim):
+        plan.append(("chord", partial(_chord, nearby)))
+    if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
+        return [*plan, ("newton-root", _newton_root)]
+    if interpolates:
+        plan.append(("levenberg-marquardt", levenberg_marquardt))
+    if not warm:
+        plan.append(("lbfgs", _coarse_lbfgs))
+    return [*plan, ("newton", trust_region_newton)]
+
+
+def _relative(objective: Objective, w: Array) -> float:
+    return stationarity(objective, w, float(np.linalg.norm(objective.gradient(w))))
+
+
+def _report(
+    objective: Objective, w: Array, initial: float, n_iter: int, method: str, tol: float
+) -> Polished:
+    norm = float(np.linalg.norm(objective.gradient(w)))
+    relative = stationarity(objective, w, norm)
+    converged = bool(relative <= tol)
+    status = "stationary" if converged else _why_not(objective, w, relative, tol)
+    return Polished(
+        w,
+        objective.loss(w),
+        norm,
+        initial,
+        relative,
+        n_iter,
+        method,
+        converged,
+        status,
+    )
+
+
+def _why_not(objective: Objective, w: Array, relative: float, tol: float) -> str:
+    head = f"not stationary: relative gradient {relative:.2g} > tol {tol:.2g}"
+    if not np.isfinite(relative):
+        return f"{head}; the loss is not finite, lower the learning rate"
+    if _runs_away(objective, w):
+        return (
+            f"{head}; the loss still falls as the weights grow (separable data has no "
+            "finite minimiser): add weight decay to the optimizer"
+        )
+    kinked, total = objective.kinked_preactivations(w)
+    if kinked:
+        return (
+            f"{head}; {kinked} of {total} pre-activations sit on a kink, where R "
+            "jumps: use a smooth activation (tanh, softplus)"
+        )
+    return f"{head}; train longer, add weight decay, or loosen tol"
+
+
+def _runs_away(objective: Objective, w: Array) -> bool:
+    """Whether scaling the weights up by half at least halves the loss."""
+    if objective.is_tilted or objective.decay.any():
+        return False
+    here, further = objective.loss(w), objective.loss(1.5 * w)
+    return bool(further < 0.5 * here and here > np.finfo(float).eps)
+
+
+# Chord, L-BFGS and Newton ----------------------------------------------------------
+
+
+def _chord(
+    nearby: PseudoInverse, objective: Objective, w: Array, tol: float
+) -> tuple[Array, int]:
+    """``w -= H^+ R(w)`` with H from nearby, while it shrinks |R|."""
+    gradient = objective.gradient(w)
+    n_iter = 0
+    while n_iter < _CHORD_MAX_ITER:
+        candidate = w - nearby.apply(gradient)
+        moved = objective.gradient(candidate)
+        n_iter += 1
+        if not np.linalg.norm(moved) < 0.8 * np.linalg.norm(gradient):
+            break
+        w, gradient = candidate, moved
+    return w, n_iter
+
+
+def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
+    size = "small" if objective.n_params <= _SMALL else "large"
+    if objective.n_params > NEWTON_MAX_PARAMS:
+        size = "huge"
+    coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
+    return _lbfgs(objective, w, max(tol, coarse), max_iter)
+
+
+def _lbfgs(
+    objective: Objective, w: Array, tol: float, max_iter: int = _LBFGS_MAX_ITER
+) -> tuple[Array, int]:
+    scale = objective.hessian_norm(w) * (1.0 + float(np.linalg.norm(w)))
+    result = scipy.optimize.minimize(
+        objective.value_and_gradient,
+        w,
+        jac=True,
+        method="L-BFGS-B",
+        options={
+            "maxiter": max_iter,
+            "maxfun": 2 * max_iter,
+            "maxcor": 30,
+            "ftol": 0.0,
+            "gtol": tol * scale / np.sqrt(w.size),
+        },
+    )
+    return (result.x if np.isfinite(result.fun) else w), int(result.nit)
+
+
+def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
+    """Newton on R = 0 with the pseudo-inverse, whatever the sign of curvature."""
+    gradient = objective.gradient(w)
+    n_iter = 0
+    while n_iter < _ROOT_MAX_ITER:
+        n_iter += 1
+        step = -SymmetricPseudoInverse(objective.hessian(w)).apply(gradient)
+        norm, t = float(np.linalg.norm(gradient)), 1.0
+        while t > 1e-6:
+            moved = objective.gradient(w + t * step)
+            if np.linalg.norm(moved) < norm:
+                break
+            t *= 0.5
+        else:
+            break
+        w, gradient = w + t * step, moved
+        shrank = np.linalg.norm(gradient) < _STILL_SHRINKING * norm
+        if not shrank and _relative(objective, w) <= tol:
+            break
+    return w, n_iter

@@ -1,0 +1,237 @@
+"""Newton's method on the exact Hessian in a trust region, dense or by products."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+from numpy.typing import NDArray
+
+from .._progress import progress
+from ..linalg import Lanczos, ResidualNorms
+from ..objective import Objective, PointProducts
+
+__all__ = ["trust_region_newton"]
+
+Array = NDArray[np.float64]
+
+_NEWTON_MAX_ITER = 30
+# Weights up to which a Hessian costs milliseconds, and iterations are plentiful.
+_SMALL = 300
+# Weights up to which H is formed; beyond it is projected on a Krylov space.
+_DENSE = 3000
+# Products per projected step, and what they leave of |R|: a tenth from afar, less the
+# nearer the solution is, for superlinear convergence (Eisenstat and Walker 1996).
+_KRYLOV_STEPS = 200
+_FORCING = 0.1
+# Relative stationarity at which no step can gain anything: rounding.
+_ROUNDING = 1e-15
+# Relative step below which Newton, at quadratic convergence, has arrived.
+_STILL = 1e-8
+# A step that shrinks |R| by less makes no progress worth another one.
+_STILL_SHRINKING = 0.5
+# Iterations without progress after which the iteration has stalled.
+_PATIENCE = 6
+
+
+def trust_region_newton(
+    objective: Objective, w: Array, tol: float
+) -> tuple[Array, int]:
+    """Trust-region Newton on the exact Hessian, with exact subproblems.
+
+    Above 3000 weights the subproblems are those on a Krylov space of the gradient.
+
+    Conn, Gould and Toint, "Trust-Region Methods" (2000), Algorithm 6.1.1: negative
+    curvature is followed downhill, and valleys are taken in few steps.
+
+    Parameters
+    ----------
+    objective : Objective
+    w : ndarray of shape (p,)
+        Start.
+    tol : float
+        Relative stationarity asked for; the iteration goes on below it while steps
+        still move the weights, to rounding.
+
+    Returns
+    -------
+    w : ndarray of shape (p,)
+        Point with the smallest gradient.
+    n_iter : int
+    """
+    value, gradient = objective.value_and_gradient(w)
+    norm = best_norm = float(np.linalg.norm(gradient))
+    if norm == 0.0:
+        return w, 0
+    best, since_best = w, 0
+    radius = 1.0 + float(np.linalg.norm(w))
+    budget = _newton_budget(objective.n_params)
+    n_iter = 0
+    for _ in progress(range(budget), budget, "newton"):
+        n_iter += 1
+        model = _model(objective, gradient, w)
+        previous, start = value, w
+        w, value, gradient, radius = _trusted_step(objective, model, w, value, radius)
+        norm = float(np.linalg.norm(gradient))
+        shrank = norm < _STILL_SHRINKING * best_norm
+        # In a curved valley |R| rises while the loss falls: that is progress too.
+        advanced = norm < best_norm or previous - value > 1e-6 * abs(previous)
+        since_best = 0 if advanced else since_best + 1
+        if norm < best_norm:
+            best, best_norm = w, norm
+        relative = best_norm / max(
+            model.norm * (1.0 + float(np.linalg.norm(best))), np.finfo(float).tiny
+        )
+        length = float(np.linalg.norm(w - start)) / (1.0 + float(np.linalg.norm(w)))
+        still = length <= _STILL or not shrank
+        done = relative <= tol and (relative <= _ROUNDING or still)
+        if done or since_best >= _PATIENCE or radius == 0.0 or norm == 0.0:
+            break
+    return best, n_iter
+
+
+def _newton_budget(n_params: int) -> int:
+    """Iterations allowed: many where an iteration costs milliseconds."""
+    return _NEWTON_MAX_ITER * (5 if n_params <= _SMALL else 1)
+
+
+class _Model(Protocol):
+    gradient: Array
+
+    @property
+    def norm(self) -> float: ...
+
+    def minimiser(self, radius: float) -> Array: ...
+
+    def decrease(self, step: Array) -> float: ...
+
+
+def _model(objective: Objective, gradient: Array, w: Array) -> _Model:
+    if objective.n_params <= _DENSE:
+        return _QuadraticModel(objective.hessian(w), gradient, w)
+    return _KrylovModel(objective, gradient, w)
+
+
+class _KrylovModel:
+    """The quadratic model on the Krylov space of the gradient.
+
+    Lanczos steps give H as a small tridiagonal matrix, on which the trust-region
+    problem is solved exactly, negative curvature included (Gould, Lucidi, Roma and
+    Toint, "Solving the trust-region subproblem using the Lanczos method", 1999).
+    """
+
+    def __init__(self, objective: Objective, gradient: Array, w: Array) -> None:
+        self.gradient = gradient
+        norm = float(np.linalg.norm(gradient))
+        product = PointProducts(objective, w).hessian
+        space, norms = Lanczos(gradient), ResidualNorms(norm)
+        n_steps = min(_KRYLOV_STEPS, int(objective.budget(0.5) // (8 * w.size)))
+        while space.n_steps < max(8, n_steps) and not space.is_invariant:
+            space.extend(product(space.newest))
+            norms.advance(space.last_alpha, space.last_beta)
+            length = space.scale * (1.0 + float(np.linalg.norm(w)))
+            if norms.residual <= norm * min(_FORCING, float(np.sqrt(norm / length))):
+                break
+        self._basis, self.norm = space.basis, space.scale
+        small = np.zeros(space.n_steps)
+        small[0] = norm
+        self._small = _QuadraticModel(space.tridiagonal()[:-1], small, w)
+
+    def minimiser(self, radius: float) -> Array:
+        """Step of length at most ``radius`` within the space."""
+        return self._small.minimiser(radius) @ self._basis
+
+    def decrease(self, step: Array) -> float:
+        """Decrease of the objective that the model promises."""
+        return self._small.decrease(self._basis @ step)
+
+
+class _QuadraticModel:
+    """``g's + s'Hs / 2``, minimised over balls ``|s| <= radius``."""
+
+    def __init__(self, H: Array, gradient: Array, w: Array) -> None:
+        self.H, self.gradient = H, gradient
+        # Length of the gradient as a step along the stiffest direction.
+        self._relative = float(np.linalg.norm(gradient)) / (
+            1.0 + float(np.linalg.norm(w))
+        )
+        self._spectrum: tuple[Array, Array, Array] | None = None
+
+    @property
+    def norm(self) -> float:
+        """|H|_2 to a few per cent, by power iteration."""
+        v = np.random.RandomState(0).standard_normal(len(self.H))
+        norm = 0.0
+        for _ in range(30):
+            v = self.H @ v
+            norm = float(np.linalg.norm(v))
+            if norm == 0.0:
+                break
+            v /= norm
+        return norm
+
+    def minimiser(self, radius: float) -> Array:
+        """Step of length at most ``radius``."""
+        if self._spectrum is None:
+            step = self._cholesky_step()
+            if step is not None and np.linalg.norm(step) <= radius:
+                return step
+            eigenvalues, vectors = scipy.linalg.eigh(self.H, driver="evd")
+            self._spectrum = eigenvalues, vectors, vectors.T @ self.gradient
+        eigenvalues, vectors, g = self._spectrum
+        scale = max(float(np.abs(eigenvalues).max()), np.finfo(float).tiny)
+        # Levenberg's shift |H| (|R| / |H|)^1.5 bounds steps along ker H and keeps the
+        # convergence superlinear, also where H is badly scaled; the floor keeps
+        # rounding of null eigenvalues from blowing up noise in R.
+        shift = scale * min(self._relative / scale, 1.0) ** 1.5
+        lowest = max(shift, eigenvalues.size * np.finfo(float).eps * scale)
+        lowest += max(0.0, -float(eigenvalues[0]))
+        excess = self._excess_length(lowest, radius)
+        if excess > 0.0:
+            # |s(sigma)| <= |g| / (sigma + lambda_min) ends the bracket.
+            high = lowest + float(np.linalg.norm(g)) / radius
+            lowest = scipy.optimize.brentq(
+                self._excess_length, lowest, high, args=(radius,), rtol=1e-3
+            )
+        return -vectors @ (g / (eigenvalues + lowest))
+
+    def _excess_length(self, sigma: float, radius: float) -> float:
+        eigenvalues, _, g = self._spectrum  # type: ignore[misc]
+        return float(np.linalg.norm(g / (eigenvalues + sigma))) - radius
+
+    def _cholesky_step(self) -> Array | None:
+        """Newton's step at a tenth of the eigendecomposition's cost, if H > 0."""
+        try:
+            factor = scipy.linalg.cho_factor(self.H, lower=True)
+        except np.linalg.LinAlgError:
+            return None
+        if np.diag(factor[0]).min() ** 2 <= 1e-10 * np.abs(np.diag(self.H)).max():
+            return None
+        return -scipy.linalg.cho_solve(factor, self.gradient)
+
+    def decrease(self, step: Array) -> float:
+        """Decrease of the objective that the model promises."""
+        return -float(self.gradient @ step + 0.5 * step @ (self.H @ step))
+
+
+def _trusted_step(
+    objective: Objective, model: _Model, w: Array, value: float, radius: float
+) -> tuple[Array, float, Array, float]:
+    """Shrink the ball until the loss, or near its rounding |R|, falls."""
+    norm = float(np.linalg.norm(model.gradient))
+    while radius > 1e-14 * (1.0 + float(np.linalg.norm(w))):
+        step = model.minimiser(radius)
+        length = float(np.linalg.norm(step))
+        new_value, new_gradient = objective.value_and_gradient(w + step)
+        promised = model.decrease(step)
+        ratio = (value - new_value) / promised if promised > 0 else 0.0
+        rounding = abs(new_value - value) <= 1e-12 * (1e-300 + abs(value))
+        better = rounding and float(np.linalg.norm(new_gradient)) < norm
+        if ratio > 0.75 and length > 0.9 * radius:
+            radius *= 2.0
+        if ratio > 1e-4 or better:
+            return w + step, new_value, new_gradient, radius
+        radius = 0.25 * min(radius, length)
+    return w, value, model.gradient, 0.0

@@ -1,0 +1,59 @@
+"""One solution brought to a stationary point of nearby data: warm retraining."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..linalg import PseudoInverse
+from ..objective import Objective
+from ._polish import Polished, polish
+
+__all__ = ["continued"]
+
+Array = NDArray[np.float64]
+
+
+def continued(
+    start: Array,
+    factor: PseudoInverse,
+    objective: Objective,
+    *,
+    tol: float,
+    nudge: float = 0.0,
+) -> Polished:
+    """Second-order steps on another objective from a solution.
+
+    Parameters
+    ----------
+    start : ndarray of shape (n_params,)
+        The solution on the old data.
+    factor : PseudoInverse
+        Of H there; its factorisation is used where the solution is isolated.
+    objective : Objective
+        On the new data.
+    tol : float
+        Relative stationarity asked for.
+    nudge : float, default=0.0
+        Length, relative to 1 + |w|, of a movement within ker H before the first step:
+        off a point that stays stationary without staying a minimum.
+
+    Returns
+    -------
+    polished : Polished
+    """
+    if nudge:
+        along = factor.kernel.project(
+            np.random.RandomState(0).standard_normal(start.size)
+        )
+        length = float(np.linalg.norm(along))
+        if length > 0.0:
+            start = start + nudge * (1.0 + np.linalg.norm(start)) / length * along
+    return polish(
+        objective,
+        start,
+        tol=tol,
+        warm=True,
+        keep_index=factor.inertia[0] > 0,
+        nearby=factor,
+    )

@@ -1,0 +1,244 @@
+"""Perturbed training data, given by the user or made by the estimator's parameters."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+
+from .._compat import check_feature_names, check_n_features
+from .._validation import encode_labels, user_stacklevel
+from ._directions import (
+    called_directions,
+    choose_rows,
+    gradient_directions,
+    perturbed,
+    random_directions,
+)
+
+__all__ = ["check_inputs", "check_perturbed_data", "perturb_data"]
+
+Array = NDArray[np.float64]
+
+
+def check_inputs(
+    estimator: Any, X: Any, name: str = "X", *, may_be_nameless: bool = False
+) -> Array:
+    """Data for a fitted estimator as float64, checked like any X.
+
+    ``name`` is what errors call it. A bare array warns of missing feature names unless
+    it ``may_be_nameless``.
+    """
+    if not may_be_nameless or hasattr(X, "columns"):
+        check_feature_names(estimator, X, reset=False)
+    checked = check_array(
+        X,
+        dtype=np.float64,
+        allow_nd=True,
+        order="C",
+        estimator=estimator,
+        input_name=name,
+    )
+    check_n_features(estimator, checked, reset=False)
+    return checked
+
+
+def check_perturbed_data(
+    estimator: Any, X_perturbed: Any, y_perturbed: Any
+) -> tuple[Array, Array | None]:
+    """Checked perturbed data; targets in the training targets' shape, or None.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator
+        Fitted.
+    X_perturbed, y_perturbed : array-like
+        As passed to ``sensitivity`` or ``retrain``.
+
+    Returns
+    -------
+    X_perturbed : ndarray of the shape of the training X
+    targets : ndarray or None
+        None where the targets do not change.
+    """
+    X_train = estimator.X_train_
+    _check_dtypes(X_train, X_perturbed)
+    # What `perturb` or a changed copy of `X_train_` is has no names to check.
+    X_perturbed = check_inputs(
+        estimator, X_perturbed, "X_perturbed", may_be_nameless=True
+    )
+    if X_perturbed.shape != X_train.shape:
+        raise ValueError(
+            "The 'X_perturbed' parameter must have the shape of the training X, "
+            f"{X_train.shape}. Got {X_perturbed.shape} instead: pass all training "
+            "rows, the unperturbed ones unchanged."
+        )
+    if y_perturbed is None:
+        return X_perturbed, None
+    return X_perturbed, _check_targets(estimator, np.asarray(y_perturbed))
+
+
+def _check_targets(estimator: Any, y_perturbed: NDArray[Any]) -> Array | None:
+    y_train = estimator.y_train_
+    if y_perturbed.shape != y_train.shape:
+        raise ValueError(
+            "The 'y_perturbed' parameter must have the shape of the training y, "
+            f"{y_train.shape}. Got {y_perturbed.shape} instead."
+        )
+    if is_classifier(estimator):
+        changed = int((y_perturbed != y_train).sum())
+        if changed:
+            raise ValueError(
+                "The 'y_perturbed' parameter must equal the training y for a "
+                f"classifier: labels have no small change. Got {changed} other labels."
+            )
+        return None
+    y_perturbed = _real("y_perturbed", y_perturbed)
+    bad = int((~np.isfinite(y_perturbed)).sum())
+    if bad:
+        raise ValueError(
+            f"The 'y_perturbed' parameter must be finite. Got {bad} NaN or infinite "
+            "entries instead."
+        )
+    return y_perturbed.reshape(estimator.targets_.shape)
+
+
+def _real(name: str, y: NDArray[Any]) -> Array:
+    if y.dtype.kind not in "biufO":
+        raise ValueError(
+            f"The {name!r} parameter must hold real numbers. Got dtype {y.dtype} "
+            "instead."
+        )
+    return y.astype(np.float64)
+
+
+def _check_dtypes(X_train: Array, X_perturbed: Any) -> None:
+    """Refuse text; warn where the type alone moves rows of the training X."""
+    columns = _by_dtype(X_train, X_perturbed)
+    text = sorted({str(dtype) for dtype, _ in columns if _is_text(dtype, X_perturbed)})
+    if text:
+        raise ValueError(
+            "The 'X_perturbed' parameter must hold real numbers. Got text (dtype "
+            f"{', '.join(text)}) instead: pass X_perturbed.astype(float) if it means "
+            "numbers."
+        )
+    coarse = sorted({str(d) for d, part in columns if not _holds(d, part)})
+    if coarse:
+        warnings.warn(
+            f"The 'X_perturbed' parameter has dtype {', '.join(coarse)} and the "
+            "training X has more digits: rounding counts as a perturbation of every "
+            "row. Pass float64, converted before the data is perturbed.",
+            DataConversionWarning,
+            stacklevel=user_stacklevel(),
+        )
+
+
+def _by_dtype(X_train: Array, X_perturbed: Any) -> list[tuple[Any, Array]]:
+    """Each dtype of X_perturbed with the part of the training X it stands for."""
+    dtypes = getattr(X_perturbed, "dtypes", None)
+    if dtypes is None:
+        return [(np.asarray(X_perturbed).dtype, X_train)]
+    # Extension types of pandas (Int64, Float32) name the NumPy one they hold.
+    plain = [getattr(dtype, "numpy_dtype", dtype) for dtype in np.atleast_1d(dtypes)]
+    return list(zip(plain, X_train.T, strict=False))
+
+
+def _is_text(dtype: Any, X_perturbed: Any) -> bool:
+    kind = getattr(dtype, "kind", "O")
+    if kind != "O":
+        return kind in "US"
+    return any(isinstance(entry, str | bytes) for entry in np.ravel(X_perturbed))
+
+
+def _holds(dtype: Any, values: Array) -> bool:
+    """Whether the dtype represents the values exactly; other types are let through."""
+    if getattr(dtype, "kind", "O") not in "biuf":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.array_equal(values.astype(dtype).astype(np.float64), values))
+
+
+def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
+    """Perturbed data by the estimator's ``perturbation*`` parameters.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator
+        Fitted.
+    X, y : array-like or None
+        None for the training data.
+
+    Returns
+    -------
+    X_perturbed : ndarray of the shape of X
+    """
+    if X is None and y is not None:
+        raise ValueError(
+            "The 'X' parameter of perturb must be given with y. Got None instead."
+        )
+    rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
+    X_new = estimator.X_train_ if X is None else check_inputs(estimator, X)
+    rows = choose_rows(estimator.perturbed_fraction, len(X_new), rng)
+    kind, size = estimator.perturbation, estimator.perturbation_size
+    if callable(kind):
+        y_new = estimator.y_train_ if X is None else y
+        directions = called_directions(kind, estimator, X_new, y_new, rng)
+    elif kind == "worst_case":
+        return _worst_case(estimator, X, rows)
+    elif kind == "random":
+        directions = random_directions(X_new.shape, rng)
+    else:
+        solutions = estimator.solution_set_
+        objectives = solutions.objectives
+        if X is not None:
+            targets = _encode(estimator, X_new, y)
+            objectives = [o.with_data(X_new, targets) for o in objectives]
+        directions = gradient_directions(objectives, solutions.weights)
+    return perturbed(X_new, directions, rows, size)
+
+
+def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
+    """Targets of other data, encoded and shaped as at fit."""
+    if y is None:
+        raise ValueError(
+            "The 'y' parameter of perturb must be given with X for "
+            "perturbation='gradient'. Got None instead."
+        )
+    y = column_or_1d(y) if np.ndim(estimator.y_train_) == 1 else np.asarray(y)
+    check_consistent_length(X, y)
+    if is_classifier(estimator):
+        unknown = np.setdiff1d(y, estimator.classes_)
+        if len(unknown):
+            raise ValueError(
+                "The 'y' parameter of perturb must hold classes seen at fit. Got "
+                f"{unknown.tolist()} too."
+            )
+        y = encode_labels(y, estimator.classes_)
+    else:
+        y = _real("y", y)
+        if not np.isfinite(y).all():
+            raise ValueError("The 'y' parameter of perturb must be finite.")
+    targets = estimator.targets_
+    return y.astype(targets.dtype).reshape(len(X), *targets.shape[1:])
+
+
+def _worst_case(estimator: Any, X: Any, rows: NDArray[np.bool_]) -> Array:
+    if X is not None:
+        raise ValueError(
+            "The 'X' parameter of perturb must be None for "
+            "perturbation='worst_case', which refers to the training data."
+        )
+    worst = estimator._worst_modulus(rows)
+    if not np.isfinite(worst.value):
+        raise ValueError(
+            "The 'perturbation' parameter must not be 'worst_case' where the "
+            "Lipschitz modulus is infinite: no direction attains it. Add weight "
+            "decay, or perturb rows and features that keep it finite."
+        )
+    size = estimator.perturbation_size * np.sqrt(rows.sum())
+    return estimator.X_train_ + size * worst.direction

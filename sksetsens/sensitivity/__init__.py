@@ -1,0 +1,31 @@
+"""Graphical derivative and coderivative, the systems behind them, and their evidence.
+
+Diagnosis of a solution, the predicted set, the range of the first order. May import:
+perturbation, sets, optimize, and what is below.
+"""
+
+from ._coderivative import Coderivative
+from ._diagnosis import Diagnosis, diagnose
+from ._graphical_derivative import AffineSet, GraphicalDerivative
+from ._linear_range import LinearRange, linear_range
+from ._linearise import Linearisation, collect, linearise, warn_of
+from ._prediction import predict_set
+from ._reach import reach
+from ._sensitivity import sensitivity
+
+__all__ = [
+    "AffineSet",
+    "Coderivative",
+    "Diagnosis",
+    "GraphicalDerivative",
+    "LinearRange",
+    "Linearisation",
+    "collect",
+    "diagnose",
+    "linear_range",
+    "linearise",
+    "predict_set",
+    "reach",
+    "sensitivity",
+    "warn_of",
+]

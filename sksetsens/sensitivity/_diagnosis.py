@@ -1,0 +1,332 @@
+"""What a solution is, and whether first-order sensitivity may be trusted there.
+
+Four things break the formulas without changing their output: a point that is no
+minimum, a spectrum without a gap at the cut-off, a rank that changes along the
+solution set, and a kink of the objective. Each is looked for and put into words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..objective import SINGLE_FROM, Objective
+from ._graphical_derivative import GraphicalDerivative
+
+__all__ = [
+    "OBSTRUCTION_TOL",
+    "Diagnosis",
+    "diagnose",
+    "off_manifold",
+    "rank_can_change",
+]
+
+Array = NDArray[np.float64]
+
+# Smooth objectives have a relative second difference of order h at step h; on a kink
+# it is the share of the curvature that jumps, whatever h. 1e-2 lies between for
+# h = 1e-4 unless third derivatives exceed the curvature a hundredfold.
+_KINK_STEP = 1e-4
+_KINK_TOL = 1e-2
+# One shows what there is in a net of many weights, where each costs minutes.
+_N_KINK_DIRECTIONS = 4
+
+# Steps along ker H, relative to 1 + |w|, from which the set must be reached again.
+_KERNEL_STEPS = (1e-2, 1e-3)
+# Perturbations of the data, relative to its root mean square, with the same purpose.
+_DATA_STEPS = (1e-3, 1e-4)
+_N_CHORD_STEPS = 30
+# On a manifold the distance left after the correction is far below the step taken;
+# where the rank changes it is of the step's own size.
+OBSTRUCTION_TOL = 1e-2
+# |R| / (|H| (1 + |w|)) below this is rounding.
+_ROUNDING = 1e-14
+# Weights so many times longer than the chord iteration's start are on their way out.
+_DIVERGED = 1e6
+
+
+# Neglected curvature over the smallest kept eigenvalue: the shift's relative error.
+_NEGLECT_TOL = 1e-2
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Evidence about one solution.
+
+    Attributes
+    ----------
+    is_stationary, is_minimum, has_clear_cutoff, has_constant_rank, is_smooth : bool
+        The conditions under which shift and modulus mean what they say.
+        ``has_constant_rank`` is False where another one keeps it from being examined.
+
+    is_exact : bool
+        Whether the curvature that the solver neglects is negligible.
+
+    kink_jump : float
+        Relative jump of the curvature along random directions.
+
+    obstruction : float
+        Distance to the set after a step along ker H and its correction, over the
+        step: near 0 on a manifold.
+
+    status : str
+        One sentence for the reader.
+    """
+
+    is_stationary: bool
+    is_minimum: bool
+    has_clear_cutoff: bool
+    has_constant_rank: bool
+    is_smooth: bool
+    is_exact: bool
+    kink_jump: float
+    obstruction: float
+    status: str
+
+    @property
+    def is_trustworthy(self) -> bool:
+        """Whether all conditions hold."""
+        return (
+            self.is_stationary
+            and self.is_minimum
+            and self.has_clear_cutoff
+            and self.has_constant_rank
+            and self.is_smooth
+            and self.is_exact
+        )
+
+
+def diagnose(
+    gd: GraphicalDerivative, *, is_stationary: bool, polish_status: str
+) -> Diagnosis:
+    """Examine a solution.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        Factorised at the solution.
+
+    is_stationary : bool
+        Whether the weights met the tolerance.
+
+    polish_status : str
+        Why not, where they did not.
+
+    Returns
+    -------
+    diagnosis : Diagnosis
+    """
+    negative = gd.factor.inertia[0]
+    clear = gd.factor.has_clear_cutoff
+    jump = _kink_jump(gd)
+    smooth = jump <= _KINK_TOL
+    exact = gd.neglected_curvature <= _NEGLECT_TOL
+    examined = smooth and clear and is_stationary and exact
+    obstruction = _obstruction(gd) if examined else np.nan
+    constant = obstruction <= OBSTRUCTION_TOL
+    findings = [
+        ("" if is_stationary else polish_status),
+        _saddle_sentence(gd, negative),
+        (
+            ""
+            if clear
+            else f"the spectrum has no gap at the cut-off {gd.factor.cutoff:.2g}: rank "
+            "and shift depend on rcond; add weight decay, or set rcond where the "
+            "spectrum has a gap"
+        ),
+        (
+            ""
+            if constant or not examined
+            else "the rank of H changes along the solution set here (degenerate "
+            "point): first order does not describe how the set moves"
+        ),
+        "" if smooth else _kink_sentence(gd, jump),
+        _neglect_sentence(gd),
+    ]
+    told = "; ".join(text for text in findings if text)
+    return Diagnosis(
+        is_stationary,
+        negative == 0,
+        clear,
+        bool(constant),
+        smooth,
+        exact,
+        jump,
+        obstruction,
+        told or _kind(gd),
+    )
+
+
+def _saddle_sentence(gd: GraphicalDerivative, negative: int) -> str:
+    if not negative:
+        return ""
+    if gd.objective.is_tilted:
+        return (
+            f"early-stopped with {negative} negative eigenvalues: no minimum of the "
+            "tilted objective, training would have moved on; train longer, or polish"
+        )
+    return (
+        f"a saddle: {negative} negative eigenvalues, no minimum; train from another "
+        "start"
+    )
+
+
+def _kind(gd: GraphicalDerivative) -> str:
+    tilted = (
+        " (early-stopped: of the objective tilted by the gradient left)"
+        if gd.objective.is_tilted
+        else ""
+    )
+    if gd.factor.kernel_dim == 0:
+        return f"isolated minimum: H is positive definite{tilted}"
+    return f"minimum in a set of dimension {gd.factor.kernel_dim} (ker H){tilted}"
+
+
+def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:
+    kinked, total = gd.objective.kinked_preactivations(gd.weights)
+    where = f" ({kinked} of {total} pre-activations sit on it)" if kinked else ""
+    return (
+        f"the objective has a kink here{where}: the curvature jumps by {jump:.0%} and "
+        "H is one of several; use a smooth activation (tanh, softplus)"
+    )
+
+
+_APPROXIMATION = {"hessian": "solver='dual'", "ggn": "curvature='ggn'"}
+
+
+def _neglect_sentence(gd: GraphicalDerivative) -> str:
+    if gd.neglected_curvature <= _NEGLECT_TOL:
+        return ""
+    if gd.note:
+        return (
+            f"{gd.note}; H itself, whose kernel and signs would tell a minimum, is not "
+            "examined: add weight decay for a minimiser that is isolated"
+        )
+    return (
+        f"{_APPROXIMATION[gd.curvature]} neglects curvature of "
+        f"{gd.neglected_curvature:.2g} times the smallest kept eigenvalue: the net "
+        "does not interpolate, use solver='eigh' with curvature='hessian'"
+    )
+
+
+def _directions(gd: GraphicalDerivative, n: int) -> Array:
+    v = np.random.RandomState(0).standard_normal((n, gd.weights.size))
+    return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+
+def _kink_jump(gd: GraphicalDerivative) -> float:
+    """Largest ``|R(w+hv) + R(w-hv) - 2R(w)| / (h |Hv|)`` that does not fall with h."""
+    gradient = gd.objective.gradient
+    h = _KINK_STEP * (1.0 + float(np.linalg.norm(gd.weights)))
+    here = gradient(gd.weights)
+    noise = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(gd.weights)))
+    jumps = [0.0]
+    large = gd.objective.n_params >= SINGLE_FROM
+    for v in _directions(gd, 1 if large else _N_KINK_DIRECTIONS):
+        slope = float(np.linalg.norm(gd.H.matvec(v)))
+        if slope <= noise:
+            continue
+        coarse, fine = (
+            float(
+                np.linalg.norm(
+                    gradient(gd.weights + s * v)
+                    + gradient(gd.weights - s * v)
+                    - 2.0 * here
+                )
+            )
+            / (s * slope)
+            for s in (h, h / 10.0)
+        )
+        # A smooth remainder falls tenfold with h; a kink at the point does not.
+        jumps.append(coarse if fine > 0.3 * coarse else 0.0)
+    return max(jumps)
+
+
+def _obstruction(gd: GraphicalDerivative) -> float:
+    """How far from a manifold the solutions are, along ker H and as the data moves."""
+    if not rank_can_change(gd):
+        return 0.0
+    return max(_along_kernel(gd), _along_data(gd))
+
+
+def rank_can_change(gd: GraphicalDerivative) -> bool:
+    """Whether H is singular, short of a Jacobian of full row rank at interpolation."""
+    return not gd.has_full_row_rank and gd.kernel.dim > 0
+
+
+def _along_kernel(gd: GraphicalDerivative) -> float:
+    scale = 1.0 + float(np.linalg.norm(gd.weights))
+    directions = gd.kernel.project(_directions(gd, 2))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    # A step that is merely too long fails at the larger size only.
+    return min(
+        max(
+            off_manifold(gd, gd.objective, gd.weights + rho * scale * z, rho * scale)
+            for z in directions
+        )
+        for rho in _KERNEL_STEPS
+    )
+
+
+def _along_data(gd: GraphicalDerivative) -> float:
+    """The same after a random perturbation of the data and its predicted shift."""
+    X = gd.objective.inputs
+    spread = float(np.sqrt(np.mean(X**2)))
+    direction = np.random.RandomState(0).standard_normal(X.shape)
+    found = []
+    for size in _DATA_STEPS:
+        dX = size * spread * direction
+        affine = gd(dX)
+        moved = float(np.linalg.norm(affine.shift))
+        if affine.is_empty or moved == 0.0:
+            return 0.0  # Emptiness is reported by the modulus; nothing to judge here.
+        objective = gd.objective.with_data(X + dX)
+        found.append(off_manifold(gd, objective, gd.weights + affine.shift, moved))
+    return min(found)
+
+
+def off_manifold(
+    gd: GraphicalDerivative, objective: Objective, start: Array, length: float
+) -> float:
+    """Distance to the solution set that stays after correcting, over ``length``.
+
+    From a point ``length`` away from the solution the chord iteration
+    ``w -= H^+ R(w)`` solves the range part of R = 0 (Lyapunov-Schmidt reduction). What
+    stays is the reduced equation's value. It vanishes exactly where the zeros of R form
+    a manifold with tangent space ker H, that is, where the rank is constant.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        At the solution.
+    objective : Objective
+        On the data to solve for, the solution's or perturbed.
+    start : ndarray of shape (n_params,)
+    length : float
+        Euclidean.
+
+    Returns
+    -------
+    ratio : float
+        Near 0 on a manifold; of order 1 and above where the rank changes; inf where
+        the iteration diverges, so far from the solution.
+    """
+    w = start
+    for _ in range(_N_CHORD_STEPS):
+        step = gd.newton_step(w, objective)
+        w = w + step
+        if not np.linalg.norm(w) <= _DIVERGED * (1.0 + np.linalg.norm(start)):
+            return np.inf
+        if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
+            break
+    left = objective.gradient(w)
+    norm = float(np.linalg.norm(left))
+    at_solution = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    floor = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
+    if norm <= floor + 10.0 * at_solution:
+        return 0.0
+    # Newton's step with the rank as it is here: new directions carry what is left.
+    step = gd.at(objective, w, keep_rank=False).newton_step()
+    return float(np.linalg.norm(step)) / length

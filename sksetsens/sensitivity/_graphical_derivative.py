@@ -1,0 +1,388 @@
+r"""Graphical derivative of the set of first-order points at one solution.
+
+With :math:`R(x, w) = \nabla_w L`, :math:`H = \nabla_w R` and :math:`B = \nabla_x R`,
+the mapping :math:`F(x) = \{w : R(x, w) = 0\}` has the graphical derivative
+(Wang, Wang and Ban, AAAI 2025, arXiv 2412.11057, Theorem 1)
+
+.. math:: DF(x | w)(dx) = \{v : H v + B\,dx = 0\}
+
+which is empty, or the affine set :math:`v_0 + \ker H` with
+:math:`v_0 = -H^+ B\,dx`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from ..linalg import PseudoInverse, Subspace
+from ..objective import Objective
+from .systems import Point, choose_system
+
+__all__ = ["AffineSet", "GraphicalDerivative"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AffineSet:
+    """The set ``{v : H v + B dx = 0}``: empty, or ``shift + ker H``.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (n_params,)
+        Shortest element ``v0 = -H^+ B dx``; NaN where the set is empty.
+
+    factor : PseudoInverse
+        Of H.
+
+    residual : float
+        ``|H v0 + B dx| / |B dx|``, Euclidean; 0 for ``B dx = 0``.
+
+    is_empty : bool
+        Whether ``B dx`` leaves range H.
+
+    cutoff_change : float
+        Relative change of the shift within one decade of rcond.
+
+    status : str
+        One sentence.
+
+    n_iter : int
+        Products of an iterative solve; 0 for a factorisation.
+
+    converged : bool
+        Whether an iterative solve met its tolerance.
+    """
+
+    shift: Array
+    factor: PseudoInverse
+    residual: float
+    is_empty: bool
+    cutoff_change: float
+    status: str
+    n_iter: int = 0
+    converged: bool = True
+
+    @property
+    def kernel(self) -> Subspace:
+        """ker H; ``kernel.project`` is the orthogonal projector on it."""
+        return self.factor.kernel
+
+
+class GraphicalDerivative:
+    r"""The mapping ``dX -> DF(x | w)(dX)`` at one solution, factorised once.
+
+    Parameters
+    ----------
+    objective : Objective
+        Training objective on the data ``x``.
+
+    weights : ndarray of shape (n_params,)
+        The solution ``w``.
+
+    curvature : {"hessian", "ggn"}, default="hessian"
+        Exact Hessian, or the Gauss-Newton matrix ``J' Lambda J`` plus the penalty's
+        Hessian.
+
+    solver : {"auto", "eigh", "dual", "minres", "lsmr"}, default="auto"
+        "eigh" decomposes the dense p x p matrix. "dual" decomposes ``S J`` with
+        ``S'S = Lambda``, which has one row per output and belongs to interpolation,
+        where the rest of the Hessian vanishes. "minres" and "lsmr" are their
+        matrix-free forms: minimum residual solves by products with H, and least
+        squares by products with ``S J``. "auto" takes the dual where what it neglects
+        is below 1e-3 of the smallest kept eigenvalue, and the matrix-free forms above
+        6000 weights.
+
+    rcond : float, default=None
+        Eigenvalues up to ``rcond * |H|_2`` count as zero; None for rounding plus a
+        hundred times the relative stationarity of the weights.
+
+    stationarity : float, default=0.0
+        Relative stationarity of the weights: how well ``R = 0`` is met, which bounds
+        how well H at the solution is known.
+
+    rank : int, default=None
+        Rank of H where it is known; None to judge it by ``rcond``. The matrix-free
+        forms do without it.
+
+    solver_tol : float, default=1e-8
+        Relative residual of iterative solves.
+
+    solver_max_iter : int, default=1000
+        Products of H, or of ``S J`` and its adjoint, per iterative solve.
+
+    anchor : HeldOutputs, default=None
+        Outputs that `newton_step` of a saturated net brings back; None for those at
+        ``weights``.
+
+    holds : bool, default=None
+        Whether the dual holds outputs, as of a saturated net; None to look.
+
+    Attributes
+    ----------
+    factor : PseudoInverse
+        Rank, gap, inertia and kernel.
+
+    solver_ : {"eigh", "dual", "minres", "lsmr"}
+
+    References
+    ----------
+    X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural
+    Networks", AAAI 2025, arXiv 2412.11057, Theorem 1.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        weights: Array,
+        *,
+        curvature: str = "hessian",
+        solver: str = "auto",
+        rcond: float | None = None,
+        stationarity: float = 0.0,
+        rank: int | None = None,
+        solver_tol: float = 1e-8,
+        solver_max_iter: int = 1000,
+        anchor: Any = None,
+        holds: bool | None = None,
+    ) -> None:
+        self.objective = objective
+        self.weights = np.asarray(weights, dtype=np.float64)
+        self.curvature, self.solver, self.rcond = curvature, solver, rcond
+        self.stationarity = stationarity
+        self.solver_tol, self.solver_max_iter = solver_tol, solver_max_iter
+        point = Point(
+            objective,
+            self.weights,
+            curvature,
+            solver,
+            rcond,
+            stationarity,
+            rank,
+            solver_tol,
+            solver_max_iter,
+            anchor,
+            holds,
+        )
+        self._system = choose_system(point)
+        self.solver_ = self._system.name
+        self.factor: PseudoInverse = self._system.factor
+
+    @cached_property
+    def neglected_curvature(self) -> float:
+        """Curvature that the form leaves out, over the smallest kept eigenvalue.
+
+        ``|H - A'A|_2`` for the dual forms, ``|H - G|_2`` for Gauss-Newton; 0 for the
+        exact Hessian.
+        """
+        return self._system.neglected
+
+    @property
+    def note(self) -> str:
+        """What a shift means where it is not that of a zero of R; "" otherwise."""
+        return self._system.note
+
+    @property
+    def has_full_row_rank(self) -> bool:
+        """Whether the equations that the solutions obey are independent here."""
+        return self._system.has_full_row_rank
+
+    def residual_norm(self, objective: Objective, weights: Array) -> float:
+        """Norm of what vanishes at a solution on the data of ``objective``.
+
+        ``|R|``, or for a saturated net the norm of its held outputs' movement.
+        """
+        return self._system.residual_norm(objective, weights)
+
+    @property
+    def residual_scale(self) -> float:
+        """Norm of the derivative in the weights of what `residual_norm` measures."""
+        return self._system.residual_scale
+
+    @property
+    def n_unsolved(self) -> int:
+        """Iterative solves so far that ended before their tolerance."""
+        return getattr(self.factor, "n_unsolved", 0)
+
+    @property
+    def is_matrix_free(self) -> bool:
+        """Whether solves are iterative, and rank and kernel not factorised."""
+        return self._system.is_iterative
+
+    def at(
+        self,
+        objective: Objective,
+        weights: Array,
+        *,
+        keep_rank: bool = True,
+        stationarity: float = 0.0,
+    ) -> GraphicalDerivative:
+        """The same kind of derivative at a point close by.
+
+        Parameters
+        ----------
+        objective : Objective
+        weights : ndarray of shape (n_params,)
+        keep_rank : bool, default=True
+            Whether to keep the rank found here. Off the solution set the null
+            eigenvalues of H are of the residual's size; the rank of the set is the
+            solution's, wherever they fall.
+        stationarity : float, default=0.0
+            Relative stationarity of the weights, for the cut-off of an unknown rank.
+
+        Returns
+        -------
+        derivative : GraphicalDerivative
+        """
+        return GraphicalDerivative(
+            objective,
+            weights,
+            curvature=self.curvature,
+            solver=self.solver_,
+            rcond=self.rcond,
+            stationarity=stationarity,
+            rank=self.factor.rank if keep_rank and not self.is_matrix_free else None,
+            solver_tol=self.solver_tol,
+            solver_max_iter=self.solver_max_iter,
+            anchor=self._system.anchor if keep_rank else None,
+            holds=self._system.anchor is not None,
+        )
+
+    def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:
+        """Solutions' first-order movement when the data moves by ``dX``.
+
+        Parameters
+        ----------
+        dX : ndarray of the shape of X
+            Perturbation of the inputs.
+
+        dy : ndarray of the shape of y, default=None
+            Perturbation of real-valued targets.
+
+        Returns
+        -------
+        affine_set : AffineSet
+        """
+        solved = self._system.solve(dX, dy)
+        return AffineSet(
+            solved.value,
+            self.factor,
+            solved.residual,
+            not solved.is_consistent,
+            solved.cutoff_change,
+            solved.status,
+            solved.n_iter,
+            solved.converged,
+        )
+
+    @property
+    def kernel(self) -> Subspace:
+        """ker H, the directions in which the solution set extends."""
+        return self.factor.kernel
+
+    @property
+    def hessian_norm(self) -> float:
+        """|H|_2."""
+        return float(np.abs(self.factor.eigenvalues).max(initial=0.0))
+
+    @property
+    def H(self) -> LinearOperator:
+        """Curvature as a linear operator, shape (n_params, n_params)."""
+        return self._system.H
+
+    @property
+    def B(self) -> LinearOperator:
+        """Cross derivative as a linear operator, shape (n_params, X.size).
+
+        Its input is a perturbation of X, flattened row by row.
+        """
+        return self._system.B
+
+    @property
+    def solution_operator(self) -> LinearOperator:
+        """``H^+ B`` as a linear operator, shape (n_params, X.size)."""
+        return self._system.solution_operator
+
+    def reduced_map(self) -> Array:
+        """``H^+ B`` in an orthonormal basis of range H.
+
+        Norms of its columns, and of groups of columns, are those of ``H^+ B``.
+
+        Returns
+        -------
+        reduced_map : ndarray of shape (rank, n_samples, n_inputs)
+        """
+        return self._system.reduced_map()
+
+    def range_map(self) -> tuple[Array, Array]:
+        """Orthonormal basis of range H with ``H^+ B`` in it.
+
+        Returns
+        -------
+        basis : ndarray of shape (n_params, rank)
+        reduced_map : ndarray of shape (rank, n_samples, n_inputs)
+        """
+        return self.factor.range_basis()[0], self.reduced_map()
+
+    @property
+    def target_operator(self) -> LinearOperator:
+        """Shift per movement of real-valued targets, up to sign: (n_params, y.size)."""
+        return self._system.target_operator
+
+    @property
+    def target_leak(self) -> float:
+        """Share of the derivative of R in the targets outside range H."""
+        return self._system.target_leak
+
+    @cached_property
+    def column_leaks(self) -> Array:
+        """Share of each column b of B outside range H, ``|P_ker b| / |b|``.
+
+        Shape (n_samples, n_inputs); 0 for columns that are rounding beside the largest.
+        """
+        return self._system.column_leaks()
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        """The problem in which some of the weights alone may move.
+
+        Parameters
+        ----------
+        part : slice
+            Of the flat weights, k of them.
+
+        Returns
+        -------
+        factor : PseudoInverse
+            Of their k x k block of H.
+        B : ndarray of shape (k, n_samples, n_inputs)
+            Their rows of B.
+        """
+        return self._system.restricted(part)
+
+    def newton_step(
+        self, weights: Array | None = None, objective: Objective | None = None
+    ) -> Array:
+        """``-H^+ R`` with H^+ from here and R of another objective or point.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_params,), default=None
+            None for this point.
+
+        objective : Objective, default=None
+            None for this objective.
+
+        Returns
+        -------
+        step : ndarray of shape (n_params,)
+        """
+        return self._system.newton_step(
+            self.objective if objective is None else objective,
+            self.weights if weights is None else weights,
+        )

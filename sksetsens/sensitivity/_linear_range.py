@@ -1,0 +1,95 @@
+"""How far the first order reaches along a perturbation, solution by solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._validation import check_positive
+from ..perturbation import ask
+from ._reach import reach
+
+__all__ = ["LinearRange", "linear_range"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LinearRange:
+    """Where along one perturbation the first order holds.
+
+    Attributes
+    ----------
+    fraction : ndarray of shape (n_solutions,)
+        Largest share t of the perturbation at which the error of the first order stays
+        within ``tol``, to 1 per cent; above 1 where it holds further than asked. 0
+        where the predicted set is empty, inf where no limit was found.
+
+    size : ndarray of shape (n_solutions,)
+        The same as a Frobenius norm of the perturbation.
+
+    size_per_row : ndarray of shape (n_solutions,)
+        The same as the Euclidean length delta of each moving row, root mean square; 0
+        where only targets move.
+
+    tol : float
+        Error asked for.
+    """
+
+    fraction: Array
+    size: Array
+    size_per_row: Array
+    tol: float
+
+
+def linear_range(
+    estimator: Any, X_perturbed: Any, y_perturbed: Any = None, *, tol: float = 0.1
+) -> LinearRange:
+    r"""Largest perturbation along a direction that the first order describes.
+
+    The error is the worse of `nonlinearity` and `shift_error` of a
+    `PredictedSolutionSet`. It grows about in proportion to the size, so that half the
+    range has half the error.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator, Pipeline or search
+        Fitted.
+
+    X_perturbed, y_perturbed
+        As in `SolutionSetEstimator.sensitivity`; their difference to the training data
+        is the direction, its length the unit of ``fraction``.
+
+    tol : float, default=0.1
+        Relative error that counts as holding, in (0, 1].
+
+    Returns
+    -------
+    linear_range : LinearRange
+
+    Raises
+    ------
+    ValueError
+        If ``tol`` is not in (0, 1], or nothing is perturbed.
+    """
+    check_positive("linear_range", "tol", tol, up_to=1.0)
+    question = ask(estimator, X_perturbed, y_perturbed, caller="linear_range")
+    if question.size == 0.0:
+        raise ValueError(
+            "The 'X_perturbed' parameter of linear_range must differ from the training "
+            "data. Got the training data: there is no direction to go."
+        )
+    pairs = zip(question.derivatives, question.floors, strict=True)
+    fraction = np.array(
+        [reach(gd, question.dX, question.dy, tol=tol, floor=f) for gd, f in pairs]
+    )
+    moving = np.any(question.dX.reshape(len(question.X), -1) != 0.0, axis=1)
+    n_moving = int(np.count_nonzero(moving))
+    size = fraction * question.size
+    per_row = np.zeros_like(fraction)
+    if n_moving:
+        per_row = fraction * np.linalg.norm(question.dX) / np.sqrt(n_moving)
+    return LinearRange(fraction, size, per_row, tol)

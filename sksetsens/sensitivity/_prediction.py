@@ -1,0 +1,248 @@
+"""Predicted solution sets: w + DS(x|w)(dx), with corrections where asked for."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._validation import user_stacklevel
+from ..exceptions import IllPosedWarning, NonlinearityWarning, SolverWarning
+from ..objective import Objective
+from ..perturbation import Question
+from ..sets import PredictedSolutionSet
+from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
+from ._graphical_derivative import AffineSet, GraphicalDerivative
+from ._linearise import spectral_evidence
+from ._reach import FirstOrderError, first_order_error, reach
+
+__all__ = ["predict_set"]
+
+Array = NDArray[np.float64]
+
+# Share of the perturbed residual that the prediction leaves. Up to a tenth the shift
+# is first-order accurate; above a half the prediction removed less than it claims.
+_HOLDS, _FAILS = 0.1, 0.5
+# Of an empty piece.
+_UNKNOWN = FirstOrderError(np.nan, np.nan, np.nan, False)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One solution's prediction and its evidence."""
+
+    objective: Objective
+    weights: Array
+    derivative: GraphicalDerivative
+    affine: AffineSet
+    base_loss: float
+    loss: float = np.nan
+    error: FirstOrderError = _UNKNOWN
+    obstruction: float = np.nan
+
+    @property
+    def changes_rank(self) -> bool:
+        """Whether a perturbation in the range of linearity leaves the manifold."""
+        return self.error.worse < _FAILS and self.obstruction > OBSTRUCTION_TOL
+
+
+def predict_set(
+    question: Question, *, n_corrections: int, warn: bool
+) -> PredictedSolutionSet:
+    """Predict the set of solutions on perturbed data.
+
+    Parameters
+    ----------
+    question : Question
+
+    n_corrections : int
+        Newton steps on R(x^p, .) after the prediction (Gauss-Newton in the dual).
+
+    warn : bool
+        Whether to warn of what may not be trusted, too.
+
+    Returns
+    -------
+    predicted : PredictedSolutionSet
+    """
+    base, tol = question.estimator.solution_set_, question.estimator.tol
+    pieces = [
+        _piece(gd, question, n_corrections, floor)
+        for gd, floor in zip(question.derivatives, question.floors, strict=True)
+    ]
+    weights = np.stack([piece.weights for piece in pieces])
+    shift = weights - base.weights
+    is_empty = np.array([piece.affine.is_empty for piece in pieces])
+    relative_error = np.array([piece.error.worse for piece in pieces])
+    changes_rank = np.array([piece.changes_rank for piece in pieces])
+    gradient_norms = np.array([piece.error.residual for piece in pieces])
+    scales = np.array([piece.derivative.residual_scale for piece in pieces])
+    scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
+    relative = np.divide(
+        gradient_norms, scales, out=np.zeros(len(pieces)), where=scales > 0
+    )
+    relative[is_empty] = np.nan
+    evidence = {
+        "losses": np.array([piece.loss for piece in pieces]),
+        "base_losses": np.array([piece.base_loss for piece in pieces]),
+        "gradient_norms": gradient_norms,
+        "stationarity": relative,
+        "converged": relative <= tol,
+        **spectral_evidence([piece.derivative for piece in pieces]),
+        "shift": shift,
+        "shift_norm": np.where(is_empty, np.inf, np.linalg.norm(shift, axis=1)),
+        "is_empty": is_empty,
+        "residual": np.array([piece.affine.residual for piece in pieces]),
+        "cutoff_change": np.array([piece.affine.cutoff_change for piece in pieces]),
+        "nonlinearity": np.array([piece.error.nonlinearity for piece in pieces]),
+        "shift_error": np.array([piece.error.shift_error for piece in pieces]),
+        "solver_converged": np.array([piece.affine.converged for piece in pieces]),
+        "n_products": np.array([piece.affine.n_iter for piece in pieces]),
+        "trustworthy": base.trustworthy
+        & ~is_empty
+        & np.array([piece.affine.converged for piece in pieces])
+        & ~changes_rank
+        & (relative_error < _FAILS),
+        "status": np.array(
+            [
+                _status(p, ok, s)
+                for p, ok, s in zip(pieces, base.trustworthy, base.status, strict=True)
+            ]
+        ),
+    }
+    kernels = [piece.derivative.kernel for piece in pieces]
+    objectives = [piece.objective for piece in pieces]
+    if warn:
+        _warn_of_solves([piece.affine for piece in pieces])
+        _warn(question, is_empty, changes_rank, relative_error)
+    return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
+
+
+def _piece(
+    gd: GraphicalDerivative, question: Question, n_corrections: int, floor: float
+) -> _Piece:
+    """Predict from one solution; residuals up to ``floor`` count as rounding."""
+    objective = gd.objective.with_data(*question.data())
+    affine = gd(question.dX, question.dy)
+    before = gd.residual_norm(objective, gd.weights)
+    base_loss = objective.loss(gd.weights)
+    if affine.is_empty:
+        return _Piece(objective, affine.shift, gd, affine, base_loss)
+    weights, derivative = gd.weights + affine.shift, gd
+    for _ in range(n_corrections):
+        weights = weights + gd.at(objective, weights).newton_step()
+    if n_corrections:
+        derivative = gd.at(objective, weights)
+    error = first_order_error(
+        gd, objective, weights, floor=floor, corrected=derivative, before=before
+    )
+    examined = not error.is_rounding and rank_can_change(gd)
+    moved = float(np.linalg.norm(weights - gd.weights))
+    return _Piece(
+        objective,
+        weights,
+        derivative,
+        affine,
+        base_loss,
+        objective.loss(weights),
+        error,
+        off_manifold(gd, objective, weights, moved) if examined else 0.0,
+    )
+
+
+def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
+    if not base_is_trustworthy:
+        return f"from an untrustworthy solution ({base_status})"
+    if piece.affine.status != "solved":
+        return piece.affine.status
+    if piece.changes_rank:
+        return (
+            "the rank of H changes with this perturbation (for example duplicated rows "
+            "that come apart): the solutions may move much further than the shift; "
+            "retrain, or add weight decay"
+        )
+    left = (
+        f"{piece.error.nonlinearity:.2g} of the perturbed residual is left, the next "
+        f"correction is {piece.error.shift_error:.2g} of the shift"
+    )
+    if piece.derivative.note:
+        left = f"{piece.derivative.note}; {left}"
+    if piece.error.worse <= _HOLDS:
+        return f"first order holds: {left}"
+    if piece.error.worse < _FAILS:
+        return f"first order is rough: {left}; set n_corrections=1"
+    return (
+        f"outside the range of linearity: {left}; use a smaller perturbation, "
+        "n_corrections, or retrain"
+    )
+
+
+def _warn_of_solves(affine: list[AffineSet]) -> None:
+    ended = [a for a in affine if not a.converged]
+    if ended:
+        worst = max(ended, key=lambda a: a.residual)
+        warnings.warn(
+            f"{len(ended)} of {len(affine)} predicted shifts are not solved to "
+            f"solver_tol: {worst.status}.",
+            SolverWarning,
+            stacklevel=user_stacklevel(),
+        )
+
+
+def _warn(
+    question: Question,
+    is_empty: NDArray[np.bool_],
+    changes_rank: NDArray[np.bool_],
+    relative_error: Array,
+) -> None:
+    if is_empty.any():
+        warnings.warn(
+            f"The predicted set is empty at {is_empty.sum()} of {len(is_empty)} "
+            "solutions: this perturbation leaves range H, so that no first-order "
+            "shift exists (see is_empty and residual). Perturb other features, or add "
+            "weight decay.",
+            IllPosedWarning,
+            stacklevel=user_stacklevel(),
+        )
+    if changes_rank.any():
+        warnings.warn(
+            f"The rank of H changes with this perturbation at {changes_rank.sum()} of "
+            f"{len(is_empty)} solutions: they may move much further than the predicted "
+            "shift. Retrain, or add weight decay.",
+            IllPosedWarning,
+            stacklevel=user_stacklevel(),
+        )
+    far = relative_error >= _FAILS
+    if far.any():
+        worst = int(np.nanargmax(relative_error))
+        share = _range(question, worst)
+        warnings.warn(
+            f"The perturbation is outside the range of linearity at {far.sum()} of "
+            f"{len(far)} solutions (largest error {relative_error[worst]:.2g}; see "
+            "nonlinearity and shift_error). At the worst of them the first order errs "
+            f"by {_HOLDS:.0%} from {share:.2g} of the perturbation on (see "
+            "linear_range). Use a smaller perturbation, n_corrections, or retrain."
+            f"{_other_data(question)}",
+            NonlinearityWarning,
+            stacklevel=user_stacklevel(),
+        )
+
+
+def _other_data(question: Question) -> str:
+    """A question where X moves about as far as other rows would be away."""
+    spread = np.linalg.norm(question.X - question.X.mean(axis=0))
+    if np.linalg.norm(question.dX) < 0.5 * spread:
+        return ""
+    return (
+        " X_perturbed is as far from the training X as other data would be: are these "
+        "the training rows in their order, and not the perturbation alone, nor data "
+        "that a pipeline transforms a second time?"
+    )
+
+
+def _range(question: Question, worst: int) -> float:
+    """Share of the perturbation up to which the first order holds, roughly."""
+    gd, floor = question.derivatives[worst], question.floors[worst]
+    return reach(gd, question.dX, question.dy, tol=_HOLDS, floor=floor, precision=0.1)

@@ -1,0 +1,190 @@
+"""How far along a direction the first order reaches from one solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..objective import Objective
+from ._graphical_derivative import GraphicalDerivative
+
+__all__ = ["FirstOrderError", "first_order_error", "reach"]
+
+Array = NDArray[np.float64]
+
+# |R| / (|H| (1 + |w|)) below this is rounding.
+_ROUNDING = 1e-15
+# The range is found to this relative precision.
+_PRECISION = 0.01
+_MAX_STEPS = 40
+# Multiples of the perturbation asked about beyond which the range counts as unlimited,
+# and below which it counts as none.
+_FARTHEST, _NEAREST = 1e6, 1e-9
+# First size that is tried, and by how much sizes grow: the error may cross the
+# tolerance more than once (another branch), and the first crossing counts.
+_FIRST, _GROWTH = 0.1, 4.0
+
+
+@dataclass(frozen=True)
+class FirstOrderError:
+    """What a prediction leaves undone, measured by the perturbed residual R.
+
+    Attributes
+    ----------
+    nonlinearity : float
+        ``|R(x^p, predicted)| / |R(x^p, w)|``.
+
+    shift_error : float
+        ``|H^+ R(x^p, predicted)|`` over the distance moved.
+
+    residual : float
+        ``|R(x^p, predicted)|``.
+
+    is_rounding : bool
+        Whether there was nothing to predict: the perturbed residual at w is rounding.
+    """
+
+    nonlinearity: float
+    shift_error: float
+    residual: float
+    is_rounding: bool
+
+    @property
+    def worse(self) -> float:
+        """Larger of nonlinearity and shift error."""
+        return float(np.fmax(self.nonlinearity, self.shift_error))
+
+
+def first_order_error(
+    gd: GraphicalDerivative,
+    objective: Objective,
+    weights: Array,
+    *,
+    floor: float = 0.0,
+    corrected: GraphicalDerivative | None = None,
+    least_shift: float = 0.0,
+    before: float | None = None,
+) -> FirstOrderError:
+    """Error of predicted weights on the perturbed data.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        At the solution.
+    objective : Objective
+        On the perturbed data.
+    weights : ndarray of shape (n_params,)
+        Predicted, ``w + v0`` or corrected.
+    floor : float, default=0.0
+        Residuals of the perturbed problem up to this are rounding: no error.
+    corrected : GraphicalDerivative, default=None
+        What takes the next Newton step; None for ``gd``.
+    least_shift : float, default=0.0
+        Length that the shift error refers to at least.
+    before : float, default=None
+        Residual norm on the perturbed data at the solution, where it is known.
+
+    Returns
+    -------
+    error : FirstOrderError
+    """
+    if before is None:
+        before = gd.residual_norm(objective, gd.weights)
+    after = gd.residual_norm(objective, weights)
+    moved = float(np.linalg.norm(weights - gd.weights))
+    length = 1.0 + float(np.linalg.norm(gd.weights))
+    if before <= max(floor, _ROUNDING * gd.residual_scale * length):
+        return FirstOrderError(0.0, 0.0, after, True)
+    step = float(np.linalg.norm((corrected or gd).newton_step(weights, objective)))
+    # A shift of 0 that leaves a Newton step has missed all of the movement.
+    moved = max(moved, least_shift, np.finfo(float).tiny)
+    return FirstOrderError(after / before, step / moved, after, False)
+
+
+def reach(
+    gd: GraphicalDerivative,
+    dX: Array,
+    dy: NDArray[Any] | None = None,
+    *,
+    tol: float,
+    floor: float = 0.0,
+    precision: float = _PRECISION,
+    farthest: float = _FARTHEST,
+    least_shift: float = 0.0,
+) -> float:
+    """Largest t at which the first order holds for the perturbation ``t (dX, dy)``.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        At the solution.
+    dX, dy : ndarray
+        Direction, of any length.
+    tol : float
+        Error (the worse of nonlinearity and shift error) that still counts as holding.
+    floor : float, default=0.0
+        As in `first_order_error`.
+    precision : float, default=0.01
+        Relative precision of t, from below.
+    farthest : float, default=1e6
+        Largest t that is asked about.
+    least_shift : float, default=0.0
+        Where positive, the shift error alone counts, as in `first_order_error`: a
+        movement that passes through 0 then has no large error.
+
+    Returns
+    -------
+    t : float
+        0 where the predicted set is empty, inf where the error stays below ``tol`` up
+        to ``farthest``.
+    """
+    affine = gd(dX, dy)
+    if affine.is_empty:
+        return 0.0
+    objective = gd.objective
+
+    def error(t: float) -> float:
+        y = None if dy is None else objective.targets + t * dy
+        moved = objective.with_data(objective.inputs + t * dX, y)
+        found = first_order_error(
+            gd,
+            moved,
+            gd.weights + t * affine.shift,
+            floor=floor,
+            least_shift=least_shift,
+        )
+        worse = found.shift_error if least_shift else found.worse
+        return worse if np.isfinite(worse) else np.inf
+
+    return _first_crossing(error, tol, precision, farthest)
+
+
+def _first_crossing(error: Any, tol: float, precision: float, farthest: float) -> float:
+    """First t with ``error(t) = tol``, for an error about in proportion to t."""
+    inside, outside, t = 0.0, np.inf, min(_FIRST, farthest)
+    for _ in range(_MAX_STEPS):
+        e = error(t)
+        if e <= tol:
+            inside = t
+        else:
+            outside = t
+        if inside >= farthest:
+            return np.inf
+        if outside < np.inf and outside - inside <= precision * outside:
+            break
+        if outside <= _NEAREST:
+            break
+        # What proportionality says, kept away from the bracket's ends.
+        guess = t * tol / e if e > 0 else np.inf
+        if outside == np.inf:
+            grown = float(np.clip(guess, 1.5 * inside, _GROWTH * inside))
+            t = min(grown, farthest)
+        elif inside and outside < 1.5 * inside:
+            t = 0.5 * (inside + outside)
+        else:
+            low = inside + 0.1 * (outside - inside) if inside else 0.01 * outside
+            t = float(np.clip(guess, low, inside + 0.9 * (outside - inside)))
+    return inside

@@ -1,0 +1,105 @@
+"""H dense and exact, or Gauss-Newton, decomposed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from ...linalg import PseudoInverse, SymmetricPseudoInverse, symmetric_inverse
+from ._point import (
+    STATIONARITY_NOISE,
+    Point,
+    matrix_shape,
+    operator,
+    relative_neglect,
+    root,
+)
+from ._primal import Primal
+
+__all__ = ["Dense"]
+
+Array = NDArray[np.float64]
+
+# Adjoints of B computed at once: more need memory, fewer need time.
+_BLOCK = 64
+
+
+class Dense(Primal):
+    """H dense and exact (or Gauss-Newton), B through products."""
+
+    name = "eigh"
+
+    def __init__(self, point: Point) -> None:
+        matrix = _gauss_newton(point) if point.curvature == "ggn" else None
+        if matrix is None:
+            matrix = point.objective.hessian(point.weights)
+        noise = STATIONARITY_NOISE * point.stationarity
+        factor = symmetric_inverse(
+            matrix, rcond=point.rcond, noise=noise, rank=point.rank
+        )
+        super().__init__(point, factor)
+        self._matrix, self._rcond, self._point = matrix, point.rcond, point
+
+    @property
+    def neglected(self) -> float:
+        if self._point.curvature == "hessian":
+            return 0.0
+        return relative_neglect(self._point, self._matrix.__matmul__, self.factor)
+
+    def reduced_map(self) -> Array:
+        basis, eigenvalues = self.factor.range_basis()
+        rows = self._objective.cross_adjoints(self._w, basis.T)
+        return rows / eigenvalues[:, None, None]
+
+    def column_leaks(self) -> Array:
+        if self.factor.kernel_dim == 0:
+            return np.zeros(matrix_shape(self._objective))
+        inside = self._squared_columns(self.factor.kernel.spanning_basis())
+        everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
+        # Columns ten decades below the largest are rounding.
+        real = everywhere > (1e-10) ** 2 * everywhere.max()
+        return np.sqrt(np.divide(inside, everywhere, out=0.0 * inside, where=real))
+
+    def _squared_columns(self, basis: Array) -> Array:
+        """``|Q'b|^2`` for each column b of B, for orthonormal columns Q."""
+        total = np.zeros(matrix_shape(self._objective))
+        for start in range(0, basis.shape[1], _BLOCK):
+            block = basis[:, start : start + _BLOCK].T
+            total += (self._objective.cross_adjoints(self._w, block) ** 2).sum(axis=0)
+        return total
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        units = np.eye(self._objective.n_params)[part]
+        inverse = SymmetricPseudoInverse(self._matrix[part, part], rcond=self._rcond)
+        return inverse, self._objective.cross_adjoints(self._w, units)
+
+    @property
+    def H(self) -> LinearOperator:
+        p = self._objective.n_params
+        return operator((p, p), self._matrix.__matmul__, self._matrix.__matmul__)
+
+    @property
+    def target_leak(self) -> float:
+        o, w = self._objective, self._w
+        basis = self.factor.kernel.spanning_basis().T
+        inside = [np.linalg.norm(o.target_adjoint(w, z)) for z in basis]
+        if not np.any(inside):
+            return 0.0
+        probe = np.random.RandomState(0).standard_normal(len(w))
+        # E|B'z|^2 = |B|_F^2 for z standard normal.
+        everywhere = np.linalg.norm(o.target_adjoint(w, probe))
+        return float(np.linalg.norm(inside) / everywhere)
+
+
+def _gauss_newton(point: Point) -> Array:
+    objective, w = point.objective, point.weights
+    if not objective.is_separable(w):
+        raise ValueError(
+            "The 'curvature' parameter must be 'hessian' with a criterion that "
+            "couples rows. Got 'ggn' instead."
+        )
+    A = root(objective.output_hessian(w)) @ objective.jacobian(w)
+    A = A.reshape(-1, objective.n_params)
+    penalty = objective.penalty_hessian(w)
+    return A.T @ A if penalty is None else A.T @ A + penalty

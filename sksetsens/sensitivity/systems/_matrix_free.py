@@ -1,0 +1,131 @@
+"""H through its products alone: sizes at which no dense matrix fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from ...linalg import KrylovInverse, PseudoInverse, Solution, SymmetricPseudoInverse
+from ...objective import SINGLE_FROM, PointProducts
+from ._point import (
+    STATIONARITY_NOISE,
+    Point,
+    matrix_shape,
+    operator,
+    relative_neglect,
+    root,
+)
+from ._primal import Primal
+
+__all__ = ["MatrixFree", "refuse_basis"]
+
+Array = NDArray[np.float64]
+
+# A layer's block of H that is built from products, one per weight.
+_MAX_BLOCK = 3000
+
+
+class MatrixFree(Primal):
+    """Exact H (or Gauss-Newton) by products; minimum residual solves."""
+
+    name = "minres"
+    is_iterative = True
+
+    def __init__(self, point: Point) -> None:
+        products = PointProducts(point.objective, point.weights)
+        exact: Any = products.hessian
+        rough: Any = None
+        if point.curvature == "ggn":
+            exact = _GaussNewton(point, products)
+        elif point.weights.size >= SINGLE_FROM:
+            rough = PointProducts(point.objective, point.weights, single=True).hessian
+        rcond = point.rcond
+        if rcond is None:
+            rcond = max(1e-10, STATIONARITY_NOISE * point.stationarity)
+        factor = KrylovInverse(
+            exact, point.weights.size, rcond=rcond, settings=point.krylov, rough=rough
+        )
+        super().__init__(point, factor)
+        self._product, self._rcond, self._point = exact, point.rcond, point
+
+    @property
+    def neglected(self) -> float:
+        """Neglected curvature over the smallest kept Ritz value."""
+        if self._point.curvature == "hessian":
+            return 0.0
+        return relative_neglect(self._point, self._product, self.factor)
+
+    @property
+    def H(self) -> LinearOperator:
+        p = self._objective.n_params
+        return operator((p, p), self._product, self._product)
+
+    def reduced_map(self) -> Array:
+        return refuse_basis("'minres'")
+
+    def column_leaks(self) -> Array:
+        # A random combination of columns lies in range H with probability 0 unless all
+        # of them do: what it leaks stands for each.
+        dX = np.random.default_rng(0).standard_normal(self._objective.input_shape)
+        leak = share_outside(self.solve(dX, None))
+        return np.full(matrix_shape(self._objective), leak)
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        units = np.eye(self._objective.n_params)[part] if _fits(part) else None
+        if units is None:
+            return refuse_basis(f"'minres' for {part.stop - part.start} weights")
+        block = np.stack([self._product(unit)[part] for unit in units])
+        inverse = SymmetricPseudoInverse(0.5 * (block + block.T), rcond=self._rcond)
+        return inverse, self._objective.cross_adjoints(self._w, units)
+
+    @property
+    def target_leak(self) -> float:
+        dy = np.random.default_rng(0).standard_normal(self._objective.target_shape)
+        still = np.zeros(self._objective.input_shape)
+        return share_outside(self.solve(still, dy))
+
+
+class _GaussNewton:
+    """``v -> J' Lambda J v`` plus the penalty's part."""
+
+    def __init__(self, point: Point, products: PointProducts) -> None:
+        self._products, self._objective, self._w = (
+            products,
+            point.objective,
+            point.weights,
+        )
+        S = root(point.objective.output_hessian(point.weights))
+        self._curvature = S.transpose(0, 2, 1) @ S
+
+    def __call__(self, v: Array) -> Array:
+        moved = self._products.jacobian(v)[..., None]
+        pulled = self._products.jacobian_adjoint((self._curvature @ moved)[..., 0])
+        return pulled + self._objective.penalty_product(self._w, v)
+
+
+def _fits(part: slice) -> bool:
+    return part.stop - part.start <= _MAX_BLOCK
+
+
+def share_outside(found: Solution) -> float:
+    """What a probe says about its column's part outside range H; NaN if nothing."""
+    if not found.is_consistent:
+        return found.residual
+    return 0.0 if found.converged else np.nan
+
+
+def refuse_basis(solver: str) -> Any:
+    """Refuse what needs a factorisation.
+
+    Raises
+    ------
+    ValueError
+    """
+    raise ValueError(
+        "The 'solver' parameter must be 'eigh' or 'dual' for moduli by row, feature or "
+        "group, criteria by column and targets: they need a factorisation. Got "
+        f"{solver} instead."
+    )

@@ -1,0 +1,27 @@
+"""Beyond one prediction: path, convergence, inclusion, report, inverse, curve.
+
+May import: moduli, training, and what is below.
+"""
+
+from ._convergence import SetConvergence, set_convergence
+from ._inclusion import LipschitzInclusion, lipschitz_inclusion
+from ._path import SolutionPath, SolutionTrack, follow_path
+from ._sensitivity_curve import SensitivityCurve, sensitivity_curve
+from ._stability_report import StabilityReport, stability_report
+from ._target_perturbation import TargetPerturbation, target_perturbation
+
+__all__ = [
+    "LipschitzInclusion",
+    "SensitivityCurve",
+    "SetConvergence",
+    "SolutionPath",
+    "SolutionTrack",
+    "StabilityReport",
+    "TargetPerturbation",
+    "follow_path",
+    "lipschitz_inclusion",
+    "sensitivity_curve",
+    "set_convergence",
+    "stability_report",
+    "target_perturbation",
+]

@@ -1,0 +1,447 @@
+"""Following the solution set along a path of data, by prediction and correction.
+
+From the solution at ``x + t dx`` the graphical derivative predicts the one at
+``x + (t + h) dx``, and chord steps ``w -= H^+ R`` with the same factorisation correct
+it. The step h is as long as the first order errs by a given tolerance (Allgower and
+Georg, "Introduction to Numerical Continuation Methods" (2003), Chapters 3 and 6). Where
+no step is short enough, the spectrum tells why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._validation import check_count, check_positive
+from ..optimize import Polished, stationarity
+from ..perturbation import Question, ask
+from ..sensitivity import AffineSet, GraphicalDerivative, collect, diagnose, reach
+from ..sets import SolutionSet
+
+__all__ = ["SolutionPath", "SolutionTrack", "follow_path"]
+
+Array = NDArray[np.float64]
+
+# First step, as a share of the path, and by how much a step may exceed the last one.
+_FIRST_STEP, _GROWTH = 0.1, 3.0
+# Movements below this share of 1 + |w| need no relative accuracy: where the solution
+# turns back its velocity passes through 0.
+_NEGLIGIBLE = 1e-3
+# What kept a step from being taken.
+_TOO_CURVED, _SINGULAR, _NEW_RANK = "curved", "singular", "rank"
+# Chord steps that may correct one prediction; they shrink by about the prediction's
+# error each.
+_N_CHORD_STEPS = 40
+# Relative chord step that ends the correction: rounding, but for badly conditioned H.
+_ARRIVED = 1e-13
+# A chord step above this share of the one before it does not converge fast enough.
+_CONTRACTION = 0.7
+# Share of the smallest kept eigenvalue, beside the start's, that counts as fallen to 0.
+_COLLAPSED = 0.1
+# Cosine between B dx and the vanishing eigenvector from which the set folds: below it
+# the direction stays in range H, and branches meet.
+_TRANSVERSAL = 1e-3
+# Share of the predicted movement that a residual left by the chord steps means.
+_LEFT = 1e-6
+
+
+@dataclass
+class SolutionTrack:
+    """One solution along the path.
+
+    Attributes
+    ----------
+    t : list of float
+        Shares of the perturbation at which the set was computed, from 0.
+
+    weights : list of ndarray of shape (n_params,)
+        The solution at each of them.
+
+    smallest_eigenvalues : list of float
+        Smallest kept absolute eigenvalue of H at each: it falls to 0 at a fold.
+
+    speeds : list of float
+        Euclidean movement of the weights per share of the perturbation at each: it
+        grows without bound at a fold.
+
+    n_factorisations : int
+
+    stopped_at : float
+        Share at which the path ends: 1 where it arrives; at a fold, the share to which
+        its approach extrapolates.
+
+    arrived : bool
+
+    status : str
+        One sentence.
+    """
+
+    t: list[float] = field(default_factory=list)
+    weights: list[Array] = field(default_factory=list)
+    smallest_eigenvalues: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    n_factorisations: int = 0
+    stopped_at: float = 0.0
+    arrived: bool = False
+    status: str = ""
+
+
+@dataclass(frozen=True)
+class SolutionPath:
+    """The set of solutions along ``x + t dx``, t from 0 to 1.
+
+    Attributes
+    ----------
+    tracks : list of SolutionTrack
+        One per solution.
+
+    solution_set : SolutionSet
+        The set at the end of each track, with its evidence: at the perturbed data for
+        those that arrived, at the last data reached for the others.
+
+    arrived : ndarray of bool of shape (n_solutions,)
+
+    stopped_at : ndarray of shape (n_solutions,)
+
+    n_steps : ndarray of int of shape (n_solutions,)
+
+    status : ndarray of str of shape (n_solutions,)
+    """
+
+    tracks: list[SolutionTrack]
+    solution_set: SolutionSet
+
+    @property
+    def arrived(self) -> NDArray[np.bool_]:
+        """Whether each solution reached the perturbed data."""
+        return np.array([track.arrived for track in self.tracks])
+
+    @property
+    def stopped_at(self) -> Array:
+        """Share of the perturbation at which each track ends."""
+        return np.array([track.stopped_at for track in self.tracks])
+
+    @property
+    def n_steps(self) -> NDArray[np.int64]:
+        """Steps taken from each solution."""
+        return np.array([len(track.t) - 1 for track in self.tracks])
+
+    @property
+    def status(self) -> NDArray[np.str_]:
+        """One sentence per solution."""
+        return np.array([track.status for track in self.tracks])
+
+
+def follow_path(
+    estimator: Any,
+    X_perturbed: Any,
+    y_perturbed: Any = None,
+    *,
+    tol: float = 0.3,
+    min_step: float = 1e-4,
+    max_steps: int = 1000,
+) -> SolutionPath:
+    """Follow the solution set while the data moves to the perturbed one.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator, Pipeline or search
+        Fitted.
+
+    X_perturbed, y_perturbed
+        As in `SolutionSetEstimator.sensitivity`.
+
+    tol : float, default=0.3
+        Error of the first order that a step may have before it is corrected, in (0, 1].
+
+    min_step : float, default=1e-4
+        Share of the way behind, and at the start its square, below which a step is
+        given up.
+
+    max_steps : int, default=1000
+        Per solution.
+
+    Returns
+    -------
+    path : SolutionPath
+        Tracks that stop on the way say why: the set folds, is empty, or its rank
+        changes.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range or the data is not as `sensitivity` wants it.
+
+    Examples
+    --------
+    A minimum that disappears half way:
+
+    >>> from skorch import NeuralNetRegressor
+    >>> from sksetsens import SolutionSetEstimator, follow_path
+    >>> from sksetsens.datasets import make_fold
+    >>> fold = make_fold(fold_fraction=0.5, random_state=0)
+    >>> net = NeuralNetRegressor(
+    ...     fold.module, module__start=fold.weights.item(), train_split=None,
+    ...     max_epochs=1,
+    ... )
+    >>> model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+    >>> path = follow_path(model.fit(fold.X, fold.y), fold.X_perturbed)
+    >>> path.arrived, path.stopped_at.round(4)
+    (array([False]), array([0.5]))
+    >>> print(path.status[0][:24])
+    the set folds at 0.5: an
+    """
+    check_positive("follow_path", "tol", tol, up_to=1.0)
+    check_positive("follow_path", "min_step", min_step, up_to=1.0)
+    check_count("follow_path", "max_steps", max_steps, low=1)
+    question = ask(estimator, X_perturbed, y_perturbed, caller="follow_path")
+    walks = [
+        _Walk(gd, question, floor, tol, min_step)
+        for gd, floor in zip(question.derivatives, question.floors, strict=True)
+    ]
+    base = question.estimator.solution_set_
+    for walk, ok, status in zip(walks, base.trustworthy, base.status, strict=True):
+        if ok:
+            walk.run(int(max_steps))
+        else:
+            walk.stop(0.0, f"starts from an untrustworthy solution ({status})")
+    ends = _ends(walks, question)
+    for track, ok, status in zip(
+        [walk.track for walk in walks], ends.trustworthy, ends.status, strict=True
+    ):
+        if track.arrived and not ok:
+            track.arrived = False
+            track.status = f"ends at an untrustworthy solution ({status})"
+    return SolutionPath([walk.track for walk in walks], ends)
+
+
+def _ends(walks: list[_Walk], question: Question) -> SolutionSet:
+    """The set at the ends, factorised with the rank that H has there."""
+    tol = question.estimator.tol
+    polished = [_evidence(walk.here, walk.track, tol) for walk in walks]
+    derivatives = [
+        walk.here.at(
+            walk.here.objective,
+            point.weights,
+            keep_rank=False,
+            stationarity=point.stationarity,
+        )
+        for walk, point in zip(walks, polished, strict=True)
+    ]
+    diagnoses = [
+        diagnose(gd, is_stationary=point.converged, polish_status=point.status)
+        for gd, point in zip(derivatives, polished, strict=True)
+    ]
+    return collect(derivatives, polished, diagnoses).solution_set
+
+
+def _evidence(gd: GraphicalDerivative, track: SolutionTrack, tol: float) -> Polished:
+    norm = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    relative = stationarity(gd.objective, gd.weights, norm)
+    converged = bool(relative <= tol)
+    status = (
+        "stationary" if converged else f"not stationary: {relative:.2g} > {tol:.2g}"
+    )
+    return Polished(
+        gd.weights,
+        gd.objective.loss(gd.weights),
+        norm,
+        norm,
+        relative,
+        len(track.t) - 1,
+        "predictor-corrector",
+        converged,
+        status,
+    )
+
+
+class _Walk:
+    """One solution's way along the path."""
+
+    def __init__(
+        self,
+        gd: GraphicalDerivative,
+        question: Question,
+        floor: float,
+        tol: float,
+        min_step: float,
+    ) -> None:
+        self.here, self._question, self._floor = gd, question, floor
+        self._tol, self._min_step = tol, min_step
+        self._negative = gd.factor.inertia[0]
+        self._obstacle = ""
+        self.track = SolutionTrack()
+        self._arrive(0.0, gd)
+
+    def run(self, max_steps: int) -> None:
+        """Go on to t = 1, or to where it ends."""
+        question, t, h = self._question, 0.0, _FIRST_STEP
+        affine = self.here(question.dX, question.dy)
+        for _ in range(max_steps):
+            self.track.speeds.append(float(np.linalg.norm(affine.shift)))
+            if affine.is_empty:
+                self.stop(t, f"the set becomes empty at {t:.3g}: {affine.status}")
+                return
+            # Longer steps than these could land on another branch unseen.
+            h, affine = self._step(t, min(_GROWTH * h, 1.0 - t), affine)
+            if h == 0.0:
+                self.stop(*self._why(t))
+                return
+            t = 1.0 if h >= 1.0 - t else t + h
+            if t == 1.0:
+                self.track.speeds.append(float(np.linalg.norm(affine.shift)))
+                self.track.stopped_at, self.track.arrived = 1.0, True
+                self.track.status = f"arrived in {len(self.track.t) - 1} steps"
+                return
+        self.stop(t, f"max_steps={max_steps} were not enough: stopped at {t:.3g}")
+
+    def _step(
+        self, t: float, longest: float, affine: AffineSet
+    ) -> tuple[float, AffineSet]:
+        """Take the longest step that can be corrected; its length, or 0."""
+        question, room = self._question, 1.0 - t
+        within = reach(
+            self.here,
+            question.dX,
+            question.dy,
+            tol=self._tol,
+            floor=self._floor,
+            precision=0.3,
+            farthest=longest,
+            least_shift=self._least_shift(),
+        )
+        h = min(longest, within)
+        # Relative to the way that is behind: a fold early on a long path is resolved as
+        # well as a late one. The last step may be as short as is left.
+        least = min(self._min_step * max(t, self._min_step), room)
+        while h >= least:
+            arrives = h >= room
+            there = self._corrected(1.0 if arrives else t + h, h * affine.shift)
+            if there is not None:
+                onward = there(question.dX, question.dy)
+                if self._on_the_branch(there, h, affine, onward):
+                    self._arrive(1.0 if arrives else t + h, there)
+                    return h, onward
+            h *= 0.5
+            if self._obstacle == _NEW_RANK and h < self._min_step:
+                break
+        if within < least:
+            self._obstacle = _TOO_CURVED
+        return 0.0, affine
+
+    def _least_shift(self) -> float:
+        """Length of movements whose error is not worth a shorter step."""
+        return _NEGLIGIBLE * (1.0 + float(np.linalg.norm(self.here.weights)))
+
+    def _on_the_branch(
+        self, there: GraphicalDerivative, h: float, here: AffineSet, onward: AffineSet
+    ) -> bool:
+        """Whether the velocities at both ends explain the movement between them."""
+        if onward.is_empty:
+            return True
+        moved = there.weights - self.here.weights
+        expected = 0.5 * h * (here.shift + onward.shift)
+        missed = float(there.kernel.complement_norm(moved - expected))
+        if missed <= self._tol * max(float(np.linalg.norm(moved)), self._least_shift()):
+            return True
+        self._obstacle = _TOO_CURVED
+        return False
+
+    def _corrected(self, t: float, shift: Array) -> GraphicalDerivative | None:
+        """The derivative at the solution near the prediction; None without one."""
+        gd = self.here
+        objective = gd.objective.with_data(*self._question.data(t))
+        w = gd.weights + shift
+        moved = float(np.linalg.norm(shift))
+        last = np.inf
+        self._obstacle = _TOO_CURVED
+        for _ in range(_N_CHORD_STEPS):
+            step = gd.newton_step(w, objective)
+            w, length = w + step, float(np.linalg.norm(step))
+            if length <= _ARRIVED * (1.0 + float(np.linalg.norm(w))):
+                break
+            if not length <= _CONTRACTION * last:
+                return None
+            last = length
+        else:
+            return None
+        there = gd.at(objective, w)
+        self.track.n_factorisations += 1
+        if there.factor.inertia[0] != self._negative:
+            self._obstacle = _SINGULAR
+            return None
+        left = float(np.linalg.norm(objective.gradient(w)))
+        scale = there.hessian_norm * max(moved, self._floor)
+        if not self._same_rank(there) or left > 10.0 * self._floor + _LEFT * scale:
+            self._obstacle = _NEW_RANK
+            return None
+        return there
+
+    def _same_rank(self, there: GraphicalDerivative) -> bool:
+        """Whether the spectrum still has its gap where the rank puts it."""
+        return there.kernel.dim == 0 or there.factor.gap > 10.0
+
+    def _arrive(self, t: float, gd: GraphicalDerivative) -> None:
+        self.here = gd
+        self.track.t.append(t)
+        self.track.weights.append(gd.weights)
+        self.track.smallest_eigenvalues.append(gd.factor.weakest[0])
+
+    def stop(self, t: float, status: str) -> None:
+        """End at t, for the reason given."""
+        self.track.stopped_at, self.track.status = t, status
+
+    def _why(self, t: float) -> tuple[float, str]:
+        """What keeps the path from going on."""
+        smallest = self.track.smallest_eigenvalues
+        if self._obstacle != _SINGULAR and smallest[-1] > _COLLAPSED * smallest[0]:
+            if self._obstacle == _NEW_RANK:
+                return t, (
+                    f"the rank of H changes at {t:.3g}: the solutions on both sides "
+                    "are no one manifold (for example duplicated rows that come "
+                    "apart); retrain, or add weight decay"
+                )
+            return t, (
+                f"no step above min_step={self._min_step:g} could be corrected at "
+                f"{t:.3g}: the set bends too much there; lower min_step, or take a "
+                "shorter perturbation"
+            )
+        if self._is_transversal():
+            end = self._extrapolated(np.array(self.track.speeds) ** -2.0)
+            return end, (
+                f"the set folds at {end:.3g}: an eigenvalue of H falls to 0 and the "
+                "direction leaves range H; this branch ends there, retrain to find "
+                "another"
+            )
+        end = self._extrapolated(np.array(smallest))
+        return end, (
+            f"the rank of H changes at {end:.3g}: an eigenvalue of H falls to 0 and "
+            "branches meet; retrain beyond it"
+        )
+
+    def _extrapolated(self, falling: Array) -> float:
+        """Where the last two values, linear in t, fall to 0.
+
+        Near a fold w moves like sqrt(end - t), so that 1 / speed^2 does; where branches
+        meet, the eigenvalue itself.
+        """
+        t = np.array(self.track.t)
+        if len(t) < 2:
+            return float(t[-1])
+        slope = (falling[-1] - falling[-2]) / (t[-1] - t[-2])
+        end = t[-1] - falling[-1] / slope if slope < 0 else t[-1]
+        return float(np.clip(end, t[-1], 1.0))
+
+    def _is_transversal(self) -> bool:
+        dx = self._question.dX.ravel()
+        b = self.here.B.matvec(dx)
+        if self._question.dy is not None:
+            still = np.zeros_like(self._question.dX)
+            b = b + self.here.objective.cross_product(
+                self.here.weights, still, self._question.dy
+            )
+        _, z = self.here.factor.weakest
+        return abs(float(b @ z)) > _TRANSVERSAL * float(np.linalg.norm(b))

@@ -1,0 +1,184 @@
+"""The steps of ``fit`` and ``retrain``: prepare, restart, linearise; or continue."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from .._validation import TrainingData
+from ..networks import missing_sizes
+from ..objective import Objective, admit, initialised_net, shape_targets
+from ..optimize import continued
+from ..sensitivity import GraphicalDerivative, Linearisation, linearise
+from ..sensitivity.systems import Point, check_size
+from ..sets import SolutionSet
+from ._restart import Restart, RestartTask
+
+__all__ = [
+    "continue_solutions",
+    "linearise_restarts",
+    "prepare",
+    "warn_of_train_split",
+]
+
+# Distances below this share of the weights' norm are what polishing leaves.
+_SAME = 1e-6
+
+
+def warn_of_train_split(net: Any, stacklevel: int) -> None:
+    """Say that rows the net would hold out take part in the objective."""
+    if net.train_split is None:
+        return
+    warnings.warn(
+        f"The net's train_split={net.train_split!r} would hold rows out of the "
+        "training; it is overridden by None, so that the solution set belongs to all "
+        "rows of X. Pass train_split=None to the net to silence this.",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def prepare(
+    net: Any,
+    data: TrainingData,
+    seed: int,
+    *,
+    polish: bool,
+    tol: float,
+    quiet: bool,
+    working_memory: float | None = None,
+    **options: Any,
+) -> tuple[Objective, RestartTask]:
+    """Refuse what cannot be analysed, before any training.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Unfitted.
+    data : TrainingData
+    seed : int
+        Of the weights at which the objective is examined.
+    polish, tol
+        As in `RestartTask`.
+    quiet : bool
+        Whether to silence skorch.
+    working_memory : float, default=None
+        As in `Objective`.
+    **options
+        ``curvature``, ``solver`` and the like of the linearisation, whose size is
+        checked.
+
+    Returns
+    -------
+    objective : Objective
+        On the analysis data.
+    task : RestartTask
+    """
+    sizes = missing_sizes(net, data.X, data.targets)
+    params: dict[str, Any] = {f"module__{name}": size for name, size in sizes.items()}
+    if quiet:
+        params["verbose"] = 0
+    trial = initialised_net(net, params, seed)
+    dtype = next(iter(trial.module_.parameters())).detach().cpu().numpy().dtype
+    X_net = data.X.astype(dtype)
+    targets = shape_targets(trial, X_net, data.targets)
+    y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
+    objective = admit(trial, X_net, y_net, working_memory).with_data(data.X, targets)
+    check_size(Point(objective, objective.weights, **options))
+    task = RestartTask(
+        clone(net),  # What is set on the user's net later must not reach the task.
+        params,
+        data.X,
+        targets,
+        X_net,
+        y_net,
+        polish,
+        tol,
+        objective,
+        working_memory,
+    )
+    return objective, task
+
+
+def linearise_restarts(
+    task: RestartTask, objective: Objective, restarts: Sequence[Restart], **options: Any
+) -> Linearisation:
+    """Factorise the objective at the solution of each restart.
+
+    Parameters
+    ----------
+    task : RestartTask
+    objective : Objective
+        On the task's data.
+    restarts : sequence of Restart
+        Successful ones.
+    **options
+        ``curvature``, ``solver`` and the like of the linearisation.
+
+    Returns
+    -------
+    linearisation : Linearisation
+    """
+    objectives = [objective.with_state(restart.state) for restart in restarts]
+    polished = [r.polished for r in restarts if r.polished is not None]
+    if not task.polish:
+        objectives = [
+            o.tilted(o.gradient(point.weights))
+            for o, point in zip(objectives, polished, strict=True)
+        ]
+    return linearise(objectives, polished, **options)
+
+
+def continue_solutions(
+    derivatives: Sequence[GraphicalDerivative], task: RestartTask, **options: Any
+) -> Linearisation:
+    """Bring each solution to a stationary point on the task's data, in order.
+
+    Parameters
+    ----------
+    derivatives : sequence of GraphicalDerivative
+        At the solutions on the old data.
+    task : RestartTask
+        With the new data.
+    **options
+        ``curvature``, ``solver`` and the like of the linearisation.
+
+    Returns
+    -------
+    linearisation : Linearisation
+    """
+    objectives = [gd.objective.with_data(task.X, task.y) for gd in derivatives]
+    polished = [
+        continued(gd.weights, gd.factor, objective, tol=task.tol)
+        for objective, gd in zip(objectives, derivatives, strict=True)
+    ]
+    found = linearise(objectives, polished, **options)
+    _tell_of_other_branches(found.solution_set, derivatives, task)
+    return found
+
+
+def _tell_of_other_branches(
+    retrained: SolutionSet,
+    derivatives: Sequence[GraphicalDerivative],
+    task: RestartTask,
+) -> None:
+    """Say in the status where a solution lies beyond what its origin predicts.
+
+    Past a fold of its branch a solution jumps to another minimum: stationary, and no
+    continuation of the old one.
+    """
+    status = [str(sentence) for sentence in retrained.status]
+    for i, (gd, w) in enumerate(zip(derivatives, retrained.weights, strict=True)):
+        dy = task.y - gd.objective.targets if gd.objective.has_real_targets else None
+        affine = gd(task.X - gd.objective.inputs, dy)
+        beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))
+        if beyond > float(np.linalg.norm(affine.shift)) + _SAME * np.linalg.norm(w):
+            status[i] += (
+                "; further from its prediction than that is from its start, perhaps of "
+                "another branch (see follow_path)"
+            )
+    retrained.status = np.array(status)
