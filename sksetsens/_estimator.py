@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 from joblib import Memory
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_regressor
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
+from sklearn.metrics import accuracy_score, check_scoring, r2_score
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch.nn import Module
 
-from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._progress import bars
-from ._set_prediction import SetPredictionMixin
-from ._validation import TrainingData, check_training_data
+from ._validation import (
+    TrainingData,
+    check_count,
+    check_training_data,
+    prediction_scorer,
+)
+from .moduli import (
+    Modulus,
+    PartModuli,
+    dataset_modulus,
+    feature_moduli,
+    group_moduli,
+    layer_moduli,
+    modulus,
+    sample_moduli,
+    target_modulus,
+)
 from .objective import memory_explained
-from .perturbation import PARAMETER_CONSTRAINTS
-from .sensitivity import warn_of
+from .perturbation import PARAMETER_CONSTRAINTS, ask, check_inputs, perturb_data
+from .sensitivity import GraphicalDerivative, predict_set, warn_of
+from .sets import PredictedSolutionSet, SolutionSet
+from .studies import StabilityReport, stability_report
 from .training import (
     Restart,
     RestartTask,
+    continue_solutions,
     draw_seeds,
     keep_successful,
     linearise_restarts,
@@ -35,10 +58,23 @@ from .training import (
 
 __all__ = ["SolutionSetEstimator"]
 
+Array = NDArray[np.float64]
 
-class SolutionSetEstimator(
-    SensitivityMixin, SetPredictionMixin, MetaEstimatorMixin, BaseEstimator
-):
+_MODULI: dict[str, Callable[[GraphicalDerivative], PartModuli]] = {
+    "dataset": dataset_modulus,
+    "sample": sample_moduli,
+    "feature": feature_moduli,
+    "layer": layer_moduli,
+    "target": target_modulus,
+}
+
+
+def _wraps(check: Callable[[Any], bool]) -> Any:
+    """Available where the wrapped net passes a check."""
+    return available_if(lambda self: check(self.estimator))
+
+
+class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     r"""A neural network's set of solutions, and how it moves when the data moves.
 
     ``fit`` trains the net from several random starts and brings each to a stationary
@@ -201,6 +237,11 @@ class SolutionSetEstimator(
 
     _required_parameters = ["estimator"]
 
+    solution_set_: SolutionSet
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+    _nets: list[NeuralNet] | None
+
     _parameter_constraints = {
         "estimator": [NeuralNet],
         "n_restarts": [Interval(Integral, 1, None, closed="left")],
@@ -222,26 +263,26 @@ class SolutionSetEstimator(
 
     def __init__(
         self,
-        estimator,
+        estimator: NeuralNet,
         *,
-        n_restarts=8,
-        polish=True,
-        tol=1e-10,
-        curvature="hessian",
-        solver="auto",
-        rcond=None,
-        solver_tol=1e-8,
-        solver_max_iter=1000,
-        working_memory=None,
-        perturbation="gradient",
-        perturbation_size=0.1,
-        perturbed_fraction=1.0,
-        restart_backend="auto",
-        memory=None,
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
-    ):
+        n_restarts: int = 8,
+        polish: bool = True,
+        tol: float = 1e-10,
+        curvature: str = "hessian",
+        solver: str = "auto",
+        rcond: float | None = None,
+        solver_tol: float = 1e-8,
+        solver_max_iter: int = 1000,
+        working_memory: float | None = None,
+        perturbation: str | Callable[..., Any] = "gradient",
+        perturbation_size: float = 0.1,
+        perturbed_fraction: float | int = 1.0,
+        restart_backend: str = "auto",
+        memory: str | os.PathLike[str] | Memory | None = None,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
         self.estimator = estimator
         self.n_restarts = n_restarts
         self.polish = polish
@@ -261,15 +302,9 @@ class SolutionSetEstimator(
         self.random_state = random_state
         self.verbose = verbose
 
-    # Training -----------------------------------------------------------------------
+    # Training -------------------------------------------------------------------------
 
-    @property
-    def targets_(self):
-        """Training targets as the criterion sees them: encoded, shaped as outputs."""
-        check_is_fitted(self)
-        return self._task.y
-
-    def fit(self, X, y):
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train the set of solutions.
 
         Parameters
@@ -304,46 +339,64 @@ class SolutionSetEstimator(
             If some restarts failed; the others are kept.
         """
         self._check_parameters()
-        data = check_training_data(self, self.estimator, X, y)
+        # What fails on the way leaves the model as it was: names and numbers of
+        # features are learnt by a copy, and all is stored at the end.
+        learner = copy.copy(self)
+        data = check_training_data(learner, self.estimator, X, y)
         with memory_explained("fit"), bars(self.verbose):
-            return self._fit(data)
-
-    def _fit(self, data: TrainingData):
-        self._check_perturbed_fraction(len(data.X))
-        warn_of_train_split(self.estimator, stacklevel=3)
-        seeds = draw_seeds(self.random_state, self.n_restarts + 1)
-        *self._seeds, self._perturbation_seed = seeds
-        objective, task = prepare(
-            self.estimator,
-            data,
-            self._seeds[0],
-            polish=bool(self.polish),
-            tol=self.tol,
-            quiet=self.verbose < 2,
-            working_memory=self.working_memory,
-            **self._options(),
-        )
-        restarts = self._run_restarts(task)
+            self._check_perturbed_fraction(len(data.X))
+            warn_of_train_split(self.estimator, stacklevel=2)
+            seeds, perturbation_seed = draw_seeds(self.random_state, self.n_restarts)
+            objective, task = prepare(
+                self.estimator,
+                data,
+                seeds[0],
+                polish=bool(self.polish),
+                tol=self.tol,
+                quiet=self.verbose < 2,
+                working_memory=self.working_memory,
+                **self._options(),
+            )
+            restarts = self._run_restarts(task, seeds)
+            kept = keep_successful(restarts, stacklevel=2)
+            linearisation = linearise_restarts(task, objective, kept, **self._options())
+        warn_of(linearisation.diagnoses, stacklevel=2)
+        self._learn_columns(learner)
+        self._learn_data(data, task)
+        self._seeds, self._perturbation_seed = seeds, perturbation_seed
+        self._kept, self._nets = kept, None
+        self._linearisation = linearisation
+        self._moduli_by_level: dict[str, list[PartModuli]] = {}
+        self._worst_moduli: dict[bytes, Modulus] = {}
         self.restart_report_ = report(restarts)
-        kept = keep_successful(restarts, stacklevel=3)
-        self._store(data, task, kept)
-        self._linearisation = linearise_restarts(
-            task, objective, kept, **self._options()
-        )
-        self.solution_set_ = self._linearisation.solution_set
-        warn_of(self._linearisation.diagnoses, stacklevel=3)
+        self.solution_set_ = linearisation.solution_set
         return self
 
-    def _run_restarts(self, task: RestartTask) -> list[Restart]:
+    def _run_restarts(self, task: RestartTask, seeds: list[int]) -> list[Restart]:
         return run_restarts(
             task,
-            self._seeds,
+            seeds,
             n_jobs=self.n_jobs,
             verbose=self.verbose,
             backend=self.restart_backend,
             memory=self.memory,
-            stacklevel=4,
+            stacklevel=3,
         )
+
+    def _learn_columns(self, learner: Self) -> None:
+        """Number and names of the features, where they have names."""
+        self.n_features_in_ = learner.n_features_in_
+        if hasattr(learner, "feature_names_in_"):
+            self.feature_names_in_ = learner.feature_names_in_
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _learn_data(self, data: TrainingData, task: RestartTask) -> None:
+        self.X_train_, self.y_train_, self._task = data.X, data.y, task
+        if data.classes is not None:
+            self.classes_ = data.classes
+        elif hasattr(self, "classes_"):
+            del self.classes_
 
     def _options(self) -> dict[str, Any]:
         names = ("curvature", "solver", "rcond", "solver_tol", "solver_max_iter")
@@ -366,25 +419,21 @@ class SolutionSetEstimator(
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
             )
 
-    def _store(
-        self, data: TrainingData, task: RestartTask, kept: list[Restart]
-    ) -> None:
-        self.X_train_, self.y_train_, self._task = data.X, data.y, task
-        if data.classes is not None:
-            self.classes_ = data.classes
-        self._kept, self._nets = kept, None
-        self._moduli_by_level: dict[str, Any] = {}
-        self._worst_moduli: dict[bytes, Any] = {}
+    @property
+    def targets_(self) -> NDArray[Any]:
+        """Training targets as the criterion sees them: encoded, shaped as outputs."""
+        check_is_fitted(self)
+        return self._task.y
 
     @property
-    def estimators_(self):
+    def estimators_(self) -> list[NeuralNet]:
         """Fitted nets, built at first access and again after unpickling."""
         check_is_fitted(self)
         if self._nets is None:
             self._nets = [rebuilt_net(self._task, restart) for restart in self._kept]
         return self._nets
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # skorch sends fitted nets by plain pickle, which other processes cannot read
         # if the module's class lives in __main__.
         state = super().__getstate__()
@@ -392,10 +441,330 @@ class SolutionSetEstimator(
 
     # scikit-learn ------------------------------------------------------------------
 
-    def __sklearn_is_fitted__(self):
+    # Predictions of the set -----------------------------------------------------------
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Prediction of the set: mean over the solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        y_pred : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Classifiers: the class of the largest mean probability.
+        """
+        check_is_fitted(self)
+        return self._decide(self.solution_set_, check_inputs(self, X))
+
+    @_wraps(is_classifier)
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Mean class probabilities over the solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self.solution_set_.predict(check_inputs(self, X)).mean(axis=0)
+
+    @_wraps(lambda net: is_classifier(net) or is_regressor(net))
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Accuracy (classifiers) or R2 (regressors) of the set's prediction.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+        """
+        metric = accuracy_score if is_classifier(self.estimator) else r2_score
+        return float(metric(y, self.predict(X), sample_weight=sample_weight))
+
+    def score_of(
+        self,
+        solutions: SolutionSet,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        scoring: Any = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Score on (X, y) of another set of the same net, for example a predicted one.
+
+        Parameters
+        ----------
+        solutions : SolutionSet
+
+        X, y : array-like
+            Held-out data.
+
+        scoring : str or callable, default=None
+            scikit-learn's scorer; None for the estimator's own ``score``.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            NaN where a solution of the set is empty.
+        """
+        check_is_fitted(self)
+        scoring = prediction_scorer("score_of", scoring)
+        if np.isnan(solutions.weights).any():
+            return float("nan")
+        # As if it had been fitted; the other fitted arrays are shared.
+        twin = copy.copy(self)
+        twin.solution_set_ = solutions
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return float(check_scoring(twin, scoring)(twin, X, y, **weights))
+
+    def _decide(self, solutions: SolutionSet, X: Array) -> NDArray[Any]:
+        mean = solutions.predict(X).mean(axis=0)
+        if not is_classifier(self.estimator):
+            return mean
+        threshold = getattr(self.estimator, "threshold", None)
+        if threshold is not None:
+            return self.classes_[(mean[:, 1] > threshold).astype(int)]
+        return self.classes_[mean.argmax(axis=1)]
+
+    # Perturbed data -------------------------------------------------------------------
+
+    def perturb(self, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Array:
+        """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), default=None
+            Data to perturb; None for the training data.
+
+        y : array-like of shape (n_samples,), default=None
+            Its targets, needed for "gradient" and callables.
+
+        Returns
+        -------
+        X_perturbed : ndarray of the shape of X, float64
+            The same at every call: drawn from a seed fixed at fit. At the end of a
+            pipeline these are transformed data, for this estimator's `sensitivity`.
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        return perturb_data(self, X, y)
+
+    def sensitivity(
+        self,
+        X_perturbed: ArrayLike,
+        y_perturbed: ArrayLike | None = None,
+        *,
+        n_corrections: int = 0,
+    ) -> PredictedSolutionSet:
+        """Predict the set of solutions on perturbed training data, not retraining.
+
+        Parameters
+        ----------
+        X_perturbed : array-like of the shape of the training X
+            Rows that differ from the training data are the perturbed ones.
+
+        y_perturbed : array-like of the shape of the training y, default=None
+            Perturbed targets of a regressor.
+
+        n_corrections : int, default=0
+            Newton (Gauss-Newton in the dual) steps on the residual of the perturbed
+            problem after the first-order prediction. With at least one, the affine
+            pieces are those at the corrected weights.
+
+        Returns
+        -------
+        predicted : PredictedSolutionSet
+
+        Raises
+        ------
+        ValueError
+            If a shape differs, an entry is not finite, or class labels changed.
+
+        Warns
+        -----
+        NonlinearityWarning
+            If the perturbation is outside the range of the first order.
+        IllPosedWarning
+            If the predicted set is empty, or the rank of H changes.
+        DataConversionWarning
+            If the dtype of ``X_perturbed`` cannot hold the training data.
+        """
+        question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
+        check_count("sensitivity", "n_corrections", n_corrections, low=0)
+        with memory_explained("sensitivity"), bars(self.verbose):
+            return predict_set(question, n_corrections=n_corrections, warn=True)
+
+    def stability_report(
+        self,
+        X_perturbed: ArrayLike,
+        y_perturbed: ArrayLike | None = None,
+        *,
+        tol: float = 0.1,
+    ) -> StabilityReport:
+        """How far each solution moves, at worst too, and whether that may be trusted.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        tol : float, default=0.1
+            Error of the first order that ``holds_to`` refers to, in (0, 1].
+
+        Returns
+        -------
+        report : StabilityReport
+            Shown as a short table, in notebooks as HTML.
+        """
+        return stability_report(self, X_perturbed, y_perturbed, tol=tol)
+
+    def retrain(
+        self,
+        X_perturbed: ArrayLike,
+        y_perturbed: ArrayLike | None = None,
+        *,
+        warm_start: bool = True,
+        align: bool = False,
+    ) -> SolutionSet:
+        """Solutions on perturbed data by training: the truth to compare with.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        warm_start : bool, default=True
+            Whether to continue each solution by second-order steps from its weights
+            (element i continues solution i), or to train anew from the same seeds. A
+            cold start may end in another minimum, or in a copy with hidden units
+            permuted: then only sets can be compared.
+
+        align : bool, default=False
+            Whether to return, of a cold start, the copies of the solutions (hidden
+            units reordered) nearest to the old ones, seed by seed, so that weights can
+            be compared (see `SolutionSet.aligned_to`).
+
+        Returns
+        -------
+        retrained : SolutionSet
+            Solutions that are not stationary are marked in ``status``, not dropped.
+        """
+        question = ask(self, X_perturbed, y_perturbed, caller="retrain")
+        task = self._task.on(question.X_perturbed, question.y_perturbed)
+        if warm_start:
+            derivatives, options = self.graphical_derivatives_, self._options()
+            with memory_explained("retrain"), bars(self.verbose):
+                return continue_solutions(derivatives, task, **options).solution_set
+        if align:
+            _ = self.solution_set_.symmetry  # refuses unknown ones before any training
+        with memory_explained("retrain"), bars(self.verbose):
+            restarts = self._run_restarts(task, self._seeds)
+            kept = keep_successful(restarts, stacklevel=2)
+            old = self._linearisation.derivatives[0].objective
+            objective = old.with_data(task.X, task.y).untilted()
+            retrained = linearise_restarts(
+                task, objective, kept, **self._options()
+            ).solution_set
+        if not align:
+            return retrained
+        position = {restart.seed: i for i, restart in enumerate(self._kept)}
+        partners = [position.get(restart.seed) for restart in kept]
+        return retrained.aligned_to_partners(self.solution_set_, partners)
+
+    # Derivatives and moduli -----------------------------------------------------------
+
+    @property
+    def graphical_derivatives_(self) -> list[GraphicalDerivative]:
+        """Graphical derivative at each solution, a list of `GraphicalDerivative`."""
+        check_is_fitted(self)
+        return self._linearisation.derivatives
+
+    @property
+    def lipschitz_moduli_(self) -> Array:
+        """Lipschitz modulus at each solution, computed at first access."""
+        return self._moduli_table("dataset")[:, 0]
+
+    @property
+    def lipschitz_modulus_(self) -> float:
+        """Largest Lipschitz modulus over the solutions."""
+        return float(self.lipschitz_moduli_.max())
+
+    @property
+    def sample_lipschitz_moduli_(self) -> Array:
+        """Modulus of each row's perturbations, shape (n_solutions, n_samples)."""
+        return self._moduli_table("sample")
+
+    @property
+    def feature_lipschitz_moduli_(self) -> Array:
+        """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
+        return self._moduli_table("feature")
+
+    @property
+    def layer_lipschitz_moduli_(self) -> Array:
+        """Modulus of each parameter tensor moving alone, (n_solutions, n_layers)."""
+        return self._moduli_table("layer")
+
+    @property
+    def layer_names_(self) -> list[str]:
+        """Names of the parameter tensors, in the order of the weights."""
+        check_is_fitted(self)
+        return list(self._linearisation.derivatives[0].objective.parameter_slices)
+
+    def _moduli_table(self, level: str) -> Array:
+        return np.stack([parts.values for parts in self._part_moduli(level)])
+
+    def _part_moduli(
+        self, level: str, groups: NDArray[Any] | None = None
+    ) -> list[PartModuli]:
+        """Moduli by part at each solution, kept; inf where it is not trustworthy."""
+        check_is_fitted(self)
+        if groups is not None:
+            return self._certified(lambda gd: group_moduli(gd, groups))
+        if level not in self._moduli_by_level:
+            self._moduli_by_level[level] = self._certified(_MODULI[level])
+        return self._moduli_by_level[level]
+
+    def _certified(
+        self, function: Callable[[GraphicalDerivative], PartModuli]
+    ) -> list[PartModuli]:
+        pairs = zip(
+            self.graphical_derivatives_, self._linearisation.diagnoses, strict=True
+        )
+        return [
+            parts if diagnosis.is_trustworthy else parts.uncertified()
+            for parts, diagnosis in ((function(gd), d) for gd, d in pairs)
+        ]
+
+    def _worst_modulus(self, rows: NDArray[np.bool_]) -> Modulus:
+        """The largest modulus over the solutions where only some rows move.
+
+        Kept: sizes come and go, as in a search or a curve, the direction stays.
+        """
+        kept, key = self._worst_moduli, rows.tobytes()
+        if key not in kept:
+            moduli = [modulus(gd, rows) for gd in self.graphical_derivatives_]
+            kept[key] = max(moduli, key=lambda m: m.value)
+        return kept[key]
+
+    # scikit-learn ---------------------------------------------------------------------
+
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "solution_set_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         inner = get_tags(self.estimator)
         tags.estimator_type = inner.estimator_type

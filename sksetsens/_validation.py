@@ -317,7 +317,7 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
             "A column-vector y was passed when a 1d array was expected. Please change "
             "the shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=3,
+            stacklevel=user_stacklevel(),
         )
         y = y.ravel()
     targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
@@ -404,5 +404,5 @@ def _warn_of_integers(X: Any) -> None:
             "converted to float64. Sensitivity moves every feature continuously: "
             "encode categories first, or pass X.astype(float) if they are quantities.",
             DataConversionWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +14,12 @@ __all__ = ["nearest_copies", "objective_symmetry", "retilted"]
 
 Array = NDArray[np.float64]
 
-# Losses of two copies of one net differ by rounding.
+# Losses of two copies of one net differ by rounding: relative to themselves, and to the
+# loss of weights that do not fit.
 _SAME_LOSS = 1e-8
+_ROUNDING = 1e-14
+# Of the order of the weights that the copy is aligned to.
+_SEED = 20241205
 
 
 def objective_symmetry(objective: Objective, weights: Array) -> NetworkSymmetry:
@@ -37,11 +43,16 @@ def objective_symmetry(objective: Objective, weights: Array) -> NetworkSymmetry:
     objective = objective.untilted()
     scalings = not objective.is_penalised(weights)
     symmetry = NetworkSymmetry.of(objective.module, scalings=scalings)
-    # A penalty in get_loss may tell copies apart: compare with one of them.
-    other = np.random.RandomState(0).permutation(weights)
-    copy = symmetry.align(weights, other).weights
-    here, there = objective.loss(weights), objective.loss(copy)
-    if not np.isclose(here, there, rtol=_SAME_LOSS, atol=0.0):
+    # A penalty in get_loss may tell copies apart: compare with one of them. Where a net
+    # interpolates its loss is rounding, on the scale of the loss of other weights.
+    other = np.random.default_rng(_SEED).permutation(weights)
+    rounding = _ROUNDING * abs(objective.loss(other))
+    floor = rounding if np.isfinite(rounding) else 0.0
+    for w, reference in ((weights, other), (other, weights)):
+        copy = symmetry.align(w, reference).weights
+        here, there = objective.loss(w), objective.loss(copy)
+        if np.isclose(here, there, rtol=_SAME_LOSS, atol=floor, equal_nan=True):
+            continue
         raise ValueError(
             "The symmetries of the net's outputs are none of its objective: the loss "
             f"{here:.6g} of a solution is {there:.6g} for a copy with other order, "
@@ -53,7 +64,10 @@ def objective_symmetry(objective: Objective, weights: Array) -> NetworkSymmetry:
 
 
 def nearest_copies(
-    weights: Array, reference: Array, symmetry: NetworkSymmetry, *, pairwise: bool
+    weights: Array,
+    reference: Array,
+    symmetry: NetworkSymmetry,
+    partners: Sequence[int | None],
 ) -> list[Alignment]:
     """Alignment of each row of weights to one row of the reference.
 
@@ -61,20 +75,25 @@ def nearest_copies(
     ----------
     weights, reference : ndarray of shape (n_solutions, n_params)
     symmetry : NetworkSymmetry
-    pairwise : bool
-        Whether row i goes to row i, instead of to the one that it comes nearest to.
+    partners : sequence of int or None
+        Row of the reference that each row of weights goes to; None for the one that it
+        comes nearest to.
 
     Returns
     -------
     alignments : list of Alignment
     """
-    if pairwise:
-        pairs = zip(weights, reference, strict=True)
-        return [symmetry.align(w, v) for w, v in pairs]
     return [
-        min((symmetry.align(w, v) for v in reference), key=lambda found: found.distance)
-        for w in weights
+        min(
+            (symmetry.align(w, v) for v in _candidates(reference, partner)),
+            key=lambda found: found.distance,
+        )
+        for w, partner in zip(weights, partners, strict=True)
     ]
+
+
+def _candidates(reference: Array, partner: int | None) -> Array:
+    return reference if partner is None else reference[partner : partner + 1]
 
 
 def retilted(objective: Objective, weights: Array) -> Objective:

@@ -295,9 +295,36 @@ class SolutionSet:
                 "The 'pairwise' parameter of aligned_to must be False for sets of "
                 f"{len(self)} and {len(reference)} solutions. Got True instead."
             )
-        found = nearest_copies(
-            self.weights, reference.weights, symmetry, pairwise=pairwise
-        )
+        partners = range(len(self)) if pairwise else [None] * len(self)
+        return self.aligned_to_partners(reference, partners, symmetry=symmetry)
+
+    def aligned_to_partners(
+        self,
+        reference: SolutionSet,
+        partners: Sequence[int | None],
+        *,
+        symmetry: NetworkSymmetry | None = None,
+    ) -> Self:
+        """The same solutions as the copies nearest to chosen ones of another set.
+
+        Parameters
+        ----------
+        reference : SolutionSet
+            Of the same net.
+
+        partners : sequence of int or None, of length n_solutions
+            Solution of the reference that each solution goes to; None for the one that
+            it comes nearest to.
+
+        symmetry : NetworkSymmetry, default=None
+            None for the net's own.
+
+        Returns
+        -------
+        aligned : SolutionSet
+        """
+        symmetry = self.symmetry if symmetry is None else symmetry
+        found = nearest_copies(self.weights, reference.weights, symmetry, partners)
         return self._transformed(found)
 
     def _transformed(self, maps: Sequence[Alignment]) -> Self:

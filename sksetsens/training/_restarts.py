@@ -40,16 +40,22 @@ __all__ = [
     "run_restarts",
 ]
 
+# Spawn key of the seed of perturbations, beyond any number of restarts.
+_PERTURBATION = 2**31
 
-def draw_seeds(random_state: Any, n_seeds: int) -> list[int]:
-    """Independent seeds, all drawn before any work begins.
 
-    None takes fresh entropy from the system and leaves NumPy's global state alone.
+def draw_seeds(random_state: Any, n_restarts: int) -> tuple[list[int], int]:
+    """Independent seeds of the restarts, and of perturbations.
+
+    All are drawn before any work begins, and none depends on how many restarts there
+    are. None takes fresh entropy from the system and leaves NumPy's global state alone.
     """
     if isinstance(random_state, np.random.RandomState):
         random_state = int(random_state.randint(2**31 - 1))
-    children = np.random.SeedSequence(random_state).spawn(n_seeds)
-    return [int(child.generate_state(1)[0]) for child in children]
+    root = np.random.SeedSequence(random_state)
+    perturbation = np.random.SeedSequence(root.entropy, spawn_key=(_PERTURBATION,))
+    restarts = [int(child.generate_state(1)[0]) for child in root.spawn(n_restarts)]
+    return restarts, int(perturbation.generate_state(1)[0])
 
 
 def run_restarts(
