@@ -4,6 +4,8 @@ Every error derives from :class:`ValueError` as well, so that code which guards
 against bad input in scikit-learn's manner keeps working.
 """
 
+from typing import Any
+
 from sklearn.exceptions import ConvergenceWarning
 
 __all__ = [
@@ -30,7 +32,23 @@ class StochasticObjectiveError(UnsupportedObjectiveError):
 
 
 class AllRestartsFailedError(ValueError):
-    """No restart produced weights; the message holds the first cause."""
+    """No restart produced weights; the message holds the first cause.
+
+    Attributes
+    ----------
+    restart_report : dict of str to ndarray
+        What happened to each restart, as `SolutionSetEstimator.restart_report_`, which
+        a fit that fails leaves as it was.
+    """
+
+    def __init__(
+        self, message: str, restart_report: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.restart_report = restart_report or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.restart_report)
 
 
 class StationarityWarning(ConvergenceWarning):

@@ -1,5 +1,6 @@
 """Restarts: reproducible, isolated from the user's state, and tolerant of failures."""
 
+import pickle
 import random
 import sys
 import textwrap
@@ -416,11 +417,12 @@ def test_failures_do_not_change_the_other_restarts():
 def test_all_failed(module, cause):
     before = _global_state()
     model = _model(_net_of(module))
-    with pytest.raises(AllRestartsFailedError, match=f"(?s){cause}"):
+    with pytest.raises(AllRestartsFailedError, match=f"(?s){cause}") as raised:
         model.fit(X, y)
     assert _global_state() == before
     assert not hasattr(model, "solution_set_")
-    assert list(model.restart_report_["method"]) == [""] * 2
+    for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
+        assert list(error.restart_report["method"]) == [""] * 2
 
 
 def test_too_large_learning_rate_names_the_remedy():

@@ -231,7 +231,8 @@ def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restar
     if len(failed) == len(restarts):
         raise AllRestartsFailedError(
             f"All {len(restarts)} restarts failed, the first one with "
-            f"{failed[0].cause}\n\nIts traceback:\n{failed[0].error}"
+            f"{failed[0].cause}\n\nIts traceback:\n{failed[0].error}",
+            report(restarts),
         )
     if failed:
         causes = Counter(r.cause for r in failed).most_common()
