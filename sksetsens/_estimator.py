@@ -16,7 +16,7 @@ from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._progress import bars
 from ._set_prediction import SetPredictionMixin
-from ._validation import TrainingData, check_training_data
+from ._validation import TrainingData, check_training_data, warn_of_fitted_net
 from .objective import memory_explained
 from .perturbation import PARAMETER_CONSTRAINTS
 from .sensitivity import warn_of
@@ -296,6 +296,8 @@ class SolutionSetEstimator(
 
         Warns
         -----
+        FittedNetWarning
+            If the net is fitted already: its weights are not used.
         StationarityWarning
             If solutions do not become stationary.
         IllPosedWarning
@@ -305,6 +307,7 @@ class SolutionSetEstimator(
         """
         self._check_parameters()
         data = check_training_data(self, self.estimator, X, y)
+        warn_of_fitted_net(self.estimator)
         with memory_explained("fit"), bars(self.verbose):
             return self._fit(data)
 

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 __all__ = [
     "AllRestartsFailedError",
+    "FittedNetWarning",
     "IllPosedWarning",
     "NonlinearityWarning",
     "SolverWarning",
@@ -31,6 +32,10 @@ class StochasticObjectiveError(UnsupportedObjectiveError):
 
 class AllRestartsFailedError(ValueError):
     """No restart produced weights; the message holds the first cause."""
+
+
+class FittedNetWarning(UserWarning):
+    """A net that is fitted already was given to ``fit``, which trains a clone anew."""
 
 
 class StationarityWarning(ConvergenceWarning):

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
 from ..exceptions import UnsupportedObjectiveError
+from ._criteria import analysed_criterion
 from ._decay import weight_decay
 from ._isolation import ONE_AT_A_TIME
 from ._layerwise import linear_layers
@@ -48,9 +49,7 @@ class ObjectiveBase:
         working_memory: float | None = None,
     ) -> None:
         module = copy.deepcopy(net.module_).to(dtype).eval()
-        criterion = copy.deepcopy(net.criterion_)
-        if isinstance(criterion, torch.nn.Module):
-            criterion = criterion.to(dtype).eval()
+        criterion = analysed_criterion(net.criterion_, dtype)
         self._core = NetFunction(skeleton_net(net, module, criterion))
         self._device, self._dtype = torch.device(net.device), dtype
         self._decays = weight_decay(net)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import traceback
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from skorch import NeuralNetClassifier
 
-from .._compat import skeleton_net
+from .._compat import is_compiled, skeleton_net
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._isolation import isolated
 from ._memory import is_out_of_memory
@@ -29,6 +31,13 @@ _MIXED_ROWS = (
     "depends on the other rows of the batch. Use running statistics or another "
     "normalisation."
 )
+
+_ANY_DTYPE = (
+    "Leave the dtype to the net: no .float() and no torch.float32 in forward; for "
+    "new tensors, X.new_zeros(...) or dtype=X.dtype."
+)
+# Folders of code that is not the user's, in a traceback.
+_LIBRARIES = ("torch", "skorch", "sksetsens")
 
 _UNEQUAL_SAMPLERS = (
     torch.utils.data.WeightedRandomSampler,
@@ -69,7 +78,7 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
     _check_device(estimator.device)
     with isolated(seed):
         try:
-            return bare_net(estimator, params).initialize()
+            net = bare_net(estimator, params).initialize()
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -78,6 +87,29 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
                 f"({type(error).__name__}: {error}). Check the parameters of its "
                 "module, criterion, optimizer and callbacks."
             ) from error
+    _refuse_unusual_layers(net.module_)
+    return net
+
+
+def _refuse_unusual_layers(module: torch.nn.Module) -> None:
+    """Refuse layers without weights so far, and compiled ones."""
+    lazy = [
+        name for name, t in module.named_parameters() if torch.nn.parameter.is_lazy(t)
+    ]
+    if lazy:
+        raise UnsupportedObjectiveError(
+            f"The parameters {lazy} of the module are lazy: they have no size before "
+            "the first batch. Use layers of stated sizes (Linear for LazyLinear). A "
+            "module argument n_features is learnt from X, see sksetsens.networks."
+        )
+    compiled = [name for name, m in module.named_modules() if is_compiled(m)]
+    if compiled:
+        raise UnsupportedObjectiveError(
+            f"The layers {compiled} of the module are compiled by torch.compile, "
+            "which has no forward derivatives. Build the module without; to compile "
+            "all of it for other uses, pass compile=True to the net, which is "
+            "overridden here."
+        )
 
 
 def _check_device(device: Any) -> None:
@@ -95,8 +127,12 @@ def _check_device(device: Any) -> None:
 
 
 def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
-    """Unbuilt clone with ``params`` set that trains on all rows and on its own."""
-    return clone(estimator).set_params(train_split=None, warm_start=False, **params)
+    """Unbuilt clone with ``params`` set that trains on all rows and on its own.
+
+    Uncompiled: compiled modules have no forward derivatives, and others' names.
+    """
+    own = {"train_split": None, "warm_start": False, "compile": False}
+    return clone(estimator).set_params(**own, **params)
 
 
 def admit(
@@ -140,7 +176,7 @@ def admit(
         _refuse_transformed_data(net, X, y)
         _refuse_batch_statistics(net)
         _refuse_random_module(net, X)
-        objective = Objective(net, X, y, working_memory=working_memory)
+        objective = _objective_in_float64(net, X, y, working_memory)
         objective.check_working_memory()
         _check_outputs(objective, y)
         _check_loss(net, objective)
@@ -151,6 +187,45 @@ def admit(
         refuse_another_gradient(net, probe)
         refuse_dependence_on_batch_size(net, X, y, probe)
     return objective
+
+
+def _objective_in_float64(
+    net: Any, X: NDArray[Any], y: NDArray[Any], working_memory: float | None
+) -> Objective:
+    """The objective, of a module that computes in the dtype it is given."""
+    try:
+        objective = Objective(net, X, y, working_memory=working_memory)
+    except (RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UnsupportedObjectiveError(
+            f"The module {type(net.module_).__name__} runs in the dtype of the net but "
+            "not in float64, in which sensitivities are computed"
+            f"{_users_line(error)}: {str(error).splitlines()[0]}. {_ANY_DTYPE}"
+        ) from error
+    dtype = objective._forward(
+        objective._tensor(objective.weights), objective._x[:1]
+    ).dtype
+    if dtype != torch.float64:
+        raise UnsupportedObjectiveError(
+            f"The module {type(net.module_).__name__} returns {dtype} for inputs and "
+            "weights in float64, in which sensitivities are computed: all digits "
+            f"beyond that are lost. {_ANY_DTYPE}"
+        )
+    return objective
+
+
+def _users_line(error: BaseException) -> str:
+    """Where in the user's code an error arose, as `` (file:line, code)``."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(f"{os.sep}{name}{os.sep}" in frame.filename for name in _LIBRARIES)
+    ]
+    if not own:
+        return ""
+    file = os.path.basename(own[-1].filename)
+    return f" (line {own[-1].lineno} of {file}, {own[-1].line!r})"
 
 
 def _check_batch_size(net: Any) -> None:
@@ -242,11 +317,7 @@ def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
     rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(_dtype(net))
     with torch.no_grad():
         first, second = twin.infer(rows), twin.infer(rows)
-    if not isinstance(first, torch.Tensor):
-        raise UnsupportedObjectiveError(
-            "The module must return one tensor. Got "
-            f"{type(first).__name__} instead: return only what the criterion needs."
-        )
+    _check_one_tensor(first)
     # Two passes of the same kernel differ only by the order of atomic additions.
     if not torch.allclose(first, second, rtol=1e-5, atol=1e-7, equal_nan=True):
         layers = _random_layers(net.module_)
@@ -301,7 +372,12 @@ def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
 
 
 def _check_loss(net: Any, objective: Objective) -> None:
-    shape = objective.loss_shape(objective.weights)
+    try:
+        shape = objective.loss_shape(objective.weights)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise _no_loss(net, objective, error) from error
     if shape:
         raise UnsupportedObjectiveError(
             "The net's get_loss must return one number. Got a tensor of shape "
@@ -315,6 +391,24 @@ def _check_loss(net: Any, objective: Objective) -> None:
             "logarithm of what a module returns to NLLLoss: for logits, pass "
             "criterion=torch.nn.CrossEntropyLoss."
         )
+
+
+def _no_loss(
+    net: Any, objective: Objective, error: Exception
+) -> UnsupportedObjectiveError:
+    """What stands between outputs and targets where get_loss raises."""
+    targets = objective.targets
+    remedy = "Give y the dtype and shape that the criterion asks for."
+    if not objective.has_real_targets:
+        remedy = (
+            "Integer targets are class numbers; for numbers and for several labels "
+            "per row, pass y.astype(np.float32)."
+        )
+    return UnsupportedObjectiveError(
+        f"The net's get_loss fails ({str(error).splitlines()[0]}): the criterion "
+        f"{type(net.criterion_).__name__} got targets of dtype {targets.dtype} and "
+        f"shape {targets.shape}. {remedy}"
+    )
 
 
 def _refuse_mixed_rows(objective: Objective) -> None:
@@ -349,12 +443,6 @@ def _refuse_missing_derivatives(
             f"The criterion {criterion} is not twice differentiable: its "
             f"Hessian is zero or undefined. {_REMEDY}"
         )
-    if isinstance(net.criterion_, torch.nn.HuberLoss):
-        raise UnsupportedObjectiveError(
-            "The second derivative of the criterion HuberLoss jumps where an error "
-            f"is delta={net.criterion_.delta}, and torch has no forward derivative "
-            "of it. Use MSELoss."
-        )
     w = objective.weights
     try:
         moved = probe.hessian_product(w, np.ones_like(w))
@@ -370,9 +458,9 @@ def _refuse_missing_derivatives(
             f"H times a vector is not finite at the initial weights (criterion "
             f"{criterion}). {_REMEDY}"
         )
-    flat = probe.n_outputs <= _PROBE_ROWS and not probe.output_hessian(w).any()
     # NLLLoss of log-probabilities is linear in the outputs and smooth in w.
-    if flat and r.any() and not probe.is_linear_in_outputs(w):
+    flat = r.any() and not probe.is_curved_in_outputs(w)
+    if flat and not probe.is_linear_in_outputs(w):
         raise UnsupportedObjectiveError(
             f"The criterion {criterion} is piecewise linear in the outputs: "
             f"its second derivative is zero everywhere. {_REMEDY}"
@@ -383,12 +471,23 @@ def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
     row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
     try:
         with eval_mode(net.module_), torch.no_grad():
-            return tuple(np.shape(net.infer(row))[1:])
+            outputs = net.infer(row)
     except Exception as error:
         raise UnsupportedObjectiveError(
             f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
             f"{X.shape[1:]}: {error}. Set its number of features to that of X."
         ) from error
+    _check_one_tensor(outputs)
+    return tuple(outputs.shape[1:])
+
+
+def _check_one_tensor(outputs: Any) -> None:
+    if isinstance(outputs, torch.Tensor):
+        return
+    raise UnsupportedObjectiveError(
+        f"The module must return one tensor. Got {type(outputs).__name__} instead: "
+        "return only what the criterion needs."
+    )
 
 
 def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
