@@ -53,9 +53,12 @@ class SolutionSetEstimator(
     ----------
     estimator : skorch.NeuralNet
         Unfitted net with a module class. Its ``train_split`` is overridden by None
-        (all rows of X make the objective), its ``verbose`` by 0 unless ``verbose`` is
-        2 or more. Module arguments ``n_features`` and ``n_outputs`` that are left
-        open are learnt from the data.
+        (all rows of X make the objective), its ``compile`` by False (there are no
+        derivatives of compiled modules), its ``verbose`` by 0 unless ``verbose`` is 2
+        or more. Module arguments ``n_features`` and ``n_outputs`` that are left open
+        are learnt from the data. The weights are the parameters that are trainable
+        when its training ends; those that the module or a callback has frozen by
+        then (skorch's ``Freezer``) stay as they are.
 
     n_restarts : int, default=8
         Number of independently seeded trainings.

@@ -1,5 +1,7 @@
 """Weights that are frozen by the time the training ends stay where they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from sksetsens import SolutionSetEstimator
 from sksetsens.exceptions import UnsupportedObjectiveError
 from sksetsens.objective import initialised_net
+from sksetsens.training._restart import run_restart
 
 N, D, WIDTH = 30, 3, 2
 HIDDEN = (D + 1) * WIDTH
@@ -210,3 +213,15 @@ def test_cached_restarts_remember_what_was_frozen(tmp_path):
         first.solution_set_.weights, second.solution_set_.weights
     )
     assert second.solution_set_.weights.shape == (2, HEAD)
+
+
+def test_restarts_in_other_processes_freeze_the_same():
+    """There the objective does not travel along, and is built after the training."""
+    X, y = data()
+    fitted = model([FreezesAtStart()], n_restarts=1).fit(X, y)
+    alone = replace(fitted._task, objective=None)
+    restart = run_restart(alone, int(fitted.restart_report_["seed"][0]))
+    assert restart.trainable == ("head.weight", "head.bias")
+    np.testing.assert_array_equal(
+        restart.polished.weights, fitted.solution_set_.weights[0]
+    )

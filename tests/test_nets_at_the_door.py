@@ -333,6 +333,29 @@ def test_ties_of_two_tensors_are_counted(operator):
     assert objective.kinked_preactivations(objective.weights) == (4, N)
 
 
+class PooledFeatures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 1, 3, padding=1)
+        self.output = nn.Linear(4, 1)
+
+    def forward(self, X):
+        pooled = nn.functional.max_pool2d(self.convolution(X), 2)
+        return self.output(torch.tanh(pooled).flatten(1))
+
+
+def test_a_solution_at_ties_of_pooling_says_so():
+    """Zero background: the minimiser sits where several pixels are the largest."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((10, 1, 4, 4))
+    X[:, :, :2] = 0.0
+    y = rng.standard_normal(10)
+    fitted = model(net(module=PooledFeatures, optimizer__weight_decay=0.01))
+    with pytest.warns(match="sit on a kink"):
+        status = str(fitted.fit(X, y).solution_set_.status[0])
+    assert "train longer" not in status
+
+
 # --- Fitted nets ---------------------------------------------------------------------
 
 
