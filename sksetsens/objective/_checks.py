@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import traceback
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,15 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from skorch import NeuralNetClassifier
 
-from .._compat import is_compiled, skeleton_net
+from .._compat import skeleton_net
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._isolation import isolated
 from ._memory import is_out_of_memory
+from ._module_checks import (
+    check_one_tensor,
+    objective_in_float64,
+    refuse_unusual_layers,
+)
 from ._objective import Objective
 from ._trained_objective import (
     eval_mode,
@@ -31,13 +34,6 @@ _MIXED_ROWS = (
     "depends on the other rows of the batch. Use running statistics or another "
     "normalisation."
 )
-
-_ANY_DTYPE = (
-    "Leave the dtype to the net: no .float() and no torch.float32 in forward; for "
-    "new tensors, X.new_zeros(...) or dtype=X.dtype."
-)
-# Folders of code that is not the user's, in a traceback.
-_LIBRARIES = ("torch", "skorch", "sksetsens")
 
 _UNEQUAL_SAMPLERS = (
     torch.utils.data.WeightedRandomSampler,
@@ -87,29 +83,8 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
                 f"({type(error).__name__}: {error}). Check the parameters of its "
                 "module, criterion, optimizer and callbacks."
             ) from error
-    _refuse_unusual_layers(net.module_)
+    refuse_unusual_layers(net.module_)
     return net
-
-
-def _refuse_unusual_layers(module: torch.nn.Module) -> None:
-    """Refuse layers without weights so far, and compiled ones."""
-    lazy = [
-        name for name, t in module.named_parameters() if torch.nn.parameter.is_lazy(t)
-    ]
-    if lazy:
-        raise UnsupportedObjectiveError(
-            f"The parameters {lazy} of the module are lazy: they have no size before "
-            "the first batch. Use layers of stated sizes (Linear for LazyLinear). A "
-            "module argument n_features is learnt from X, see sksetsens.networks."
-        )
-    compiled = [name for name, m in module.named_modules() if is_compiled(m)]
-    if compiled:
-        raise UnsupportedObjectiveError(
-            f"The layers {compiled} of the module are compiled by torch.compile, "
-            "which has no forward derivatives. Build the module without; to compile "
-            "all of it for other uses, pass compile=True to the net, which is "
-            "overridden here."
-        )
 
 
 def _check_device(device: Any) -> None:
@@ -176,7 +151,7 @@ def admit(
         _refuse_transformed_data(net, X, y)
         _refuse_batch_statistics(net)
         _refuse_random_module(net, X)
-        objective = _objective_in_float64(net, X, y, working_memory)
+        objective = objective_in_float64(net, X, y, working_memory)
         objective.check_working_memory()
         _check_outputs(objective, y)
         _check_loss(net, objective)
@@ -187,45 +162,6 @@ def admit(
         refuse_another_gradient(net, probe)
         refuse_dependence_on_batch_size(net, X, y, probe)
     return objective
-
-
-def _objective_in_float64(
-    net: Any, X: NDArray[Any], y: NDArray[Any], working_memory: float | None
-) -> Objective:
-    """The objective, of a module that computes in the dtype it is given."""
-    try:
-        objective = Objective(net, X, y, working_memory=working_memory)
-    except (RuntimeError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise UnsupportedObjectiveError(
-            f"The module {type(net.module_).__name__} runs in the dtype of the net but "
-            "not in float64, in which sensitivities are computed"
-            f"{_users_line(error)}: {str(error).splitlines()[0]}. {_ANY_DTYPE}"
-        ) from error
-    dtype = objective._forward(
-        objective._tensor(objective.weights), objective._x[:1]
-    ).dtype
-    if dtype != torch.float64:
-        raise UnsupportedObjectiveError(
-            f"The module {type(net.module_).__name__} returns {dtype} for inputs and "
-            "weights in float64, in which sensitivities are computed: all digits "
-            f"beyond that are lost. {_ANY_DTYPE}"
-        )
-    return objective
-
-
-def _users_line(error: BaseException) -> str:
-    """Where in the user's code an error arose, as `` (file:line, code)``."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(f"{os.sep}{name}{os.sep}" in frame.filename for name in _LIBRARIES)
-    ]
-    if not own:
-        return ""
-    file = os.path.basename(own[-1].filename)
-    return f" (line {own[-1].lineno} of {file}, {own[-1].line!r})"
 
 
 def _check_batch_size(net: Any) -> None:
@@ -317,7 +253,7 @@ def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
     rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(_dtype(net))
     with torch.no_grad():
         first, second = twin.infer(rows), twin.infer(rows)
-    _check_one_tensor(first)
+    check_one_tensor(first)
     # Two passes of the same kernel differ only by the order of atomic additions.
     if not torch.allclose(first, second, rtol=1e-5, atol=1e-7, equal_nan=True):
         layers = _random_layers(net.module_)
@@ -477,17 +413,8 @@ def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
             f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
             f"{X.shape[1:]}: {error}. Set its number of features to that of X."
         ) from error
-    _check_one_tensor(outputs)
+    check_one_tensor(outputs)
     return tuple(outputs.shape[1:])
-
-
-def _check_one_tensor(outputs: Any) -> None:
-    if isinstance(outputs, torch.Tensor):
-        return
-    raise UnsupportedObjectiveError(
-        f"The module must return one tensor. Got {type(outputs).__name__} instead: "
-        "return only what the criterion needs."
-    )
 
 
 def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
