@@ -33,6 +33,7 @@ __all__ = [
     "check_matplotlib_support",
     "check_n_features",
     "get_tags",
+    "is_compiled",
     "predict_nonlinearity",
     "safe_indexing",
     "skeleton_net",
@@ -43,6 +44,11 @@ __all__ = [
 def predict_nonlinearity(net: Any) -> Any:
     """Callable that skorch applies to the module's outputs in ``predict_proba``."""
     return net._get_predict_nonlinearity()
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether ``torch.compile`` wrapped a module; known without importing dynamo."""
+    return hasattr(module, "_orig_mod")
 
 
 def skeleton_net(net: Any, module: torch.nn.Module, criterion: Any) -> Any:

@@ -25,6 +25,7 @@ from ._validation import (
     check_count,
     check_training_data,
     prediction_scorer,
+    warn_of_fitted_net,
 )
 from .moduli import (
     Modulus,
@@ -89,9 +90,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     ----------
     estimator : skorch.NeuralNet
         Unfitted net with a module class. Its ``train_split`` is overridden by None
-        (all rows of X make the objective), its ``verbose`` by 0 unless ``verbose`` is
-        2 or more. Module arguments ``n_features`` and ``n_outputs`` that are left
-        open are learnt from the data.
+        (all rows of X make the objective), its ``compile`` by False (there are no
+        derivatives of compiled modules), its ``verbose`` by 0 unless ``verbose`` is 2
+        or more. Module arguments ``n_features`` and ``n_outputs`` that are left open
+        are learnt from the data. The weights are the parameters that are trainable
+        when its training ends; those that the module or a callback has frozen by
+        then (skorch's ``Freezer``) stay as they are.
 
     n_restarts : int, default=8
         Number of independently seeded trainings.
@@ -331,6 +335,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
         Warns
         -----
+        FittedNetWarning
+            If the net is fitted already: its weights are not used.
         StationarityWarning
             If solutions do not become stationary.
         IllPosedWarning
@@ -343,6 +349,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         # features are learnt by a copy, and all is stored at the end.
         learner = copy.copy(self)
         data = check_training_data(learner, self.estimator, X, y)
+        warn_of_fitted_net(self.estimator)
         with memory_explained("fit"), bars(self.verbose):
             self._check_perturbed_fraction(len(data.X))
             warn_of_train_split(self.estimator, stacklevel=2)

@@ -21,6 +21,8 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import validate_data
 from skorch import NeuralNetBinaryClassifier
 
+from .exceptions import FittedNetWarning
+
 __all__ = [
     "TrainingData",
     "check_choice",
@@ -35,6 +37,7 @@ __all__ = [
     "real_points",
     "selection",
     "user_stacklevel",
+    "warn_of_fitted_net",
 ]
 
 # Numbers and arrays -------------------------------------------------------------------
@@ -157,6 +160,20 @@ def user_stacklevel() -> int:
     while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     return level
+
+
+def warn_of_fitted_net(net: Any) -> None:
+    """Say that the weights of an initialised net are not used."""
+    if not getattr(net, "initialized_", False):
+        return
+    warnings.warn(
+        f"The 'estimator' parameter of SolutionSetEstimator is a {type(net).__name__} "
+        "that is initialised or fitted already. Its weights are not used: fit trains a "
+        "clone anew, as everywhere in scikit-learn. Pass sklearn.base.clone(net) to "
+        "silence this.",
+        FittedNetWarning,
+        stacklevel=user_stacklevel(),
+    )
 
 
 def _is_own(module: str) -> bool:

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 __all__ = [
     "AllRestartsFailedError",
+    "FittedNetWarning",
     "IllPosedWarning",
     "NonlinearityWarning",
     "SolverWarning",
@@ -49,6 +50,10 @@ class AllRestartsFailedError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.restart_report)
+
+
+class FittedNetWarning(UserWarning):
+    """A net that is fitted already was given to ``fit``, which trains a clone anew."""
 
 
 class StationarityWarning(ConvergenceWarning):

@@ -5,6 +5,7 @@ NumPy arrays. May import: networks, _validation, _compat, exceptions.
 """
 
 from ._checks import admit, bare_net, initialised_net, shape_targets
+from ._freezing import rehearse_freezing
 from ._isolation import isolated
 from ._memory import memory_explained
 from ._objective import SINGLE_FROM, Objective
@@ -21,6 +22,7 @@ __all__ = [
     "initialised_net",
     "isolated",
     "memory_explained",
+    "rehearse_freezing",
     "shape_targets",
     "train_together",
     "why_not_together",

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
+from ..exceptions import UnsupportedObjectiveError
+from ._criteria import analysed_criterion
 from ._decay import weight_decay
 from ._isolation import ONE_AT_A_TIME
 from ._layerwise import linear_layers
@@ -47,29 +49,11 @@ class ObjectiveBase:
         working_memory: float | None = None,
     ) -> None:
         module = copy.deepcopy(net.module_).to(dtype).eval()
-        criterion = copy.deepcopy(net.criterion_)
-        if isinstance(criterion, torch.nn.Module):
-            criterion = criterion.to(dtype).eval()
+        criterion = analysed_criterion(net.criterion_, dtype)
         self._core = NetFunction(skeleton_net(net, module, criterion))
         self._device, self._dtype = torch.device(net.device), dtype
-        self.decay = weight_decay(net).to(self._device, dtype)
-        trainable = {
-            name: p for name, p in self._core.named_parameters() if p.requires_grad
-        }
-        self._shapes = {name: p.shape for name, p in trainable.items()}
-        self._sizes = [p.numel() for p in trainable.values()]
-        self.n_params = sum(self._sizes)
-        self._constants = {
-            name: tensor.detach()
-            for name, tensor in [
-                *self._core.named_buffers(),
-                *self._core.named_parameters(),
-            ]
-            if name not in trainable
-        }
-        self.weights = self._numpy(
-            torch.cat([p.detach().reshape(-1) for p in trainable.values()])
-        )
+        self._decays = weight_decay(net)
+        self._split_parameters()
         self._tilt: Tensor | None = None
         # Data, constants and weights of the outputs that were evaluated last.
         self._kept_outputs: tuple[Any, Any, Any, Any] = (None, None, None, None)
@@ -78,11 +62,73 @@ class ObjectiveBase:
         self.batch_size = batch_size
         self._set_data(X, y)
         self._count_outputs()
-        self._layers = linear_layers(self._core, self._x[:2])
-        self._activations = self._activations_per_row()
+        self._measure()
         self.working_memory = working_memory
 
+    def _split_parameters(self) -> None:
+        """Take the trainable parameters as weights w and all others as constants."""
+        named = dict(self._core.named_parameters())
+        trainable = {name: p for name, p in named.items() if p.requires_grad}
+        self._shapes = {name: p.shape for name, p in trainable.items()}
+        self._sizes = [p.numel() for p in trainable.values()]
+        self.n_params = sum(self._sizes)
+        self._constants = {
+            name: tensor.detach()
+            for name, tensor in [*self._core.named_buffers(), *named.items()]
+            if name not in trainable
+        }
+        self.weights = self._numpy(
+            torch.cat([p.detach().reshape(-1) for p in trainable.values()])
+        )
+        decays = [self._decays[name.removeprefix("module.")] for name in self._shapes]
+        sizes = torch.as_tensor(self._sizes)
+        each = torch.tensor(decays, dtype=self._dtype).repeat_interleave(sizes)
+        self.decay = each.to(self._device)
+
+    def _measure(self) -> None:
+        """Which layers hold the weights, and what a row costs."""
+        self._layers = linear_layers(self._core, self._x[:2])
+        self._activations = self._activations_per_row()
+
     # Variants of the same objective ------------------------------------------
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of the parameters that make up the weights, in their order."""
+        return tuple(name.removeprefix("module.") for name in self._shapes)
+
+    def with_trainable(self, names: tuple[str, ...]) -> Self:
+        """The same objective as a function of the named parameters.
+
+        Parameters
+        ----------
+        names : tuple of str
+            Parameters of the module that are weights; the others are constants.
+
+        Raises
+        ------
+        UnsupportedObjectiveError
+            If none is named, or one that the optimiser does not hold.
+        """
+        if set(names) == set(self.trainable):
+            return self
+        if not names or not self._decays.keys() >= set(names):
+            raise UnsupportedObjectiveError(
+                "The parameters that the net trains in the end must be some that its "
+                f"optimizer holds. Got {list(names)} instead: see which of them a "
+                "callback freezes or unfreezes."
+            )
+        other = copy.copy(self)
+        net, module = self._core.net, self.module
+        for name, p in module.named_parameters():
+            p.requires_grad_(name in names)
+        other._core = NetFunction(skeleton_net(net, module, net.criterion_))
+        other._tilt = None  # It belongs to other weights.
+        other._split_parameters()
+        other._kept_outputs = (None, None, None, None)
+        other._kept_gradient = ((), None, 0.0, None)
+        other._measure()
+        return other
 
     def _set_data(self, X: NDArray[Any], y: NDArray[Any]) -> None:
         self._x = self._tensor(X)

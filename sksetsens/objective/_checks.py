@@ -15,6 +15,11 @@ from .._compat import skeleton_net
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._isolation import isolated
 from ._memory import is_out_of_memory
+from ._module_checks import (
+    check_one_tensor,
+    objective_in_float64,
+    refuse_unusual_layers,
+)
 from ._objective import Objective
 from ._trained_objective import (
     eval_mode,
@@ -69,7 +74,7 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
     _check_device(estimator.device)
     with isolated(seed):
         try:
-            return bare_net(estimator, params).initialize()
+            net = bare_net(estimator, params).initialize()
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -78,6 +83,8 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
                 f"({type(error).__name__}: {error}). Check the parameters of its "
                 "module, criterion, optimizer and callbacks."
             ) from error
+    refuse_unusual_layers(net.module_)
+    return net
 
 
 def _check_device(device: Any) -> None:
@@ -95,8 +102,12 @@ def _check_device(device: Any) -> None:
 
 
 def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
-    """Unbuilt clone with ``params`` set that trains on all rows and on its own."""
-    return clone(estimator).set_params(train_split=None, warm_start=False, **params)
+    """Unbuilt clone with ``params`` set that trains on all rows and on its own.
+
+    Uncompiled: compiled modules have no forward derivatives, and others' names.
+    """
+    own = {"train_split": None, "warm_start": False, "compile": False}
+    return clone(estimator).set_params(**own, **params)
 
 
 def admit(
@@ -140,7 +151,7 @@ def admit(
         _refuse_transformed_data(net, X, y)
         _refuse_batch_statistics(net)
         _refuse_random_module(net, X)
-        objective = Objective(net, X, y, working_memory=working_memory)
+        objective = objective_in_float64(net, X, y, working_memory)
         objective.check_working_memory()
         _check_outputs(objective, y)
         _check_loss(net, objective)
@@ -242,11 +253,7 @@ def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
     rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(_dtype(net))
     with torch.no_grad():
         first, second = twin.infer(rows), twin.infer(rows)
-    if not isinstance(first, torch.Tensor):
-        raise UnsupportedObjectiveError(
-            "The module must return one tensor. Got "
-            f"{type(first).__name__} instead: return only what the criterion needs."
-        )
+    check_one_tensor(first)
     # Two passes of the same kernel differ only by the order of atomic additions.
     if not torch.allclose(first, second, rtol=1e-5, atol=1e-7, equal_nan=True):
         layers = _random_layers(net.module_)
@@ -301,7 +308,12 @@ def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
 
 
 def _check_loss(net: Any, objective: Objective) -> None:
-    shape = objective.loss_shape(objective.weights)
+    try:
+        shape = objective.loss_shape(objective.weights)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise _no_loss(net, objective, error) from error
     if shape:
         raise UnsupportedObjectiveError(
             "The net's get_loss must return one number. Got a tensor of shape "
@@ -315,6 +327,24 @@ def _check_loss(net: Any, objective: Objective) -> None:
             "logarithm of what a module returns to NLLLoss: for logits, pass "
             "criterion=torch.nn.CrossEntropyLoss."
         )
+
+
+def _no_loss(
+    net: Any, objective: Objective, error: Exception
+) -> UnsupportedObjectiveError:
+    """What stands between outputs and targets where get_loss raises."""
+    targets = objective.targets
+    remedy = "Give y the dtype and shape that the criterion asks for."
+    if not objective.has_real_targets:
+        remedy = (
+            "Integer targets are class numbers; for numbers and for several labels "
+            "per row, pass y.astype(np.float32)."
+        )
+    return UnsupportedObjectiveError(
+        f"The net's get_loss fails ({str(error).splitlines()[0]}): the criterion "
+        f"{type(net.criterion_).__name__} got targets of dtype {targets.dtype} and "
+        f"shape {targets.shape}. {remedy}"
+    )
 
 
 def _refuse_mixed_rows(objective: Objective) -> None:
@@ -349,12 +379,6 @@ def _refuse_missing_derivatives(
             f"The criterion {criterion} is not twice differentiable: its "
             f"Hessian is zero or undefined. {_REMEDY}"
         )
-    if isinstance(net.criterion_, torch.nn.HuberLoss):
-        raise UnsupportedObjectiveError(
-            "The second derivative of the criterion HuberLoss jumps where an error "
-            f"is delta={net.criterion_.delta}, and torch has no forward derivative "
-            "of it. Use MSELoss."
-        )
     w = objective.weights
     try:
         moved = probe.hessian_product(w, np.ones_like(w))
@@ -370,9 +394,9 @@ def _refuse_missing_derivatives(
             f"H times a vector is not finite at the initial weights (criterion "
             f"{criterion}). {_REMEDY}"
         )
-    flat = probe.n_outputs <= _PROBE_ROWS and not probe.output_hessian(w).any()
     # NLLLoss of log-probabilities is linear in the outputs and smooth in w.
-    if flat and r.any() and not probe.is_linear_in_outputs(w):
+    flat = r.any() and not probe.is_curved_in_outputs(w)
+    if flat and not probe.is_linear_in_outputs(w):
         raise UnsupportedObjectiveError(
             f"The criterion {criterion} is piecewise linear in the outputs: "
             f"its second derivative is zero everywhere. {_REMEDY}"
@@ -383,12 +407,14 @@ def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
     row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
     try:
         with eval_mode(net.module_), torch.no_grad():
-            return tuple(np.shape(net.infer(row))[1:])
+            outputs = net.infer(row)
     except Exception as error:
         raise UnsupportedObjectiveError(
             f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
             f"{X.shape[1:]}: {error}. Set its number of features to that of X."
         ) from error
+    check_one_tensor(outputs)
+    return tuple(outputs.shape[1:])
 
 
 def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:

@@ -23,8 +23,8 @@ _COUPLED = (
 )
 
 
-def weight_decay(net: Any) -> torch.Tensor:
-    """Penalty coefficient of each trainable weight, in the order of the module.
+def weight_decay(net: Any) -> dict[str, float]:
+    """Penalty coefficient of each parameter of the module that the optimiser holds.
 
     Parameters
     ----------
@@ -33,8 +33,9 @@ def weight_decay(net: Any) -> torch.Tensor:
 
     Returns
     -------
-    decay : Tensor of shape (n_params,)
-        lambda_j of the term (lambda_j / 2) w_j^2.
+    decay : dict of str to float
+        lambda of the term (lambda / 2) |w|^2, by the parameter's name. Frozen
+        parameters are among them: a callback may unfreeze them later.
 
     Raises
     ------
@@ -64,12 +65,8 @@ def weight_decay(net: Any) -> torch.Tensor:
             f"The optimizer of the net does not train the parameters {missing}. "
             "Freeze them with requires_grad_(False), or hand them to the optimizer."
         )
-    return torch.cat(
-        [
-            torch.full((p.numel(),), by_parameter[id(p)], dtype=torch.float64)
-            for _, p in trainable
-        ]
-    )
+    named = net.module_.named_parameters()
+    return {n: by_parameter[id(p)] for n, p in named if id(p) in by_parameter}
 
 
 def _refuse(optimizer: Any, group: dict[str, Any], decay: float) -> None:

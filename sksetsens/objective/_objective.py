@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,9 @@ from ._net_function import map_rows, push
 from ._output_derivatives import OutputDerivatives
 from ._products import PointProducts
 
+# Share of the root mean square by which inputs and weights move to see which ties of
+# maxima stay: far above rounding, far below what switches other units.
+_TIE_STEP = 1e-7
 # Two exact products in float64 differ by rounding, about 1e-13; by more where
 # the gradient itself is rounding, and then the general way is taken.
 _PRODUCT_TOL = 1e-9
@@ -286,11 +290,28 @@ class Objective(OutputDerivatives):
 
         Counts inputs of piecewise smooth operators (ReLU, ELU, hardtanh, clamp, ...;
         modules and functions alike) that are nearer to a kink than 1e-4 of the root
-        mean square of that operator's inputs.
+        mean square of that operator's inputs, ties of maxima (max pooling, ``amax``,
+        ``maximum``) where they are that near, and errors at the corners of Huber and
+        smooth L1 losses. Ties that stay where inputs and weights move, such as those
+        among units that are off, are none.
         """
+        w = self._tensor(weights)
         with KinkCounter() as counter:
-            self._evaluated(self._tensor(weights))
-        return counter.near, counter.total
+            outputs = self._evaluated(w)
+            with torch.no_grad():
+                self._loss(outputs, w, self._x, self._y)
+        if not counter.has_ties:
+            return counter.near, counter.total
+        rng = np.random.default_rng(0)
+        moved = copy.copy(self)
+        moved._x = self._moved(self._x, rng)
+        with KinkCounter() as elsewhere:
+            moved._evaluated(self._moved(w, rng))
+        return counter.near + counter.ties_broken_by(elsewhere), counter.total
+
+    def _moved(self, tensor: Tensor, rng: np.random.Generator) -> Tensor:
+        scale = _TIE_STEP * (float(tensor.square().mean().sqrt()) or 1.0)
+        return tensor + scale * self._tensor(rng.standard_normal(tuple(tensor.shape)))
 
 
 def _lanczos_norm(

@@ -73,6 +73,33 @@ class OutputDerivatives(ObjectiveBase):
             (r,) = torch.autograd.grad(value, leaf, create_graph=True)
         return leaf, r.reshape(self.n_samples, self.n_outputs)
 
+    def is_curved_in_outputs(self, weights: Array) -> bool:
+        """Whether Lambda is anything but zero, here or at generic outputs.
+
+        A property of the criterion: outputs that are saturated, or far from their
+        targets, may lie where a curved criterion is flat to rounding. Tried are the
+        outputs at the weights, outputs of order one, probabilities, and outputs near
+        the targets; the criterion need not be defined at all of them.
+        """
+        w = self._tensor(weights)
+        outputs = self._outputs(w)
+        rng = np.random.default_rng(0)
+        noise = self._tensor(rng.standard_normal((self.n_samples, self.n_outputs)))
+        near = noise.reshape(outputs.shape)
+        points = [outputs, near, near.sigmoid()]
+        if self.has_real_targets and self._y.numel() == outputs.numel():
+            points.append(self._y.reshape(outputs.shape) + near * self._y.std())
+        # Random tangents: losses that a common shift leaves alone are flat along it.
+        tangent = self._tensor(rng.standard_normal(noise.shape))
+        return any(self._curves(w, point, tangent) for point in points)
+
+    def _curves(self, w: Tensor, outputs: Tensor, tangent: Tensor) -> bool:
+        try:
+            moved = self._lambda_product(self._recorded_r(w, outputs), tangent)
+        except (RuntimeError, ValueError):  # outside the criterion's domain
+            return False
+        return bool(moved.isfinite().all() and moved.any())
+
     def is_linear_in_outputs(self, weights: Array) -> bool:
         """Whether r is one constant, as for NLLLoss of log-probabilities.
 
@@ -84,9 +111,13 @@ class OutputDerivatives(ObjectiveBase):
         reach = 1.0 + outputs.abs().max()
         if self._y.is_floating_point():
             reach = reach + self._y.abs().max()
+        # Each output another way: a common shift leaves differences of outputs alone.
+        rng = np.random.default_rng(0)
+        ways = self._tensor(rng.standard_normal(tuple(outputs.shape)))
+        far = reach * (ways + ways.sign())
         r = self._r(w, outputs)
         return all(
-            bool(torch.equal(self._r(w, outputs + far), r)) for far in (reach, -reach)
+            bool(torch.equal(self._r(w, outputs + step), r)) for step in (far, -far)
         )
 
     def is_squared_error(self, weights: Array) -> bool:

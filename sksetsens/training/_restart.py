@@ -95,6 +95,8 @@ class Restart:
         Seconds that the training took, when it took place.
     state : dict of str to ndarray
         The module's at the solution.
+    trainable : tuple of str
+        Parameters that were trained: those not frozen when the training ended.
     history : list of dict
         skorch's.
     polished : Polished
@@ -113,6 +115,7 @@ class Restart:
     seed: int
     duration: float
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
+    trainable: tuple[str, ...] = ()
     history: list | None = None
     polished: Polished | None = None
     error: str = ""
@@ -154,12 +157,15 @@ def run_restart(
 def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
     if stacked is None:
         net = bare_net(task.estimator, task.params).initialize()
-        start = _objective(task, net)
+        before = _state(net.module_)
         _train(net, task)
         state, history = _state(net.module_), list(net.history)
+        # Callbacks may have frozen weights on the way, which are none to move then.
+        objective = _objective(task, net).with_trainable(_trainable(net.module_))
     else:
-        state, history = stacked.state, stacked.history
-        start = _objective(task, None, stacked.start)
+        before, state, history = stacked.start, stacked.state, stacked.history
+        objective = _objective(task, None)
+    start = objective.with_state(before)
     trained = start.with_state(state)
     _check_convergence(start, trained)
     if task.polish:
@@ -175,22 +181,24 @@ def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
         seed,
         0.0,
         state=trained.state(point.weights),
+        trainable=trained.trainable,
         history=history,
         polished=point,
     )
 
 
-def _objective(task: RestartTask, net: Any, state: dict | None = None) -> Objective:
-    """The task's objective at the weights of an initialised net, or of a state."""
+def _objective(task: RestartTask, net: Any) -> Objective:
+    """The task's objective, or one built of an initialised net."""
     if task.objective is not None:
-        return task.objective.with_state(
-            _state(net.module_) if state is None else state
-        )
+        return task.objective
     if net is None:
         net = bare_net(task.estimator, task.params).initialize()
     memory = task.working_memory
-    objective = Objective(net, task.X, task.y, working_memory=memory)
-    return objective if state is None else objective.with_state(state)
+    return Objective(net, task.X, task.y, working_memory=memory)
+
+
+def _trainable(module: torch.nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, p in module.named_parameters() if p.requires_grad)
 
 
 def _state(module: torch.nn.Module) -> dict[str, NDArray[Any]]:

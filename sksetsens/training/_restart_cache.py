@@ -189,6 +189,7 @@ def _to_arrays(restart: Restart) -> dict[str, Any]:
         "duration": restart.duration,
         "backend": restart.backend,
         "history": restart.history,
+        "trainable": restart.trainable,
         "polished": polished,
     }
     states = {f"state/{name}": value for name, value in restart.state.items()}
@@ -218,6 +219,7 @@ def _from_arrays(arrays: dict[str, Any], seed: int) -> Restart:
         record["duration"],
         state={name.removeprefix("state/"): arrays[name] for name in names},
         history=record["history"],
+        trainable=tuple(record["trainable"]),
         polished=Polished(arrays["weights"], **record["polished"]),
         backend=record["backend"],
     )

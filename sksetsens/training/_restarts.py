@@ -252,6 +252,8 @@ def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     with isolated(restart.seed):
         net.check_data(task.X_net, task.y_net)
     load_state(net, restart.state)
+    for name, parameter in net.module_.named_parameters():
+        parameter.requires_grad_(name in restart.trainable)
     net.history_ = History()
     net.history_.extend(restart.history)
     return net

@@ -10,8 +10,15 @@ import numpy as np
 from sklearn.base import clone
 
 from .._validation import TrainingData
+from ..exceptions import UnsupportedObjectiveError
 from ..networks import missing_sizes
-from ..objective import Objective, admit, initialised_net, shape_targets
+from ..objective import (
+    Objective,
+    admit,
+    initialised_net,
+    rehearse_freezing,
+    shape_targets,
+)
 from ..optimize import continued
 from ..sensitivity import GraphicalDerivative, Linearisation, linearise
 from ..sensitivity.systems import Point, check_size
@@ -83,6 +90,7 @@ def prepare(
     if quiet:
         params["verbose"] = 0
     trial = initialised_net(net, params, seed)
+    rehearse_freezing(trial)
     dtype = next(iter(trial.module_.parameters())).detach().cpu().numpy().dtype
     X_net = data.X.astype(dtype)
     targets = shape_targets(trial, X_net, data.targets)
@@ -122,7 +130,14 @@ def linearise_restarts(
     Returns
     -------
     linearisation : Linearisation
+
+    Raises
+    ------
+    UnsupportedObjectiveError
+        If the restarts trained different parameters of the module.
     """
+    trainable = _one_choice_of_weights(restarts)
+    objective = objective.with_trainable(trainable)
     objectives = [objective.with_state(restart.state) for restart in restarts]
     polished = [r.polished for r in restarts if r.polished is not None]
     if not task.polish:
@@ -131,6 +146,19 @@ def linearise_restarts(
             for o, point in zip(objectives, polished, strict=True)
         ]
     return linearise(objectives, polished, **options)
+
+
+def _one_choice_of_weights(restarts: Sequence[Restart]) -> tuple[str, ...]:
+    """Names of the trained parameters, which must be the same ones everywhere."""
+    found = sorted({restart.trainable for restart in restarts})
+    if len(found) > 1:
+        raise UnsupportedObjectiveError(
+            "The restarts end with different parameters frozen, so that they solve "
+            f"different problems: {len(found[0])} parameters are trained in one and "
+            f"{len(found[1])} in another. Let callbacks freeze the same parameters "
+            "whatever the start, for example by skorch's Freezer."
+        )
+    return found[0]
 
 
 def continue_solutions(
