@@ -493,4 +493,4 @@ def test_the_evidence_costs_a_dozen_gradients(monkeypatch):
     assert check_derivatives(again, is_smooth=True).agree
     # One at the moved weights and two for H and for B each, beside two derivatives of
     # the outputs in the data and one product each.
-    assert count == {"gradients": 5, "losses": 2}
+    assert count == {"gradients": 5, "losses": 3}

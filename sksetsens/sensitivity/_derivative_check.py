@@ -26,14 +26,16 @@ Array = NDArray[np.float64]
 # Steps relative to the size of what moves. The first is enough where derivatives are
 # right; the others tell truncation, which falls with the step, and rounding, which
 # grows, from a disagreement, which stays.
-_STEPS = (1e-4, 1e-5, 1e-6)
+_STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
 # A jump must stay at this one too, where a steep slope has become one.
-_JUMP_STEP = 1e-8
+_JUMP_STEP = 1e-9
 # Relative gap from which a difference and a derivative disagree. Truncation at the
 # first step is about 1e-8, and float32 inside a net makes 1e-3.
 _GAP_TOL = 2e-3
 # Share of the gap by which differences at two steps may be apart.
 _STEADY = 0.1
+# Of a loss, relative: a sum over many rows.
+_ROUNDING = 1e-13
 # Where R = 0 nothing can be compared: the loss's gradient is taken at weights that are
 # moved by this share of each.
 _MOVE = 1e-2
@@ -59,6 +61,10 @@ class Disagreement(Enum):
         "cone, as of the root of a mean square or an unsquared norm at zero), and H "
         "means nothing; square the norm, or add a small constant under the root"
     )
+    NOT_FINITE = (
+        "H or B is not finite: an operation of forward or get_loss has no second "
+        "derivative here (a root or a norm at zero, an overflow); replace it"
+    )
     DATA = (
         "B is not the derivative of the gradient in the data: forward cuts the data "
         "off from differentiation (torch.no_grad, x.detach()); take the cut out"
@@ -67,6 +73,21 @@ class Disagreement(Enum):
         "the gradient jumps as the data moves (a rounding, an integer or a threshold "
         "inside forward): no derivative in the data exists here"
     )
+
+
+# What a comparison of H and of B means.
+_HESSIAN = {
+    None: None,
+    "differs": Disagreement.HESSIAN,
+    "jumps": Disagreement.CONE,
+    "not finite": Disagreement.NOT_FINITE,
+}
+_DATA = {
+    None: None,
+    "differs": Disagreement.DATA,
+    "jumps": Disagreement.DATA_JUMP,
+    "not finite": Disagreement.NOT_FINITE,
+}
 
 
 @dataclass(frozen=True)
@@ -111,8 +132,8 @@ def check_derivatives(
     """
     with np.errstate(all="ignore"):
         found = [_loss(gd), _hessian(gd) if is_smooth else None]
-        if Disagreement.CONE not in found:  # At its tip B means nothing either.
-            found.append(_data(gd))
+        if found[1] not in (Disagreement.CONE, Disagreement.NOT_FINITE):
+            found.append(_data(gd))  # Otherwise B means no more than H.
     return DerivativeFindings(tuple(reason for reason in found if reason))
 
 
@@ -139,6 +160,7 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
             np.array([R @ v]),
             # Random signs may cancel.
             least=float(np.linalg.norm(R * v)),
+            rounding=_ROUNDING * abs(objective.loss(w)),
         )
         if compared is None:
             return None
@@ -153,18 +175,22 @@ def _hessian(gd: GraphicalDerivative) -> Disagreement | None:
         lambda h: (gradient(w + h * v) - gradient(w - h * v)) / (2.0 * h),
         PointProducts(gd.objective, w).hessian(v),
     )
-    if compared is None:
-        return None
-    return Disagreement.CONE if compared == "jumps" else Disagreement.HESSIAN
+    return _HESSIAN[compared]
 
 
 def _data(gd: GraphicalDerivative) -> Disagreement | None:
-    """B dx against R, along entries of X that are not known to lack a derivative."""
+    """B dx against R, where X is not known to lack a derivative.
+
+    Rows with a kink stay where they are, however small it is for the outputs: it may be
+    larger for R.
+    """
     objective = gd.objective
     x = objective.inputs
     flat = x.reshape(len(x), -1)
     dx = column_sizes(flat) * np.random.default_rng(5).standard_normal(flat.shape)
-    dx = np.where(gd.undifferentiable.entries, 0.0, dx).reshape(x.shape)
+    missing = gd.undifferentiable
+    still = missing.jumps | missing.bent_rows[:, None]
+    dx = np.where(still, 0.0, dx).reshape(x.shape)
     if not dx.any():
         return None
 
@@ -175,35 +201,36 @@ def _data(gd: GraphicalDerivative) -> Disagreement | None:
         lambda h: (residual(h) - residual(-h)) / (2.0 * h),
         PointProducts(objective, gd.weights).cross(dx),
     )
-    if compared is None:
-        return None
-    return Disagreement.DATA_JUMP if compared == "jumps" else Disagreement.DATA
+    return _DATA[compared]
 
 
 def _compare(
-    difference: Callable[[float], Array], derivative: Array, *, least: float = 0.0
+    difference: Callable[[float], Array],
+    derivative: Array,
+    *,
+    least: float = 0.0,
+    rounding: float = 0.0,
 ) -> str | None:
     """None where a derivative is that of central differences, or nothing can be told.
 
-    Otherwise "differs", where differences agree with each other, or "jumps", where
-    they grow as the step falls, always in the same direction.
+    Otherwise "not finite", of the derivative; "differs", where differences agree with
+    each other; or "jumps", where they grow as the step falls, in the same direction.
     """
     if not np.isfinite(derivative).all():
-        return "jumps"
+        return "not finite"
     found = []
     for h in _STEPS:
         found.append(difference(h))
         gap = float(np.linalg.norm(found[-1] - derivative))
         sizes = (float(np.linalg.norm(v)) for v in (found[-1], derivative))
-        if not gap > _GAP_TOL * max(*sizes, least):
+        if not gap > max(_GAP_TOL * max(*sizes, least), rounding / h):
             return None
-    coarse, fine = found[-2:]
+    *_, coarsest, coarse, fine = found
     if _same_jump(coarse * _STEPS[-2], fine * _STEPS[-1]):
         finest = difference(_JUMP_STEP) * _JUMP_STEP
         return "jumps" if _same_jump(fine * _STEPS[-1], finest) else None
-    if np.linalg.norm(fine - coarse) <= _STEADY * gap:
-        return "differs"
-    return None
+    spread = max(float(np.linalg.norm(fine - v)) for v in (coarsest, coarse))
+    return "differs" if spread <= _STEADY * gap else None
 
 
 def _same_jump(one: Array, other: Array) -> bool:

@@ -26,8 +26,12 @@ Mask = NDArray[np.bool_]
 # their derivative by about this much; odds that a step crosses a kink by chance are 1
 # in 10^8 for each pre-activation.
 _KINK_STEP = 1e-8
-# Share of a row's derivative by which an entry's must jump, as for kinks in w.
-_KINK_TOL = 1e-2
+# Share of a row's derivative by which an entry's must jump: as much as derivatives and
+# differences may be apart.
+_KINK_TOL = 2e-3
+# The same for rows that comparisons leave out. Smooth nets change by 1e-8 times their
+# relative curvature, and float32 inside a net rounds to 1e-7.
+_BEND_TOL = 1e-5
 # A row whose derivative is below this share of the largest is rounding.
 _FLAT = 1e-6
 # Rows on which a silent column is moved, and groups of columns that are told apart.
@@ -53,10 +57,14 @@ class Undifferentiable:
 
     kinks : ndarray of bool of shape (n_samples, n_inputs)
         Where the derivatives to both sides differ.
+
+    bent_rows : ndarray of bool of shape (n_samples,)
+        Rows where they differ at all, however little.
     """
 
     jumps: Mask
     kinks: Mask
+    bent_rows: Mask
 
     @property
     def entries(self) -> Mask:
@@ -125,13 +133,14 @@ def undifferentiable(objective: Objective, weights: Array) -> Undifferentiable:
     size = np.maximum(np.abs(ahead), np.abs(behind)) * sizes
     rows = size.max(axis=1, initial=0.0, keepdims=True)
     rows = np.maximum(rows, _FLAT * rows.max(initial=0.0))
-    kinks = np.abs(ahead - behind) * sizes > _KINK_TOL * rows
+    change = np.abs(ahead - behind) * sizes
+    bent_rows = (change > _BEND_TOL * rows).any(axis=1)
     silent = np.flatnonzero(~((ahead != 0.0) | (behind != 0.0)).any(axis=0))
     jumps = np.zeros(x.shape, dtype=bool)
     for group in np.array_split(silent, min(len(silent), _MAX_GROUPS) or 1):
         if len(group) and _jumps(objective, weights, x, group):
             jumps[:, group] = True
-    return Undifferentiable(jumps, kinks)
+    return Undifferentiable(jumps, change > _KINK_TOL * rows, bent_rows)
 
 
 def column_sizes(x: Array) -> Array:
