@@ -160,7 +160,13 @@ def _criterion(
         else f"not Lipschitz-like: the column of B of row {row}, feature {feature} "
         f"leaves range H by {leak:.2g}"
     )
-    if not certified:
+    if np.isinf(leak):
+        status = (
+            f"not certified (no derivative exists along row {row}, feature {feature}: "
+            "forward rounds it, or has a kink there)"
+        )
+        certified = False
+    elif not certified:
         status = f"not certified ({diagnosis.status})"
     return MordukhovichCriterion(
         inside and certified,

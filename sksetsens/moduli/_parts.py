@@ -39,7 +39,8 @@ class PartModuli:
     ----------
     values : ndarray of shape (n_parts,)
         Euclidean movement of the weights per Frobenius norm of the perturbation; inf
-        where the Lipschitz-like property fails.
+        where the Lipschitz-like property fails, or where an entry of X that moves has
+        no derivative.
 
     directions : ndarray of shape (n_parts, ...)
         Perturbations of Frobenius norm 1 that attain them, NaN for an infinite one.
@@ -120,16 +121,17 @@ def group_moduli(gd: GraphicalDerivative, groups: NDArray[Any]) -> PartModuli:
 def layer_moduli(gd: GraphicalDerivative) -> PartModuli:
     """Modulus of each parameter tensor when it alone may move.
 
-    Where a tensor cannot follow the data (range B_h not in range H_h), the modulus is
-    infinite.
+    Where a tensor cannot follow the data (range B_h not in range H_h), or where entries
+    of X have no derivative, the modulus is infinite.
     """
     shape = gd.objective.input_shape
+    differentiable = not gd.undifferentiable.entries.any()
     values, directions = [], []
     for part in gd.objective.parameter_slices.values():
         factor, B = gd.restricted(part)
         flat = B.reshape(len(B), -1)
         leak = np.linalg.norm(factor.kernel.project(flat.T))
-        if leak > CONSISTENCY_TOL * np.linalg.norm(flat):
+        if not differentiable or leak > CONSISTENCY_TOL * np.linalg.norm(flat):
             value, direction = np.inf, np.full(flat.shape[1], np.nan)
         else:
             value, direction = operator_norm(aslinearoperator(factor.apply(flat.T).T))

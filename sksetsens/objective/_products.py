@@ -211,6 +211,9 @@ class PointProducts:
             for b in o._batches():
                 x = o._x[b].detach().requires_grad_()
                 outputs = o._forward(self._weights, x)
+                if not outputs.requires_grad:  # Cut off from the data altogether.
+                    parts.append(torch.zeros_like(x))
+                    continue
                 parts.append(
                     self._derivative(outputs, x, rows[b].reshape(outputs.shape))
                 )

@@ -1,8 +1,9 @@
 """What a solution is, and whether first-order sensitivity may be trusted there.
 
-Four things break the formulas without changing their output: a point that is no
+Five things break the formulas without changing their output: a point that is no
 minimum, a spectrum without a gap at the cut-off, a rank that changes along the
-solution set, and a kink of the objective. Each is looked for and put into words.
+solution set, a kink of the objective, and derivatives that are none. Each is looked
+for and put into words.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..objective import SINGLE_FROM, Objective
+from ._derivative_check import check_derivatives
 from ._graphical_derivative import GraphicalDerivative
 
 __all__ = [
@@ -64,6 +66,9 @@ class Diagnosis:
     is_exact : bool
         Whether the curvature that the solver neglects is negligible.
 
+    derivatives_agree : bool
+        Whether R, H and B are what differences of the loss and of R say.
+
     kink_jump : float
         Relative jump of the curvature along random directions.
 
@@ -81,6 +86,7 @@ class Diagnosis:
     has_constant_rank: bool
     is_smooth: bool
     is_exact: bool
+    derivatives_agree: bool
     kink_jump: float
     obstruction: float
     status: str
@@ -95,6 +101,7 @@ class Diagnosis:
             and self.has_constant_rank
             and self.is_smooth
             and self.is_exact
+            and self.derivatives_agree
         )
 
 
@@ -123,7 +130,8 @@ def diagnose(
     jump = _kink_jump(gd)
     smooth = jump <= _KINK_TOL
     exact = gd.neglected_curvature <= _NEGLECT_TOL
-    examined = smooth and clear and is_stationary and exact
+    checked = check_derivatives(gd, is_smooth=smooth)
+    examined = smooth and clear and is_stationary and exact and checked.agree
     obstruction = _obstruction(gd) if examined else np.nan
     constant = obstruction <= OBSTRUCTION_TOL
     findings = [
@@ -144,6 +152,7 @@ def diagnose(
         ),
         "" if smooth else _kink_sentence(gd, jump),
         _neglect_sentence(gd),
+        checked.sentence,
     ]
     told = "; ".join(text for text in findings if text)
     return Diagnosis(
@@ -153,6 +162,7 @@ def diagnose(
         bool(constant),
         smooth,
         exact,
+        checked.agree,
         jump,
         obstruction,
         told or _kind(gd),
@@ -179,9 +189,13 @@ def _kind(gd: GraphicalDerivative) -> str:
         if gd.objective.is_tilted
         else ""
     )
+    missing = gd.undifferentiable.sentence
+    missing = f"; {missing}" if missing else ""
     if gd.factor.kernel_dim == 0:
-        return f"isolated minimum: H is positive definite{tilted}"
-    return f"minimum in a set of dimension {gd.factor.kernel_dim} (ker H){tilted}"
+        return f"isolated minimum: H is positive definite{tilted}{missing}"
+    return (
+        f"minimum in a set of dimension {gd.factor.kernel_dim} (ker H){tilted}{missing}"
+    )
 
 
 def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:
@@ -275,6 +289,8 @@ def _along_data(gd: GraphicalDerivative) -> float:
     X = gd.objective.inputs
     spread = float(np.sqrt(np.mean(X**2)))
     direction = np.random.RandomState(0).standard_normal(X.shape)
+    # Where X has no derivative nothing is predicted, and nothing to correct.
+    direction[gd.undifferentiable.entries.reshape(X.shape)] = 0.0
     found = []
     for size in _DATA_STEPS:
         dX = size * spread * direction

@@ -22,6 +22,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from ..linalg import PseudoInverse, Subspace
 from ..objective import Objective
+from ._undifferentiable import Undifferentiable, undifferentiable
 from .systems import Point, choose_system
 
 __all__ = ["AffineSet", "GraphicalDerivative"]
@@ -344,9 +345,16 @@ class GraphicalDerivative:
     def column_leaks(self) -> Array:
         """Share of each column b of B outside range H, ``|P_ker b| / |b|``.
 
-        Shape (n_samples, n_inputs); 0 for columns that are rounding beside the largest.
+        Shape (n_samples, n_inputs); 0 for columns that are rounding beside the largest,
+        inf for entries of X along which no derivative exists.
         """
-        return self._system.column_leaks()
+        leaks = self._system.column_leaks()
+        return np.where(self.undifferentiable.entries, np.inf, leaks)
+
+    @cached_property
+    def undifferentiable(self) -> Undifferentiable:
+        """Entries of X along which the outputs have no derivative."""
+        return undifferentiable(self.objective, self.weights)
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         """The problem in which some of the weights alone may move.

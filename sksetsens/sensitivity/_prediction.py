@@ -17,6 +17,7 @@ from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linearise import spectral_evidence
 from ._reach import FirstOrderError, first_order_error, reach
+from ._undifferentiable import named
 
 __all__ = ["predict_set"]
 
@@ -41,6 +42,17 @@ class _Piece:
     loss: float = np.nan
     error: FirstOrderError = _UNKNOWN
     obstruction: float = np.nan
+    jumping: tuple[int, ...] = ()
+    moves_kinks: bool = False
+
+    @property
+    def lacks_derivative(self) -> bool:
+        """Whether X moves where no derivative exists, and no answer makes up for it.
+
+        At a kink the derivative to one side may be the one that was asked for: there
+        the measured error decides.
+        """
+        return bool(self.jumping) or (self.moves_kinks and self.error.worse > _HOLDS)
 
     @property
     def changes_rank(self) -> bool:
@@ -77,6 +89,7 @@ def predict_set(
     is_empty = np.array([piece.affine.is_empty for piece in pieces])
     relative_error = np.array([piece.error.worse for piece in pieces])
     changes_rank = np.array([piece.changes_rank for piece in pieces])
+    lacks_derivative = np.array([piece.lacks_derivative for piece in pieces])
     gradient_norms = np.array([piece.error.residual for piece in pieces])
     scales = np.array([piece.derivative.residual_scale for piece in pieces])
     scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
@@ -104,6 +117,7 @@ def predict_set(
         & ~is_empty
         & np.array([piece.affine.converged for piece in pieces])
         & ~changes_rank
+        & ~lacks_derivative
         & (relative_error < _FAILS),
         "status": np.array(
             [
@@ -140,6 +154,7 @@ def _piece(
     )
     examined = not error.is_rounding and rank_can_change(gd)
     moved = float(np.linalg.norm(weights - gd.weights))
+    jumping, moves_kinks = _without_derivative(gd, question.dX)
     return _Piece(
         objective,
         weights,
@@ -149,7 +164,19 @@ def _piece(
         objective.loss(weights),
         error,
         off_manifold(gd, objective, weights, moved) if examined else 0.0,
+        jumping,
+        moves_kinks,
     )
+
+
+def _without_derivative(
+    gd: GraphicalDerivative, dX: Array
+) -> tuple[tuple[int, ...], bool]:
+    """Features that move and jump, and whether entries on a kink move."""
+    moving = dX.reshape(len(dX), -1) != 0.0
+    found = gd.undifferentiable
+    jumping = np.flatnonzero((found.jumps & moving).any(axis=0))
+    return tuple(int(j) for j in jumping), bool((found.kinks & moving).any())
 
 
 def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
@@ -163,12 +190,23 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
             "that come apart): the solutions may move much further than the shift; "
             "retrain, or add weight decay"
         )
+    if piece.jumping:
+        return (
+            f"X moves in features {named(piece.jumping)}, along which the outputs "
+            "jump (an integer, a rounding or a threshold inside forward): no "
+            "derivative exists there; retrain"
+        )
     left = (
         f"{piece.error.nonlinearity:.2g} of the perturbed residual is left, the next "
         f"correction is {piece.error.shift_error:.2g} of the shift"
     )
     if piece.derivative.note:
         left = f"{piece.derivative.note}; {left}"
+    if piece.lacks_derivative:
+        return (
+            "X moves in entries on a kink of the net (relu(x) or abs(x) at 0, a tie of "
+            f"a maximum), where the derivative is one-sided: {left}; retrain"
+        )
     if piece.error.worse <= _HOLDS:
         return f"first order holds: {left}"
     if piece.error.worse < _FAILS:
