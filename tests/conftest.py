@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 # Read when matplotlib is first imported, by a test or by what a test imports.
@@ -35,6 +36,39 @@ def run_script(tmp_path):
         return done.stdout
 
     return run
+
+
+# Share of the random problems that are well-posed and may yet be refused, judged where
+# there are enough of them.
+MAX_FLAGGED, ENOUGH = 0.02, 100
+
+
+def verdicts(reporter):
+    """How many random problems of each kind there were, in all processes."""
+    reports = [r for key in ("passed", "failed") for r in reporter.stats.get(key, [])]
+    found = Counter()
+    for report in reports:
+        found.update(dict(getattr(report, "user_properties", ())).get("verdicts", {}))
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    found = verdicts(reporter) if reporter is not None else Counter()
+    regular = {k: n for k, n in found.items() if k.startswith(("right", "wrong"))}
+    flagged = sum(n for kind, n in regular.items() if kind.endswith("flagged"))
+    total = sum(regular.values())
+    if total >= ENOUGH and flagged > MAX_FLAGGED * total:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    found = verdicts(terminalreporter)
+    if found:
+        terminalreporter.section("random problems")
+        for kind, count in sorted(found.items()):
+            terminalreporter.write_line(f"{count:5d} {kind}")
 
 
 def pytest_sessionstart():
