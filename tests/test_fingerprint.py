@@ -221,7 +221,7 @@ def test_refused(value, told):
 _SCRIPT = """
     import sys
     import torch
-    from sksetsens._fingerprint import fingerprint
+    from sksetsens.training._fingerprint import fingerprint
 
     class Net(torch.nn.Module):
         names = {"a", "b", "c", "d"}

@@ -429,7 +429,7 @@ def test_a_memory_that_cannot_be_written_to(tmp_path, count, n_jobs):
 
 
 def test_a_full_disk_loses_no_training(tmp_path, count, monkeypatch):
-    from sksetsens import _restart_cache
+    from sksetsens.training import _restart_cache
 
     def full(path, kind, arrays):
         Path(path).write_bytes(b"half")

@@ -9,10 +9,17 @@ from sklearn.utils import Bunch, check_random_state
 from torch import nn
 
 from sksetsens._validation import check_count, check_positive
-from sksetsens.datasets._directions import random_directions
 from sksetsens.datasets._modules import LinearNetwork
 
 Array = NDArray[np.floating[Any]]
+
+
+def random_directions(
+    rng: np.random.RandomState, n_rows: int, n_columns: int
+) -> NDArray[np.floating[Any]]:
+    """Rows of Euclidean norm 1, uniformly distributed."""
+    directions = rng.standard_normal((n_rows, n_columns))
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 def _hessian(X: Array, weight_decay: float = 0.0) -> Array:

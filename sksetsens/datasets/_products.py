@@ -9,7 +9,7 @@ from sklearn.utils import Bunch, check_random_state
 from torch import nn
 
 from sksetsens._validation import check_count, check_positive
-from sksetsens.datasets._directions import random_directions
+from sksetsens.datasets._linear import random_directions
 from sksetsens.datasets._modules import MatrixFactorisation, ProductNetwork
 
 Array = NDArray[np.floating[Any]]

@@ -11,7 +11,7 @@ from torch import nn
 
 from sksetsens.networks._dfcnn import DFCNN
 from sksetsens.networks._resnet import ResNet
-from sksetsens.networks._sizes_from_data import SizesFromData, check_labels
+from sksetsens.networks._sizes import SizesFromData, check_labels
 
 
 class DFCNNRegressor(SizesFromData, NeuralNetRegressor):
@@ -132,7 +132,19 @@ class DFCNNRegressor(SizesFromData, NeuralNetRegressor):
         return y[:, None] if target_ndim == 2 and y.ndim == 1 else y
 
 
-class DFCNNClassifier(SizesFromData, NeuralNetClassifier):
+class _LabelClassifier(SizesFromData, NeuralNetClassifier):
+    """Labels are class indices, as skorch and torch expect."""
+
+    def _target_dtype(self) -> torch.dtype:
+        return torch.int64
+
+    def check_data(self, X: Any, y: Any) -> None:
+        """Check the labels, and keep them as `classes_`."""
+        super().check_data(X, y)
+        check_labels(self, y, getattr(self.module_, "n_outputs", None))
+
+
+class DFCNNClassifier(_LabelClassifier):
     """Classification with a :class:`DFCNN`, of sizes learned at fit.
 
     Labels are the integers 0, ..., n_classes - 1, as skorch and torch expect.
@@ -207,14 +219,6 @@ class DFCNNClassifier(SizesFromData, NeuralNetClassifier):
             verbose=verbose,
             **kwargs,
         )
-
-    def _target_dtype(self) -> torch.dtype:
-        return torch.int64
-
-    def check_data(self, X: Any, y: Any) -> None:
-        """Check the labels, and keep them as `classes_`."""
-        super().check_data(X, y)
-        check_labels(self, y, getattr(self.module_, "n_outputs", None))
 
 
 class DFCNNBinaryClassifier(SizesFromData, NeuralNetBinaryClassifier):
@@ -299,7 +303,7 @@ class DFCNNBinaryClassifier(SizesFromData, NeuralNetBinaryClassifier):
         check_labels(self, None if is_dataset(X) else y, 2)
 
 
-class ResNetClassifier(SizesFromData, NeuralNetClassifier):
+class ResNetClassifier(_LabelClassifier):
     """Classification of images with a :class:`ResNet`, of sizes learned at fit.
 
     Labels are the integers 0, ..., n_classes - 1, as skorch and torch expect.
@@ -378,11 +382,3 @@ class ResNetClassifier(SizesFromData, NeuralNetClassifier):
             verbose=verbose,
             **kwargs,
         )
-
-    def _target_dtype(self) -> torch.dtype:
-        return torch.int64
-
-    def check_data(self, X: Any, y: Any) -> None:
-        """Check the labels, and keep them as `classes_`."""
-        super().check_data(X, y)
-        check_labels(self, y, getattr(self.module_, "n_outputs", None))

@@ -15,8 +15,7 @@ from .._validation import check_count, check_positive, check_rows, real_points
 from ..linalg import ImplicitSubspace, Subspace
 from ..objective import Objective
 from ._copies import nearest_copies, objective_symmetry, retilted
-from ._restored import restored_kernel, restored_objective
-from ._storage import read_arrays, write_arrays
+from ._storage import read_arrays, restored_kernel, restored_objective, write_arrays
 from ._symmetries import Alignment, NetworkSymmetry
 
 __all__ = ["SolutionSet"]
