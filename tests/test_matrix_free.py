@@ -111,19 +111,6 @@ def test_shift_modulus_and_kernel(name, solver, single_from, request, monkeypatc
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "solver"), CASES)
-def test_layers_alone(name, solver, request):
-    gd, free = both(request.getfixturevalue(name), solver)
-    for part in gd.objective.parameter_slices.values():
-        (factor, B), (other, C) = gd.restricted(part), free.restricted(part)
-        np.testing.assert_allclose(
-            factor.apply(B.reshape(len(B), -1).T),
-            other.apply(C.reshape(len(C), -1).T),
-            rtol=1e-6,
-            atol=1e-8,
-        )
-
-
 def test_the_assembled_dual(interpolating, monkeypatch):
     """Where the Jacobian does not fit, its products with itself do."""
     gd = interpolating.graphical_derivatives_[0]
