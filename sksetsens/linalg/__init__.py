@@ -11,6 +11,7 @@ from ._lanczos import Lanczos
 from ._minimum_residual import ResidualNorms
 from ._norms import operator_norm
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Solution
+from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
 
@@ -27,6 +28,7 @@ __all__ = [
     "Lanczos",
     "PseudoInverse",
     "ResidualNorms",
+    "ScaledPseudoInverse",
     "Solution",
     "Subspace",
     "SymmetricPseudoInverse",

@@ -5,11 +5,14 @@ H only. May import: objective, linalg, and what is below.
 """
 
 from ._polish import Polished, polish, stationarity
+from ._scales import scaled_stationarity, weight_scales
 from ._warm_start import continued
 
 __all__ = [
     "Polished",
     "continued",
     "polish",
+    "scaled_stationarity",
     "stationarity",
+    "weight_scales",
 ]

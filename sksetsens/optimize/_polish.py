@@ -19,7 +19,7 @@ import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
-from ..linalg import PseudoInverse, SymmetricPseudoInverse
+from ..linalg import PseudoInverse, ScaledPseudoInverse, SymmetricPseudoInverse
 from ..objective import Objective
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
 from ._stationarity import stationarity
@@ -221,14 +221,18 @@ def _runs_away(objective: Objective, w: Array) -> bool:
 def _chord(
     nearby: PseudoInverse, objective: Objective, w: Array, tol: float
 ) -> tuple[Array, int]:
-    """``w -= H^+ R(w)`` with H from nearby, while it shrinks |R|."""
+    """``w -= H^+ R(w)`` with H from nearby, while it shrinks |R|.
+
+    In the scales in which H was decomposed.
+    """
+    S = nearby.scales if isinstance(nearby, ScaledPseudoInverse) else 1.0
     gradient = objective.gradient(w)
     n_iter = 0
     while n_iter < _CHORD_MAX_ITER:
         candidate = w - nearby.apply(gradient)
         moved = objective.gradient(candidate)
         n_iter += 1
-        if not np.linalg.norm(moved) < 0.8 * np.linalg.norm(gradient):
+        if not np.linalg.norm(S * moved) < 0.8 * np.linalg.norm(S * gradient):
             break
         w, gradient = candidate, moved
     return w, n_iter

@@ -64,6 +64,8 @@ class Point:
         Outputs that corrections of a saturated net bring back.
     holds : bool or None
         Whether the dual holds outputs; None to decide by saturation.
+    scales : ndarray of shape (n_params,) or None
+        In which a dense H is decomposed; None to judge by its diagonal.
     """
 
     objective: Objective
@@ -77,6 +79,7 @@ class Point:
     solver_max_iter: int = 1000
     anchor: Any = None
     holds: bool | None = None
+    scales: Array | None = None
 
     @property
     def krylov(self) -> KrylovSettings:
