@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 from sksetsens import SolutionSetEstimator
 from sksetsens.exceptions import AllRestartsFailedError
 from sksetsens.linalg import DefiniteInverse, operator_norm, symmetric_inverse
-from sksetsens.optimize._trust_region import _last_steps, _QuadraticModel
+from sksetsens.optimize._trust_region import _iterate, _last_steps, _QuadraticModel
 
 
 class Quartic:
@@ -44,6 +44,37 @@ def test_the_last_hessian_leads_to_rounding(d):
     assert np.array_equal(w[~moved], start[~moved])
     # One gradient a step, and one that shows that no more is gained.
     assert problem.n_gradients <= n_iter + 3
+
+
+class Valleys:
+    """A sum of Rosenbrock's valleys; the minimiser is all ones."""
+
+    def __init__(self, n_valleys):
+        self.n_params = 2 * n_valleys
+        self.steepness = np.geomspace(1.0, 1000.0, n_valleys)
+
+    def value_and_gradient(self, u):
+        x, y, c = u[::2], u[1::2], self.steepness
+        d, g = y - x**2, np.empty_like(u)
+        g[1::2] = 2.0 * c * d
+        g[::2] = -4.0 * c * d * x - 2.0 * (1.0 - x)
+        return float((c * d**2 + (1.0 - x) ** 2).sum()), g
+
+    def model(self, gradient, u):
+        x, y, c = u[::2], u[1::2], self.steepness
+        H, i = np.zeros((u.size, u.size)), np.arange(0, u.size, 2)
+        H[i, i] = -4.0 * c * (y - 3.0 * x**2) + 2.0
+        H[i + 1, i + 1] = 2.0 * c
+        H[i, i + 1] = H[i + 1, i] = -4.0 * c * x
+        return _QuadraticModel(H, gradient, u)
+
+
+def test_newton_goes_on_while_it_gets_closer():
+    # More weights than have iterations in plenty; twelve more are needed.
+    problem = Valleys(152)
+    w, n_iter, _ = _iterate(problem, np.tile([-1.2, 1.0], 152), 1e-10)
+    np.testing.assert_allclose(w, 1.0, rtol=1e-12)
+    assert 30 < n_iter < 60
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-320, 1e-250, 1e-170, 1e-150, 1.0, 1e150])

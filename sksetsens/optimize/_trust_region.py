@@ -34,6 +34,10 @@ _ROUNDING = 1e-15
 _STILL = 1e-8
 # A step that shrinks |R| by less makes no progress worth another one.
 _STILL_SHRINKING = 0.5
+# An iteration that has used its budget goes on, a third of it at a time and up to so
+# many times as long, while each part leaves this share of |R| or less.
+_EXTENSIONS = 4
+_WORTH_MORE = 0.1
 # Steps with the last Hessian, one gradient each; they end where they gain nothing.
 _LAST_STEPS = 10
 # Eigenvalues of the last Hessian below this share, and this many times the relative
@@ -123,8 +127,12 @@ def _iterate(
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
     budget = _newton_budget(problem.n_params)
-    n_iter, done = 0, False
-    for _ in progress(range(budget), budget, "newton"):
+    limit, landmark, n_iter, done = budget, norm, 0, False
+    for _ in progress(range(_EXTENSIONS * budget), budget, "newton"):
+        if n_iter == limit:
+            if best_norm > _WORTH_MORE * landmark:
+                break
+            limit, landmark = limit + budget // 3, best_norm
         n_iter += 1
         model = problem.model(gradient, w)
         previous, start = value, w
