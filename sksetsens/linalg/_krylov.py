@@ -14,7 +14,7 @@ from ._implicit import ImplicitSubspace
 from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
 from ._probed_spectrum import ProbedSpectrum
-from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Solution, gap_at, solution
+from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Reason, Solution, gap_at, solution
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
@@ -402,28 +402,22 @@ def assemble(outcome: Outcome, cutoff: float, settings: KrylovSettings) -> Solut
             n_iter=outcome.n_iter,
         )
     converged = outcome.is_solved or outcome.residual <= settings.tol
-    status = "solved"
+    reason = Reason.SOLVED
     if not converged:
-        status = (
-            f"the iterative solve {_STOPS[outcome.stop]} at relative residual "
-            f"{outcome.residual:.2g} > {settings.tol:.2g} after {outcome.n_iter} "
-            "products: raise solver_max_iter or solver_tol, add weight decay, or "
-            "use solver='eigh' or 'dual' if the net is small enough"
-        )
+        stagnated = outcome.stop == "stagnated"
+        reason = Reason.STAGNATED if stagnated else Reason.ENDED
+    unfinished = (
+        f"{outcome.residual:.2g} > {settings.tol:.2g} after {outcome.n_iter} "
+        "products: raise solver_max_iter or solver_tol, add weight decay, or "
+        "use solver='eigh' or 'dual' if the net is small enough"
+    )
     return Solution(
         outcome.value,
         outcome.residual,
         True,
         0.0,
-        status,
+        reason.told(unfinished=unfinished),
+        reason,
         n_iter=outcome.n_iter,
         converged=converged,
     )
-
-
-_STOPS = {
-    "max_iter": "ended",
-    "stagnated": "stagnated",
-    "least_squares": "ended",
-    "converged": "ended",
-}

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ..linalg import PseudoInverse, ScaledPseudoInverse, Subspace
+from ..linalg import PseudoInverse, Reason, ScaledPseudoInverse, Subspace
 from ..objective import Objective
 from .systems import Point, choose_system
 
@@ -53,6 +53,9 @@ class AffineSet:
     status : str
         One sentence.
 
+    reason : Reason
+        Which one.
+
     n_iter : int
         Products of an iterative solve; 0 for a factorisation.
 
@@ -66,6 +69,7 @@ class AffineSet:
     is_empty: bool
     cutoff_change: float
     status: str
+    reason: Reason
     n_iter: int = 0
     converged: bool = True
 
@@ -285,6 +289,7 @@ class GraphicalDerivative:
             not solved.is_consistent,
             solved.cutoff_change,
             solved.status,
+            solved.reason,
             solved.n_iter,
             solved.converged,
         )

@@ -11,7 +11,6 @@ Rows whose data moves are held in full.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -164,6 +163,8 @@ class SaturatedDual:
         self._products = PointProducts(point.objective, point.weights, single=single)
         self._exact = PointProducts(point.objective, point.weights)
         self._moved = self.anchor.moved(point.objective)
+        # The rows moved last beyond those at the solution, with what holds them.
+        self._extended: Any = (np.zeros(0, dtype=bool), None, None, None)
         self._rows: NDArray[np.int64]
         self._Q: Array
         self._rows, self._Q = self.anchor.functionals(self._moved)
@@ -224,10 +225,6 @@ class SaturatedDual:
         A[~new] = self._A[known]
         A[new] = self._gradients(rows[new], Q[new])
         return self._factorised(A), rows, Q
-
-    @cached_property
-    def _extended(self) -> Any:
-        return np.zeros(0, dtype=bool), None, None, None
 
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         factor, rows, Q = self._holding(self.anchor.moved(objective))
