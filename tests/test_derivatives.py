@@ -122,8 +122,8 @@ def test_corrections_keep_the_rank():
 
 def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
     problem, point = interpolating
-    monkeypatch.setattr(_choice, "available_bytes", lambda: 20_000.0)
-    with pytest.raises(ValueError, match="0.0 GB are free .*'minres'.*'lsmr'"):
+    monkeypatch.setattr(_choice, "factorisation_budget", lambda: 20_000.0)
+    with pytest.raises(ValueError, match="0.0 GB are allowed.*'minres'.*'lsmr'"):
         GraphicalDerivative(problem, point.weights, solver="eigh")
 
 

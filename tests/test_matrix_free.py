@@ -115,7 +115,7 @@ def test_the_assembled_dual(interpolating, monkeypatch):
     """Where the Jacobian does not fit, its products with itself do."""
     gd = interpolating.graphical_derivatives_[0]
     free = 8.0 * gd.objective.n_equations**2 * 4 + 1
-    monkeypatch.setattr(_choice, "available_bytes", lambda: free)
+    monkeypatch.setattr(_choice, "factorisation_budget", lambda: free)
     gd.objective.working_memory = 0.03  # blocks of a few rows
     blocks = GraphicalDerivative(gd.objective, gd.weights, solver="dual")
     gd.objective.working_memory = None

@@ -430,11 +430,12 @@ def geometric_spectrum(ratio=4.0, n_samples=60, n_features=20):
     """Noisy least squares whose singular values fall by the ratio, one after one.
 
     H runs through 24 decades without a gap, so that some eigenvalue lies within one of
-    any cut-off.
+    any cut-off. Rotated, so that it is no matter of the columns' units.
     """
     rng = np.random.RandomState(0)
     basis, _ = np.linalg.qr(rng.standard_normal((n_samples, n_features)))
-    X = basis * ratio ** -np.arange(n_features)
+    turned, _ = np.linalg.qr(rng.standard_normal((n_features, n_features)))
+    X = (basis * ratio ** -np.arange(n_features)) @ turned
     y = X.sum(axis=1) + 0.1 * rng.standard_normal(n_samples)
     return X, y, NeuralNetRegressor(LinearNetwork, train_split=None, max_epochs=2)
 

@@ -10,7 +10,8 @@ from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
 from ._minimum_residual import ResidualNorms
 from ._norms import operator_norm
-from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Solution
+from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
+from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
 
@@ -26,7 +27,9 @@ __all__ = [
     "KrylovSettings",
     "Lanczos",
     "PseudoInverse",
+    "Reason",
     "ResidualNorms",
+    "ScaledPseudoInverse",
     "Solution",
     "Subspace",
     "SymmetricPseudoInverse",

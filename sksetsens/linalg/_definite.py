@@ -10,6 +10,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from ._norms import UNDERFLOWS
 from ._pseudoinverse import DECADE, Solution, solution
 from ._subspace import Subspace
 from ._symmetric import MIN_DIMENSION, SymmetricPseudoInverse
@@ -77,6 +78,8 @@ class DefiniteInverse:
         except np.linalg.LinAlgError:
             return None
         p = len(H)
+        if not np.diag(H).min() > UNDERFLOWS:
+            return None
         solve = LinearOperator(
             (p, p), lambda v: scipy.linalg.cho_solve(factor, v), dtype=np.float64
         )

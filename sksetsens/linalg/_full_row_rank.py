@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ._gram import GramPseudoInverse
 from ._implicit import ImplicitSubspace
-from ._pseudoinverse import Solution, solution
+from ._pseudoinverse import Reason, Solution, solution
 
 __all__ = ["FullRowRankInverse", "gram_inverse"]
 
@@ -123,8 +123,9 @@ class FullRowRankInverse:
         residual = left / norm if norm else 0.0
         # With independent rows there is a solution for every rho.
         accurate = residual <= _INACCURATE
-        status = "solved" if accurate else f"inaccurate: residual {residual:.2g}"
-        return Solution(value, residual, True, 0.0, status, converged=accurate)
+        reason = Reason.SOLVED if accurate else Reason.INACCURATE
+        status = reason.told(residual=residual)
+        return Solution(value, residual, True, 0.0, status, reason, converged=accurate)
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""

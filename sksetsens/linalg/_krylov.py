@@ -14,7 +14,7 @@ from ._implicit import ImplicitSubspace
 from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
 from ._probed_spectrum import ProbedSpectrum
-from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Solution, gap_at, solution
+from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Reason, Solution, gap_at, solution
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
@@ -150,6 +150,8 @@ class KrylovInverse:
         eps = float(np.finfo(np.float64).eps)
         self.rcond = max(n * eps, 1e-10) if rcond is None else rcond
         self._space: Lanczos | None = None
+        # Eigenvectors (n, k) and eigenvalues that a first solve has found.
+        self._deflation = np.empty((n, 0)), np.empty(0)
         self.n_products = 0
         # Solves so far that ended before their tolerance.
         self.n_unsolved = 0
@@ -157,16 +159,21 @@ class KrylovInverse:
 
     # Solves --------------------------------------------------------------------------
 
-    def least_squares(self, b: Array) -> Outcome:
-        """Shortest least-squares solution of ``H x = b`` with its evidence."""
+    def least_squares(self, b: Array, *, noise: float = 0.0) -> Outcome:
+        """Shortest least-squares solution of ``H x = b`` with its evidence.
+
+        ``noise`` is the norm of the error of b: no residual below it is asked for.
+        """
         size = float(np.linalg.norm(b))
         if size == 0.0:
             return Outcome(np.zeros(self._n), 0.0, False, 0, "converged")
         with progress_bar(self.settings.max_iter, "solve") as advance:
-            return self._in_passes(b, size, lambda: advance(1))
+            target = max(self.settings.tol * size, noise)
+            return self._in_passes(b, size, target, lambda: advance(1))
 
-    def _in_passes(self, b: Array, size: float, on_step: Callable[[], None]) -> Outcome:
-        target = self.settings.tol * size
+    def _in_passes(
+        self, b: Array, size: float, target: float, on_step: Callable[[], None]
+    ) -> Outcome:
         x, residual = np.zeros(self._n), np.array(b, dtype=np.float64)
         n_iter, norm, image, stop = 0, size, np.inf, "max_iter"
         while n_iter < self.settings.max_iter:
@@ -248,11 +255,6 @@ class KrylovInverse:
         image = self._exact(self._start)
         return float(np.linalg.norm(image) / np.linalg.norm(self._start))
 
-    @cached_property
-    def _deflation(self) -> tuple[Array, Array]:
-        """Eigenvectors (n, k) and eigenvalues; none before a first solve is done."""
-        return np.empty((self._n, 0)), np.empty(0)
-
     def keep_eigenpairs(self) -> None:
         """Let later solves profit from the longest basis so far.
 
@@ -268,19 +270,20 @@ class KrylovInverse:
         largest = np.argsort(-np.abs(theta))
         chosen = [i for i in largest if found[i]][:_MAX_DEFLATED]
         W = self._space.basis.T @ vectors[:, chosen]
-        self.__dict__["_deflation"] = np.linalg.qr(W)[0], theta[chosen]
+        self._deflation = np.linalg.qr(W)[0], theta[chosen]
         self._space = None
 
-    def apply(self, b: Array) -> Array:
+    def apply(self, b: Array, *, noise: float = 0.0) -> Array:
         """``H^+ b`` for vectors in the last axis of b, to the solver's tolerance."""
         flat = b.reshape(-1, b.shape[-1])
-        return np.stack([self.solved(row).value for row in flat]).reshape(b.shape)
+        values = [self.solved(row, noise=noise).value for row in flat]
+        return np.stack(values).reshape(b.shape)
 
-    def solved(self, b: Array) -> Outcome:
+    def solved(self, b: Array, *, noise: float = 0.0) -> Outcome:
         """Least-squares solution that profits from earlier ones."""
         if self._space is not None and not self._deflation[1].size:
             self.keep_eigenpairs()
-        outcome = self.least_squares(b)
+        outcome = self.least_squares(b, noise=noise)
         self.n_unsolved += not outcome.is_solved
         return outcome
 
@@ -399,28 +402,22 @@ def assemble(outcome: Outcome, cutoff: float, settings: KrylovSettings) -> Solut
             n_iter=outcome.n_iter,
         )
     converged = outcome.is_solved or outcome.residual <= settings.tol
-    status = "solved"
+    reason = Reason.SOLVED
     if not converged:
-        status = (
-            f"the iterative solve {_STOPS[outcome.stop]} at relative residual "
-            f"{outcome.residual:.2g} > {settings.tol:.2g} after {outcome.n_iter} "
-            "products: raise solver_max_iter or solver_tol, add weight decay, or "
-            "use solver='eigh' or 'dual' if the net is small enough"
-        )
+        stagnated = outcome.stop == "stagnated"
+        reason = Reason.STAGNATED if stagnated else Reason.ENDED
+    unfinished = (
+        f"{outcome.residual:.2g} > {settings.tol:.2g} after {outcome.n_iter} "
+        "products: raise solver_max_iter or solver_tol, add weight decay, or "
+        "use solver='eigh' or 'dual' if the net is small enough"
+    )
     return Solution(
         outcome.value,
         outcome.residual,
         True,
         0.0,
-        status,
+        reason.told(unfinished=unfinished),
+        reason,
         n_iter=outcome.n_iter,
         converged=converged,
     )
-
-
-_STOPS = {
-    "max_iter": "ended",
-    "stagnated": "stagnated",
-    "least_squares": "ended",
-    "converged": "ended",
-}

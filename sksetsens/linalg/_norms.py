@@ -58,13 +58,21 @@ def _lanczos(operator: LinearOperator, tol: float) -> tuple[float, Array]:
     m, n = operator.shape
     start = np.random.default_rng(0).standard_normal(min(m, n))
     image = operator.rmatvec(start) if m <= n else operator.matvec(start)
-    if not np.any(image):
+    size = float(np.abs(image).max())
+    if np.isnan(size) or size == np.inf:
+        return np.inf, np.full(n, np.nan)
+    if size < np.finfo(float).tiny:
         # A random start in the kernel: the operator is zero, and ARPACK would raise.
         return 0.0, np.eye(1, n)[0]
-    _, sigma, vt = svds(operator, k=1, v0=start, tol=tol)
-    return float(sigma[0]), vt[0]
+    # Products with the adjoint square the size, which must not underflow.
+    unit = 1.0 if size > UNDERFLOWS else size
+    scaled = operator if unit == 1.0 else operator * (1.0 / unit)
+    _, sigma, vt = svds(scaled, k=1, v0=start, tol=tol)
+    return float(sigma[0]) * unit, vt[0]
 
 
+# Below this size squares of products lose digits to underflow.
+UNDERFLOWS = 1e-140
 # Below this many rows or columns a product with the identity costs less than a
 # Lanczos run of typically 30 to 60 products.
 _DENSE = 32

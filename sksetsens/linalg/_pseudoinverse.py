@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,27 @@ CONSISTENCY_TOL = 1e-6
 
 # The spectrum must be empty for this factor on both sides of the cut-off.
 DECADE = 10.0
+
+
+class Reason(Enum):
+    """How a solve ended; the value is its sentence, to be filled with numbers."""
+
+    SOLVED = "solved"
+    EMPTY = (
+        "empty: the right-hand side leaves range H (relative residual {residual:.2g}), "
+        "so that no first-order shift exists"
+    )
+    NO_GAP = (
+        "depends on rcond: the spectrum has no gap at the cut-off {cutoff:.2g}; one "
+        "decade of rcond changes the shift by {change:.2g} of its norm"
+    )
+    INACCURATE = "inaccurate: residual {residual:.2g}"
+    ENDED = "the iterative solve ended at relative residual {unfinished}"
+    STAGNATED = "the iterative solve stagnated at relative residual {unfinished}"
+
+    def told(self, **numbers: float | str) -> str:
+        """The sentence with its numbers."""
+        return self.value.format(**numbers)
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,9 @@ class Solution:
     status : str
         One sentence.
 
+    reason : Reason
+        Which one.
+
     n_iter : int
         Products with H of an iterative solve; 0 for a factorisation.
 
@@ -54,6 +79,7 @@ class Solution:
     is_consistent: bool
     cutoff_change: float
     status: str
+    reason: Reason
     n_iter: int = 0
     converged: bool = True
 
@@ -150,19 +176,11 @@ def solution(
     value: Array, residual: float, change: float, is_clear: bool, cutoff: float
 ) -> Solution:
     """Assemble a `Solution`, with NaN for a value that does not exist."""
+    reason = Reason.SOLVED if is_clear else Reason.NO_GAP
     if residual > CONSISTENCY_TOL:
-        status = (
-            f"empty: the right-hand side leaves range H (relative residual "
-            f"{residual:.2g}), so that no first-order shift exists"
-        )
-        return Solution(np.full_like(value, np.nan), residual, False, change, status)
-    status = "solved"
-    if not is_clear:
-        status = (
-            f"depends on rcond: the spectrum has no gap at the cut-off {cutoff:.2g}; "
-            f"one decade of rcond changes the shift by {change:.2g} of its norm"
-        )
-    return Solution(value, residual, True, change, status)
+        reason, value = Reason.EMPTY, np.full_like(value, np.nan)
+    status = reason.told(residual=residual, cutoff=cutoff, change=change)
+    return Solution(value, residual, reason is not Reason.EMPTY, change, status, reason)
 
 
 def relative_change(value: Array, others: list[Array]) -> float:

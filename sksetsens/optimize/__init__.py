@@ -4,12 +4,16 @@ Trust-region Newton, Levenberg-Marquardt, L-BFGS, warm starts; knows objectives 
 H only. May import: objective, linalg, and what is below.
 """
 
-from ._polish import Polished, polish, stationarity
+from ._polish import Polished, check_curvature, polish, stationarity
+from ._scales import scaled_stationarity, weight_scales
 from ._warm_start import continued
 
 __all__ = [
     "Polished",
+    "check_curvature",
     "continued",
     "polish",
+    "scaled_stationarity",
     "stationarity",
+    "weight_scales",
 ]

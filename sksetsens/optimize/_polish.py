@@ -19,13 +19,20 @@ import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
-from ..linalg import PseudoInverse, SymmetricPseudoInverse
-from ..objective import Objective
+from ..exceptions import UnsupportedObjectiveError
+from ..linalg import PseudoInverse, ScaledPseudoInverse, SymmetricPseudoInverse
+from ..objective import Objective, PointProducts
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
 from ._stationarity import stationarity
 from ._trust_region import trust_region_newton
 
-__all__ = ["NEWTON_MAX_PARAMS", "Polished", "polish", "stationarity"]
+__all__ = [
+    "NEWTON_MAX_PARAMS",
+    "Polished",
+    "check_curvature",
+    "polish",
+    "stationarity",
+]
 
 Array = NDArray[np.float64]
 
@@ -119,7 +126,46 @@ def polish(
     Returns
     -------
     polished : Polished
+
+    Raises
+    ------
+    UnsupportedObjectiveError
+        If H is not finite where it ends.
     """
+    polished = _polished(
+        objective, weights, tol, warm, keep_index, nearby, initial_curvature
+    )
+    check_curvature(objective, polished.weights)
+    return polished
+
+
+def check_curvature(objective: Objective, weights: Array) -> None:
+    """Refuse a solution at which the loss has no second derivative.
+
+    Raises
+    ------
+    UnsupportedObjectiveError
+        If H times a vector is not finite: no factorisation would end.
+    """
+    v = np.random.default_rng(5).standard_normal(weights.size)
+    if np.isfinite(PointProducts(objective, weights).hessian(v)).all():
+        return
+    raise UnsupportedObjectiveError(
+        "The Hessian is not finite at the solution: the loss has no second derivative "
+        "there, as a root at zero has none. Use a criterion and a module that are "
+        "smooth at the solution, for example the square of the root."
+    )
+
+
+def _polished(
+    objective: Objective,
+    weights: Array,
+    tol: float,
+    warm: bool,
+    keep_index: bool,
+    nearby: PseudoInverse | None,
+    initial_curvature: float,
+) -> Polished:
     start = np.asarray(weights, dtype=np.float64)
     initial = float(np.linalg.norm(objective.gradient(start)))
     w, n_iter, methods = start, 0, []
@@ -221,14 +267,18 @@ def _runs_away(objective: Objective, w: Array) -> bool:
 def _chord(
     nearby: PseudoInverse, objective: Objective, w: Array, tol: float
 ) -> tuple[Array, int]:
-    """``w -= H^+ R(w)`` with H from nearby, while it shrinks |R|."""
+    """``w -= H^+ R(w)`` with H from nearby, while it shrinks |R|.
+
+    In the scales in which H was decomposed.
+    """
+    S = nearby.scales if isinstance(nearby, ScaledPseudoInverse) else 1.0
     gradient = objective.gradient(w)
     n_iter = 0
     while n_iter < _CHORD_MAX_ITER:
         candidate = w - nearby.apply(gradient)
         moved = objective.gradient(candidate)
         n_iter += 1
-        if not np.linalg.norm(moved) < 0.8 * np.linalg.norm(gradient):
+        if not np.linalg.norm(S * moved) < 0.8 * np.linalg.norm(S * gradient):
             break
         w, gradient = candidate, moved
     return w, n_iter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from .._progress import progress
 from ..linalg import Lanczos, ResidualNorms
 from ..objective import Objective, PointProducts
+from ._scales import weight_scales
 
 __all__ = ["trust_region_newton"]
 
@@ -32,6 +34,16 @@ _ROUNDING = 1e-15
 _STILL = 1e-8
 # A step that shrinks |R| by less makes no progress worth another one.
 _STILL_SHRINKING = 0.5
+# An iteration that has used its budget goes on, a third of it at a time and up to so
+# many times as long, while each part leaves this share of |R| or less.
+_EXTENSIONS = 4
+_WORTH_MORE = 0.1
+# Steps with the last Hessian, one gradient each; they end where they gain nothing.
+_LAST_STEPS = 10
+# Eigenvalues of the last Hessian below this share, and this many times the relative
+# stationarity, of |H| are noise: no step is taken along them.
+_NULL = 1000 * float(np.finfo(np.float64).eps)
+_NULL_PER_STATIONARITY = 100.0
 # Iterations without progress after which the iteration has stalled.
 _PATIENCE = 6
 
@@ -42,6 +54,9 @@ def trust_region_newton(
     """Trust-region Newton on the exact Hessian, with exact subproblems.
 
     Above 3000 weights the subproblems are those on a Krylov space of the gradient.
+    Below, the last Hessian serves for a few steps more, to rounding; and where weights
+    differ in scale by decades, the iteration goes on in their own scales, since the
+    gradient's norm is blind to those of small scale.
 
     Conn, Gould and Toint, "Trust-Region Methods" (2000), Algorithm 6.1.1: negative
     curvature is followed downhill, and valleys are taken in few steps.
@@ -61,19 +76,67 @@ def trust_region_newton(
         Point with the smallest gradient.
     n_iter : int
     """
-    value, gradient = objective.value_and_gradient(w)
+    w, n_iter, model = _iterate(_Problem(objective), w, tol)
+    if not isinstance(model, _QuadraticModel):
+        return w, n_iter
+    scales = weight_scales(objective, model.at, model.H)
+    if scales is None:
+        return w, n_iter
+    u, more, _ = _iterate(_Problem(objective, scales), w / scales, tol)
+    return u * scales, n_iter + more
+
+
+class _Problem:
+    """The objective as a function of ``u = w / scales``.
+
+    Parameters
+    ----------
+    objective : Objective
+    scales : ndarray of shape (p,), default=None
+        None for the weights as they are.
+    """
+
+    def __init__(self, objective: Objective, scales: Array | None = None) -> None:
+        self._objective, self._scales = objective, scales
+        self.n_params = objective.n_params
+
+    def value_and_gradient(self, u: Array) -> tuple[float, Array]:
+        if self._scales is None:
+            return self._objective.value_and_gradient(u)
+        value, gradient = self._objective.value_and_gradient(u * self._scales)
+        return value, gradient * self._scales
+
+    def model(self, gradient: Array, u: Array) -> _Model:
+        if self._scales is not None:
+            S = self._scales
+            H = self._objective.hessian(u * S) * S[:, None] * S
+            return _QuadraticModel(H, gradient, u)
+        if self.n_params <= _DENSE:
+            return _QuadraticModel(self._objective.hessian(u), gradient, u)
+        return _KrylovModel(self._objective, gradient, u)
+
+
+def _iterate(
+    problem: _Problem, w: Array, tol: float
+) -> tuple[Array, int, _Model | None]:
+    """The iteration in the problem's own units, and its last model."""
+    value, gradient = problem.value_and_gradient(w)
     norm = best_norm = float(np.linalg.norm(gradient))
     if norm == 0.0:
-        return w, 0
+        return w, 0, None
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
-    budget = _newton_budget(objective.n_params)
-    n_iter = 0
-    for _ in progress(range(budget), budget, "newton"):
+    budget = _newton_budget(problem.n_params)
+    limit, landmark, n_iter, done = budget, norm, 0, False
+    for _ in progress(range(_EXTENSIONS * budget), budget, "newton"):
+        if n_iter == limit:
+            if best_norm > _WORTH_MORE * landmark:
+                break
+            limit, landmark = limit + budget // 3, best_norm
         n_iter += 1
-        model = _model(objective, gradient, w)
+        model = problem.model(gradient, w)
         previous, start = value, w
-        w, value, gradient, radius = _trusted_step(objective, model, w, value, radius)
+        w, value, gradient, radius = _trusted_step(problem, model, w, value, radius)
         norm = float(np.linalg.norm(gradient))
         shrank = norm < _STILL_SHRINKING * best_norm
         # In a curved valley |R| rises while the loss falls: that is progress too.
@@ -89,7 +152,30 @@ def trust_region_newton(
         done = relative <= tol and (relative <= _ROUNDING or still)
         if done or since_best >= _PATIENCE or radius == 0.0 or norm == 0.0:
             break
-    return best, n_iter
+    if done and isinstance(model, _QuadraticModel):
+        best, more = _last_steps(problem, model, best)
+        n_iter += more
+    return best, n_iter, model
+
+
+def _last_steps(
+    problem: _Problem, model: _QuadraticModel, w: Array
+) -> tuple[Array, int]:
+    """Steps with the last Hessian as long as they shrink |R|, which ends at rounding.
+
+    What is left of R widens the cut-off under which eigenvalues count as zero, and
+    each step costs one gradient.
+    """
+    gradient = problem.value_and_gradient(w)[1]
+    norm = float(np.linalg.norm(gradient))
+    for n_iter in range(_LAST_STEPS):
+        length = model.norm * (1.0 + float(np.linalg.norm(w)))
+        candidate = w - model.solve(gradient, norm / length)
+        moved = problem.value_and_gradient(candidate)[1]
+        if not float(np.linalg.norm(moved)) < _STILL_SHRINKING * norm:
+            return w, n_iter
+        w, gradient, norm = candidate, moved, float(np.linalg.norm(moved))
+    return w, _LAST_STEPS
 
 
 def _newton_budget(n_params: int) -> int:
@@ -106,12 +192,6 @@ class _Model(Protocol):
     def minimiser(self, radius: float) -> Array: ...
 
     def decrease(self, step: Array) -> float: ...
-
-
-def _model(objective: Objective, gradient: Array, w: Array) -> _Model:
-    if objective.n_params <= _DENSE:
-        return _QuadraticModel(objective.hessian(w), gradient, w)
-    return _KrylovModel(objective, gradient, w)
 
 
 class _KrylovModel:
@@ -152,14 +232,16 @@ class _QuadraticModel:
     """``g's + s'Hs / 2``, minimised over balls ``|s| <= radius``."""
 
     def __init__(self, H: Array, gradient: Array, w: Array) -> None:
-        self.H, self.gradient = H, gradient
+        self.H, self.gradient, self.at = H, gradient, w
         # Length of the gradient as a step along the stiffest direction.
         self._relative = float(np.linalg.norm(gradient)) / (
             1.0 + float(np.linalg.norm(w))
         )
         self._spectrum: tuple[Array, Array, Array] | None = None
 
-    @property
+        self._factor: tuple[Array, bool] | None = None
+
+    @cached_property
     def norm(self) -> float:
         """|H|_2 to a few per cent, by power iteration."""
         v = np.random.RandomState(0).standard_normal(len(self.H))
@@ -178,9 +260,8 @@ class _QuadraticModel:
             step = self._cholesky_step()
             if step is not None and np.linalg.norm(step) <= radius:
                 return step
-            eigenvalues, vectors = scipy.linalg.eigh(self.H, driver="evd")
-            self._spectrum = eigenvalues, vectors, vectors.T @ self.gradient
-        eigenvalues, vectors, g = self._spectrum
+            self._decompose()
+        eigenvalues, vectors, g = self._spectrum  # type: ignore[misc]
         scale = max(float(np.abs(eigenvalues).max()), np.finfo(float).tiny)
         # Levenberg's shift |H| (|R| / |H|)^1.5 bounds steps along ker H and keeps the
         # convergence superlinear, also where H is badly scaled; the floor keeps
@@ -197,6 +278,22 @@ class _QuadraticModel:
             )
         return -vectors @ (g / (eigenvalues + lowest))
 
+    def _decompose(self) -> None:
+        eigenvalues, vectors = scipy.linalg.eigh(self.H, driver="evd")
+        self._spectrum = eigenvalues, vectors, vectors.T @ self.gradient
+
+    def solve(self, b: Array, relative: float) -> Array:
+        """``H^+ b`` where b is known up to ``relative`` of its scale."""
+        if self._factor is not None:
+            return np.asarray(scipy.linalg.cho_solve(self._factor, b))
+        if self._spectrum is None:
+            self._decompose()
+        eigenvalues, vectors, _ = self._spectrum  # type: ignore[misc]
+        sizes = np.abs(eigenvalues)
+        least = max(_NULL, _NULL_PER_STATIONARITY * relative) * sizes.max(initial=0.0)
+        kept = sizes > least
+        return vectors[:, kept] @ ((b @ vectors[:, kept]) / eigenvalues[kept])
+
     def _excess_length(self, sigma: float, radius: float) -> float:
         eigenvalues, _, g = self._spectrum  # type: ignore[misc]
         return float(np.linalg.norm(g / (eigenvalues + sigma))) - radius
@@ -209,6 +306,7 @@ class _QuadraticModel:
             return None
         if np.diag(factor[0]).min() ** 2 <= 1e-10 * np.abs(np.diag(self.H)).max():
             return None
+        self._factor = factor
         return -scipy.linalg.cho_solve(factor, self.gradient)
 
     def decrease(self, step: Array) -> float:
@@ -217,14 +315,14 @@ class _QuadraticModel:
 
 
 def _trusted_step(
-    objective: Objective, model: _Model, w: Array, value: float, radius: float
+    problem: _Problem, model: _Model, w: Array, value: float, radius: float
 ) -> tuple[Array, float, Array, float]:
     """Shrink the ball until the loss, or near its rounding |R|, falls."""
     norm = float(np.linalg.norm(model.gradient))
     while radius > 1e-14 * (1.0 + float(np.linalg.norm(w))):
         step = model.minimiser(radius)
         length = float(np.linalg.norm(step))
-        new_value, new_gradient = objective.value_and_gradient(w + step)
+        new_value, new_gradient = problem.value_and_gradient(w + step)
         promised = model.decrease(step)
         ratio = (value - new_value) / promised if promised > 0 else 0.0
         rounding = abs(new_value - value) <= 1e-12 * (1e-300 + abs(value))

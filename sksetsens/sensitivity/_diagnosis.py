@@ -231,25 +231,28 @@ def _directions(gd: GraphicalDerivative, n: int) -> Array:
 
 
 def _kink_jump(gd: GraphicalDerivative) -> float:
-    """Largest ``|R(w+hv) + R(w-hv) - 2R(w)| / (h |Hv|)`` that does not fall with h."""
-    gradient = gd.objective.gradient
-    h = _KINK_STEP * (1.0 + float(np.linalg.norm(gd.weights)))
-    here = gradient(gd.weights)
-    noise = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(gd.weights)))
+    """Largest ``|R(w+hv) + R(w-hv) - 2R(w)| / (h |Hv|)`` that does not fall with h.
+
+    In the units in which H was decomposed: a step that is short for one column of the
+    data may be long for another.
+    """
+    units, hessian_norm = gd.units
+
+    def gradient(w: Array) -> Array:
+        return units * gd.objective.gradient(units * w)
+
+    w = gd.weights / units
+    h = _KINK_STEP * (1.0 + float(np.linalg.norm(w)))
+    here = gradient(w)
+    noise = _ROUNDING * hessian_norm * (1.0 + float(np.linalg.norm(w)))
     jumps = [0.0]
     large = gd.objective.n_params >= SINGLE_FROM
     for v in _directions(gd, 1 if large else _N_KINK_DIRECTIONS):
-        slope = float(np.linalg.norm(gd.H.matvec(v)))
+        slope = float(np.linalg.norm(units * gd.H.matvec(units * v)))
         if slope <= noise:
             continue
         coarse, fine = (
-            float(
-                np.linalg.norm(
-                    gradient(gd.weights + s * v)
-                    + gradient(gd.weights - s * v)
-                    - 2.0 * here
-                )
-            )
+            float(np.linalg.norm(gradient(w + s * v) + gradient(w - s * v) - 2 * here))
             / (s * slope)
             for s in (h, h / 10.0)
         )
@@ -287,7 +290,9 @@ def _along_kernel(gd: GraphicalDerivative) -> float:
 def _along_data(gd: GraphicalDerivative) -> float:
     """The same after a random perturbation of the data and its predicted shift."""
     X = gd.objective.inputs
-    spread = float(np.sqrt(np.mean(X**2)))
+    # Columns in units of their own move each by its own size.
+    axis = 0 if np.ndim(gd.units[0]) else None
+    spread = np.sqrt(np.mean(X**2, axis=axis))
     direction = np.random.RandomState(0).standard_normal(X.shape)
     # Where X has no derivative nothing is predicted, and nothing to correct.
     direction[gd.undifferentiable.entries.reshape(X.shape)] = 0.0

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ..linalg import PseudoInverse, Subspace
+from ..linalg import PseudoInverse, Reason, ScaledPseudoInverse, Subspace
 from ..objective import Objective
 from ._undifferentiable import Undifferentiable, undifferentiable
 from .systems import Point, choose_system
@@ -54,6 +54,9 @@ class AffineSet:
     status : str
         One sentence.
 
+    reason : Reason
+        Which one.
+
     n_iter : int
         Products of an iterative solve; 0 for a factorisation.
 
@@ -67,6 +70,7 @@ class AffineSet:
     is_empty: bool
     cutoff_change: float
     status: str
+    reason: Reason
     n_iter: int = 0
     converged: bool = True
 
@@ -125,6 +129,10 @@ class GraphicalDerivative:
     holds : bool, default=None
         Whether the dual holds outputs, as of a saturated net; None to look.
 
+    scales : ndarray of shape (n_params,), default=None
+        Scales of the weights in which a dense H is decomposed; None to judge by its
+        diagonal.
+
     Attributes
     ----------
     factor : PseudoInverse
@@ -152,6 +160,7 @@ class GraphicalDerivative:
         solver_max_iter: int = 1000,
         anchor: Any = None,
         holds: bool | None = None,
+        scales: Array | None = None,
     ) -> None:
         self.objective = objective
         self.weights = np.asarray(weights, dtype=np.float64)
@@ -170,6 +179,7 @@ class GraphicalDerivative:
             solver_max_iter,
             anchor,
             holds,
+            scales,
         )
         self._system = choose_system(point)
         self.solver_ = self._system.name
@@ -241,6 +251,7 @@ class GraphicalDerivative:
         -------
         derivative : GraphicalDerivative
         """
+        factor = self.factor
         return GraphicalDerivative(
             objective,
             weights,
@@ -253,6 +264,7 @@ class GraphicalDerivative:
             solver_max_iter=self.solver_max_iter,
             anchor=self._system.anchor if keep_rank else None,
             holds=self._system.anchor is not None,
+            scales=factor.scales if isinstance(factor, ScaledPseudoInverse) else None,
         )
 
     def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:
@@ -278,6 +290,7 @@ class GraphicalDerivative:
             not solved.is_consistent,
             solved.cutoff_change,
             solved.status,
+            solved.reason,
             solved.n_iter,
             solved.converged,
         )
@@ -291,6 +304,17 @@ class GraphicalDerivative:
     def hessian_norm(self) -> float:
         """|H|_2."""
         return float(np.abs(self.factor.eigenvalues).max(initial=0.0))
+
+    @property
+    def units(self) -> tuple[Array | float, float]:
+        """Scales of the weights in which H was decomposed, 1.0 for none, and |S H S|_2.
+
+        Norms of steps and residuals compare weights that belong to columns of data in
+        different units only in these.
+        """
+        if isinstance(self.factor, ScaledPseudoInverse):
+            return self.factor.scales, self.factor.scaled_norm
+        return 1.0, self.hessian_norm
 
     @property
     def H(self) -> LinearOperator:

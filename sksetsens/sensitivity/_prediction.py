@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .._validation import user_stacklevel
 from ..exceptions import IllPosedWarning, NonlinearityWarning, SolverWarning
+from ..linalg import Reason
 from ..objective import Objective
 from ..perturbation import Question
 from ..sets import PredictedSolutionSet
@@ -182,7 +183,7 @@ def _without_derivative(
 def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
     if not base_is_trustworthy:
         return f"from an untrustworthy solution ({base_status})"
-    if piece.affine.status != "solved":
+    if piece.affine.reason is not Reason.SOLVED:
         return piece.affine.status
     if piece.changes_rank:
         return (

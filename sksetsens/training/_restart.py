@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..objective import Objective, Trained, bare_net, isolated
-from ..optimize import Polished, polish
+from ..optimize import Polished, check_curvature, polish
 from ._interrupts import interrupts_get_through
 
 __all__ = ["Restart", "RestartTask", "load_state", "run_restart"]
@@ -177,6 +177,7 @@ def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
         )
     else:
         point = as_trained(trained)
+        check_curvature(trained, point.weights)
     return Restart(
         seed,
         0.0,

@@ -201,6 +201,8 @@ def _tell_of_other_branches(
     """
     status = [str(sentence) for sentence in retrained.status]
     for i, (gd, w) in enumerate(zip(derivatives, retrained.weights, strict=True)):
+        if gd.note:
+            continue  # It predicts where outputs stay, not where a zero of R moves.
         dy = task.y - gd.objective.targets if gd.objective.has_real_targets else None
         affine = gd(task.X - gd.objective.inputs, dy)
         beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))

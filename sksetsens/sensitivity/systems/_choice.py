@@ -14,7 +14,14 @@ from ._dual import Dual
 from ._held_outputs import SaturatedDual, is_saturated
 from ._matrix_free import MatrixFree
 from ._matrix_free_dual import MatrixFreeDual
-from ._point import DENSE_COPIES, Point, System, available_bytes, root, root_or_none
+from ._point import (
+    DENSE_COPIES,
+    Point,
+    System,
+    factorisation_budget,
+    root,
+    root_or_none,
+)
 
 __all__ = ["check_size", "choose_system"]
 
@@ -155,7 +162,7 @@ def _is_rounding(blocks: Array, point: Point) -> bool:
 def _why_no_jacobian(point: Point) -> str:
     m, p = point.objective.n_equations, point.objective.n_params
     needed = 8 * m * p * DENSE_COPIES
-    if needed > available_bytes():
+    if needed > factorisation_budget():
         return f"it needs {needed / 1e9:.1f} GB for the outputs' Jacobian"
     return ""
 
@@ -178,14 +185,14 @@ def _is_near_interpolation(point: Point) -> bool:
 
 def _why_no_gram(point: Point) -> str:
     needed = 8 * point.objective.n_equations**2 * DENSE_COPIES
-    if needed > available_bytes():
+    if needed > factorisation_budget():
         return f"it needs {needed / 1e9:.1f} GB for products of the outputs' gradients"
     return ""
 
 
 def _check_dense_memory(point: Point) -> None:
     p = point.objective.n_params
-    needed, available = 8 * p * p * DENSE_COPIES, available_bytes()
+    needed, available = 8 * p * p * DENSE_COPIES, factorisation_budget()
     if needed <= available:
         return
     remedy = "use solver='minres', which needs none"
@@ -193,5 +200,6 @@ def _check_dense_memory(point: Point) -> None:
         remedy += ", or solver='lsmr' if the net interpolates"
     raise ValueError(
         f"The dense Hessian of {p} weights needs {needed / 1e9:.1f} GB, "
-        f"{available / 1e9:.1f} GB are free (solver='eigh'); {remedy}."
+        f"{available / 1e9:.1f} GB are allowed, half of this machine's memory "
+        f"(solver='eigh'); {remedy}."
     )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ...linalg import PseudoInverse, SymmetricPseudoInverse, symmetric_inverse
+from ...linalg import (
+    DefiniteInverse,
+    PseudoInverse,
+    ScaledPseudoInverse,
+    SymmetricPseudoInverse,
+    symmetric_inverse,
+)
+from ...optimize import scaled_stationarity, weight_scales
 from ._point import (
     STATIONARITY_NOISE,
     Point,
@@ -21,6 +30,8 @@ __all__ = ["Dense"]
 
 Array = NDArray[np.float64]
 
+Factor = DefiniteInverse | SymmetricPseudoInverse | ScaledPseudoInverse
+
 # Adjoints of B computed at once: more need memory, fewer need time.
 _BLOCK = 64
 
@@ -34,11 +45,7 @@ class Dense(Primal):
         matrix = _gauss_newton(point) if point.curvature == "ggn" else None
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
-        noise = STATIONARITY_NOISE * point.stationarity
-        factor = symmetric_inverse(
-            matrix, rcond=point.rcond, noise=noise, rank=point.rank
-        )
-        super().__init__(point, factor)
+        super().__init__(point, _factorised(point, matrix))
         self._matrix, self._rcond, self._point = matrix, point.rcond, point
 
     @property
@@ -90,6 +97,31 @@ class Dense(Primal):
         # E|B'z|^2 = |B|_F^2 for z standard normal.
         everywhere = np.linalg.norm(o.target_adjoint(w, probe))
         return float(np.linalg.norm(inside) / everywhere)
+
+
+def _factorised(point: Point, matrix: Array) -> Factor:
+    """H, in the weights' own scales where they lie decades apart.
+
+    R is blind to weights of small scale. Where these are not stationary in their own
+    scales, and H has a rank in those that is not seen in common ones, the form without
+    a clear cut-off is returned: nothing tells whether they are free.
+    """
+    noise = STATIONARITY_NOISE * point.stationarity
+    scales = point.scales
+    if scales is not None:
+        return ScaledPseudoInverse(matrix, scales, noise=noise, rank=point.rank)
+    if point.rcond is None and point.rank is None:
+        scales = weight_scales(point.objective, point.weights, matrix)
+    plain = partial(symmetric_inverse, matrix, rcond=point.rcond, noise=noise)
+    if scales is None:
+        return plain(rank=point.rank)
+    gradient = point.objective.gradient(point.weights)
+    left = scaled_stationarity(matrix, scales, gradient, point.weights)
+    scaled = ScaledPseudoInverse(matrix, scales, noise=STATIONARITY_NOISE * left)
+    if scaled.has_clear_cutoff:
+        return scaled
+    common, hidden = plain(), ScaledPseudoInverse(matrix, scales)
+    return scaled if hidden.rank > common.rank else common
 
 
 def _gauss_newton(point: Point) -> Array:

@@ -11,7 +11,6 @@ Rows whose data moves are held in full.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +25,13 @@ from ...linalg import (
     gram_inverse,
 )
 from ...objective import SINGLE_FROM, Objective, PointProducts
-from ._point import Point, available_bytes, curvature_of_rows, matrix_shape, operator
+from ._point import (
+    Point,
+    curvature_of_rows,
+    factorisation_budget,
+    matrix_shape,
+    operator,
+)
 
 __all__ = ["HeldOutputs", "SaturatedDual", "is_saturated"]
 
@@ -158,6 +163,8 @@ class SaturatedDual:
         self._products = PointProducts(point.objective, point.weights, single=single)
         self._exact = PointProducts(point.objective, point.weights)
         self._moved = self.anchor.moved(point.objective)
+        # The rows moved last beyond those at the solution, with what holds them.
+        self._extended: Any = (np.zeros(0, dtype=bool), None, None, None)
         self._rows: NDArray[np.int64]
         self._Q: Array
         self._rows, self._Q = self.anchor.functionals(self._moved)
@@ -166,12 +173,13 @@ class SaturatedDual:
 
     def _gradients(self, rows: NDArray[np.int64], Q: Array) -> NDArray[np.floating]:
         size = 4 if self._w.size >= SINGLE_FROM else 8
-        needed, available = 2.0 * size * len(rows) * self._w.size, available_bytes()
+        needed = 2.0 * size * len(rows) * self._w.size
+        available = factorisation_budget()
         if needed > available:
             raise ValueError(
                 f"The 'solver' parameter must be 'lsmr' here: 'dual' needs "
                 f"{needed / 1e9:.1f} GB for the gradients of {len(rows)} outputs of a "
-                f"net of {self._w.size} weights, {available / 1e9:.1f} GB are free. "
+                f"net of {self._w.size} weights, {available / 1e9:.1f} GB are allowed. "
                 "Got 'dual' instead; or move fewer rows."
             )
         return self._products.row_gradients(rows, Q)
@@ -188,7 +196,7 @@ class SaturatedDual:
     # Solves ---------------------------------------------------------------------------
 
     def solve(self, dX: Any, dy: Any) -> Solution:
-        if dy is not None:
+        if dy is not None and np.any(dy):
             raise ValueError(
                 "The 'y_perturbed' parameter must be None for a saturated net, whose "
                 "outputs are held where they are. Got targets instead."
@@ -217,10 +225,6 @@ class SaturatedDual:
         A[~new] = self._A[known]
         A[new] = self._gradients(rows[new], Q[new])
         return self._factorised(A), rows, Q
-
-    @cached_property
-    def _extended(self) -> Any:
-        return np.zeros(0, dtype=bool), None, None, None
 
     def newton_step(self, objective: Objective, weights: Array) -> Array:
         factor, rows, Q = self._holding(self.anchor.moved(objective))

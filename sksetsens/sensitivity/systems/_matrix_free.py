@@ -24,6 +24,8 @@ __all__ = ["MatrixFree", "refuse_basis"]
 
 Array = NDArray[np.float64]
 
+# Relative rounding of a product with B, in terms of |B|_F.
+_PRODUCT_ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
 # A layer's block of H that is built from products, one per weight.
 _MAX_BLOCK = 3000
 
@@ -62,6 +64,25 @@ class MatrixFree(Primal):
     def H(self) -> LinearOperator:
         p = self._objective.n_params
         return operator((p, p), self._product, self._product)
+
+    @property
+    def solution_operator(self) -> LinearOperator:
+        """``H^+ B``; what is rounding of ``B dx`` is not solved for.
+
+        Iterations for singular values end among vectors with ``B dx = 0``, whose
+        computed products leave range H.
+        """
+        B, factor = self.B, self.factor
+        # E|Bz|^2 = |B|_F^2 for z standard normal.
+        probe = np.random.default_rng(0).standard_normal(B.shape[1])
+        rounding = _PRODUCT_ROUNDING * float(np.linalg.norm(B.matvec(probe)))
+
+        def forward(dx: Array) -> Array:
+            noise = rounding * float(np.linalg.norm(dx))
+            value: Array = factor.apply(B.matvec(dx), noise=noise)
+            return value
+
+        return operator(B.shape, forward, lambda v: B.rmatvec(factor.apply(v)))
 
     def reduced_map(self) -> Array:
         return refuse_basis("'minres'")

@@ -20,8 +20,8 @@ __all__ = [
     "Point",
     "System",
     "ZeroOfR",
-    "available_bytes",
     "curvature_of_rows",
+    "factorisation_budget",
     "matrix_shape",
     "operator",
     "relative_neglect",
@@ -36,6 +36,8 @@ DENSE_COPIES = 4
 # Weights off by a relative step s change null eigenvalues by about s |H| times the
 # third derivative's scale; the cut-off lies two decades above.
 STATIONARITY_NOISE = 100.0
+# Share of the machine's memory for factorised matrices.
+FACTORISATION_SHARE = 0.5
 # Share of the working memory for a Krylov basis, beside the recorded graphs.
 BASIS_SHARE = 0.5
 _N_POWER_STEPS = 8
@@ -64,6 +66,8 @@ class Point:
         Outputs that corrections of a saturated net bring back.
     holds : bool or None
         Whether the dual holds outputs; None to decide by saturation.
+    scales : ndarray of shape (n_params,) or None
+        In which a dense H is decomposed; None to judge by its diagonal.
     """
 
     objective: Objective
@@ -77,6 +81,7 @@ class Point:
     solver_max_iter: int = 1000
     anchor: Any = None
     holds: bool | None = None
+    scales: Array | None = None
 
     @property
     def krylov(self) -> KrylovSettings:
@@ -233,12 +238,17 @@ def root(blocks: Array) -> Array:
     return root
 
 
-def available_bytes() -> float:
-    """Free physical memory, or infinity where the system does not tell."""
+def factorisation_budget() -> float:
+    """Bytes that factorised matrices may take: half of the machine's memory.
+
+    Of all of it, not of what is free at the moment: the same call chooses the same
+    solver whatever else runs. Infinite where the system does not tell.
+    """
     try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return float("inf")
+    return FACTORISATION_SHARE * float(total)
 
 
 def relative_neglect(
