@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from joblib import Memory
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_regressor
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
+from sklearn.metrics import accuracy_score, check_scoring, r2_score
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch.nn import Module
 
-from ._answers import SensitivityMixin
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._progress import bars
-from ._set_prediction import SetPredictionMixin
-from ._validation import TrainingData, check_training_data
+from ._validation import check_count, check_training_data, prediction_scorer
+from .moduli import KeptModuli
 from .objective import memory_explained
-from .perturbation import PARAMETER_CONSTRAINTS
-from .sensitivity import warn_of
+from .perturbation import PARAMETER_CONSTRAINTS, ask, check_inputs, perturb_data
+from .sensitivity import predict_set, warn_of
+from .sets import PredictedSolutionSet, SolutionSet
+from .studies import StabilityReport, stability_report
 from .training import (
     Restart,
     RestartTask,
+    continue_solutions,
     draw_seeds,
     keep_successful,
     linearise_restarts,
+    perturbation_seed,
     prepare,
     rebuilt_net,
     report,
     run_restarts,
+    seed_sequence,
     warn_of_train_split,
 )
 
 __all__ = ["SolutionSetEstimator"]
 
 
-class SolutionSetEstimator(
-    SensitivityMixin, SetPredictionMixin, MetaEstimatorMixin, BaseEstimator
-):
+def _wraps(check: Any) -> Any:
+    return available_if(lambda self: check(self.estimator))
+
+
+class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     r"""A neural network's set of solutions, and how it moves when the data moves.
 
     ``fit`` trains the net from several random starts and brings each to a stationary
@@ -304,45 +314,66 @@ class SolutionSetEstimator(
             If some restarts failed; the others are kept.
         """
         self._check_parameters()
-        data = check_training_data(self, self.estimator, X, y)
-        with memory_explained("fit"), bars(self.verbose):
-            return self._fit(data)
-
-    def _fit(self, data: TrainingData):
+        # What validation learns of X goes to a twin: see `_become`.
+        unfitted = type(self)(**self.get_params(deep=False))
+        data = check_training_data(unfitted, self.estimator, X, y)
         self._check_perturbed_fraction(len(data.X))
-        warn_of_train_split(self.estimator, stacklevel=3)
-        seeds = draw_seeds(self.random_state, self.n_restarts + 1)
-        *self._seeds, self._perturbation_seed = seeds
-        objective, task = prepare(
-            self.estimator,
-            data,
-            self._seeds[0],
-            polish=bool(self.polish),
-            tol=self.tol,
-            quiet=self.verbose < 2,
-            working_memory=self.working_memory,
-            **self._options(),
+        with memory_explained("fit"), bars(self.verbose):
+            warn_of_train_split(self.estimator)
+            root = seed_sequence(self.random_state)
+            seeds = draw_seeds(root, self.n_restarts)
+            objective, task = prepare(
+                self.estimator,
+                data,
+                seeds[0],
+                polish=bool(self.polish),
+                tol=self.tol,
+                quiet=self.verbose < 2,
+                working_memory=self.working_memory,
+                **self._options(),
+            )
+            restarts = self._run_restarts(task, seeds)
+            kept = keep_successful(restarts)
+            found = linearise_restarts(task, objective, kept, **self._options())
+            warn_of(found.diagnoses)
+        return self._become(
+            X_train_=data.X,
+            y_train_=data.y,
+            classes_=data.classes,
+            n_features_in_=getattr(unfitted, "n_features_in_", None),
+            feature_names_in_=getattr(unfitted, "feature_names_in_", None),
+            restart_report_=report(restarts),
+            solution_set_=found.solution_set,
+            _seeds=seeds,
+            _perturbation_seed=perturbation_seed(root),
+            _task=task,
+            _kept=kept,
+            _nets=[],
+            _linearisation=found,
+            _moduli=KeptModuli(found),
         )
-        restarts = self._run_restarts(task)
-        self.restart_report_ = report(restarts)
-        kept = keep_successful(restarts, stacklevel=3)
-        self._store(data, task, kept)
-        self._linearisation = linearise_restarts(
-            task, objective, kept, **self._options()
-        )
-        self.solution_set_ = self._linearisation.solution_set
-        warn_of(self._linearisation.diagnoses, stacklevel=3)
+
+    def _become(self, **fitted):
+        """Take over all that a fit has made, those that are None as missing.
+
+        Nothing is assigned before all is known: a fit that fails, for want of memory
+        say, leaves the fitted model as it was.
+        """
+        for name, value in fitted.items():
+            if value is not None:
+                setattr(self, name, value)
+            elif hasattr(self, name):
+                delattr(self, name)
         return self
 
-    def _run_restarts(self, task: RestartTask) -> list[Restart]:
+    def _run_restarts(self, task: RestartTask, seeds: list[int]) -> list[Restart]:
         return run_restarts(
             task,
-            self._seeds,
+            seeds,
             n_jobs=self.n_jobs,
             verbose=self.verbose,
             backend=self.restart_backend,
             memory=self.memory,
-            stacklevel=4,
         )
 
     def _options(self) -> dict[str, Any]:
@@ -366,21 +397,11 @@ class SolutionSetEstimator(
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
             )
 
-    def _store(
-        self, data: TrainingData, task: RestartTask, kept: list[Restart]
-    ) -> None:
-        self.X_train_, self.y_train_, self._task = data.X, data.y, task
-        if data.classes is not None:
-            self.classes_ = data.classes
-        self._kept, self._nets = kept, None
-        self._moduli_by_level: dict[str, Any] = {}
-        self._worst_moduli: dict[bytes, Any] = {}
-
     @property
     def estimators_(self):
         """Fitted nets, built at first access and again after unpickling."""
         check_is_fitted(self)
-        if self._nets is None:
+        if not self._nets:
             self._nets = [rebuilt_net(self._task, restart) for restart in self._kept]
         return self._nets
 
@@ -388,7 +409,280 @@ class SolutionSetEstimator(
         # skorch sends fitted nets by plain pickle, which other processes cannot read
         # if the module's class lives in __main__.
         state = super().__getstate__()
-        return {**state, "_nets": None} if "_nets" in state else state
+        return {**state, "_nets": []} if "_nets" in state else state
+
+    # Predictions ------------------------------------------------------------------
+
+    def predict(self, X):
+        """Prediction of the set: mean over the solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        y_pred : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Classifiers: the class of the largest mean probability.
+        """
+        check_is_fitted(self)
+        return self._decide(self.solution_set_, check_inputs(self, X))
+
+    @_wraps(is_classifier)
+    def predict_proba(self, X):
+        """Mean class probabilities over the solutions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self.solution_set_.predict(check_inputs(self, X)).mean(axis=0)
+
+    @_wraps(lambda net: is_classifier(net) or is_regressor(net))
+    def score(self, X, y, sample_weight=None):
+        """Accuracy (classifiers) or R2 (regressors) of the set's prediction.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+        """
+        metric = accuracy_score if is_classifier(self.estimator) else r2_score
+        return float(metric(y, self.predict(X), sample_weight=sample_weight))
+
+    def score_of(
+        self, solutions: SolutionSet, X, y, *, scoring=None, sample_weight=None
+    ) -> float:
+        """Score on (X, y) of another set of the same net, for example a predicted one.
+
+        Parameters
+        ----------
+        solutions : SolutionSet
+
+        X, y : array-like
+            Held-out data.
+
+        scoring : str or callable, default=None
+            scikit-learn's scorer; None for the estimator's own ``score``.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            NaN where a solution of the set is empty.
+        """
+        check_is_fitted(self)
+        scoring = prediction_scorer("score_of", scoring)
+        if np.isnan(solutions.weights).any():
+            return float("nan")
+        # As if it had been fitted; the other fitted arrays are shared.
+        twin = copy.copy(self)
+        twin.solution_set_ = solutions
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return float(check_scoring(twin, scoring)(twin, X, y, **weights))
+
+    def _decide(self, solutions: SolutionSet, X):
+        mean = solutions.predict(X).mean(axis=0)
+        if not is_classifier(self.estimator):
+            return mean
+        threshold = getattr(self.estimator, "threshold", None)
+        if threshold is not None:
+            return self.classes_[(mean[:, 1] > threshold).astype(int)]
+        return self.classes_[mean.argmax(axis=1)]
+
+    # Answers of the first order ---------------------------------------------------
+
+    def sensitivity(
+        self, X_perturbed, y_perturbed=None, *, n_corrections=0
+    ) -> PredictedSolutionSet:
+        """Predict the set of solutions on perturbed training data, not retraining.
+
+        Parameters
+        ----------
+        X_perturbed : array-like of the shape of the training X
+            Rows that differ from the training data are the perturbed ones.
+
+        y_perturbed : array-like of the shape of the training y, default=None
+            Perturbed targets of a regressor.
+
+        n_corrections : int, default=0
+            Newton (Gauss-Newton in the dual) steps on the residual of the perturbed
+            problem after the first-order prediction. With at least one, the affine
+            pieces are those at the corrected weights.
+
+        Returns
+        -------
+        predicted : PredictedSolutionSet
+
+        Raises
+        ------
+        ValueError
+            If a shape differs, an entry is not finite, or class labels changed.
+
+        Warns
+        -----
+        NonlinearityWarning
+            If the perturbation is outside the range of the first order.
+        IllPosedWarning
+            If the predicted set is empty, or the rank of H changes.
+        DataConversionWarning
+            If the dtype of ``X_perturbed`` cannot hold the training data.
+        """
+        question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
+        check_count("sensitivity", "n_corrections", n_corrections, low=0)
+        with memory_explained("sensitivity"), bars(self.verbose):
+            return predict_set(question, n_corrections=n_corrections, warn=True)
+
+    def stability_report(
+        self, X_perturbed, y_perturbed=None, *, tol=0.1
+    ) -> StabilityReport:
+        """How far each solution moves, at worst too, and whether that may be trusted.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        tol : float, default=0.1
+            Error of the first order that ``holds_to`` refers to, in (0, 1].
+
+        Returns
+        -------
+        report : StabilityReport
+            Shown as a short table, in notebooks as HTML.
+        """
+        return stability_report(self, X_perturbed, y_perturbed, tol=tol)
+
+    def perturb(self, X=None, y=None):
+        """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), default=None
+            Data to perturb; None for the training data.
+
+        y : array-like of shape (n_samples,), default=None
+            Its targets, needed for "gradient" and callables.
+
+        Returns
+        -------
+        X_perturbed : ndarray of the shape of X, float64
+            The same at every call: drawn from a seed fixed at fit. At the end of a
+            pipeline these are transformed data, for this estimator's `sensitivity`.
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        return perturb_data(self, X, y)
+
+    # Retraining -------------------------------------------------------------------
+
+    def retrain(
+        self, X_perturbed, y_perturbed=None, *, warm_start=True, align=False
+    ) -> SolutionSet:
+        """Solutions on perturbed data by training: the truth to compare with.
+
+        Parameters
+        ----------
+        X_perturbed, y_perturbed
+            As in `sensitivity`.
+
+        warm_start : bool, default=True
+            Whether to continue each solution by second-order steps from its weights
+            (element i continues solution i), or to train anew from the same seeds. A
+            cold start may end in another minimum, or in a copy with hidden units
+            permuted: then only sets can be compared.
+
+        align : bool, default=False
+            Whether to return, of a cold start, the copies of the solutions (hidden
+            units reordered) nearest to the old ones, seed by seed, so that weights can
+            be compared (see `SolutionSet.aligned_to`). One whose seed failed at fit
+            goes to the old solution that it comes nearest to.
+
+        Returns
+        -------
+        retrained : SolutionSet
+            Solutions that are not stationary are marked in ``status``, not dropped.
+        """
+        question = ask(self, X_perturbed, y_perturbed, caller="retrain")
+        task = self._task.on(question.X_perturbed, question.y_perturbed)
+        if warm_start:
+            derivatives, options = self.graphical_derivatives_, self._options()
+            with memory_explained("retrain"), bars(self.verbose):
+                return continue_solutions(derivatives, task, **options).solution_set
+        if align:
+            _ = self.solution_set_.symmetry  # refuses unknown ones before any training
+        kept = keep_successful(self._run_restarts(task, self._seeds))
+        objective = self.solution_set_.objectives[0].with_data(task.X, task.y)
+        retrained = linearise_restarts(
+            task, objective.untilted(), kept, **self._options()
+        ).solution_set
+        if not align:
+            return retrained
+        places = {restart.seed: i for i, restart in enumerate(self._kept)}
+        partners = [places.get(restart.seed, -1) for restart in kept]
+        return retrained.aligned_to(self.solution_set_, pairwise=partners)
+
+    # Derivatives and moduli -------------------------------------------------------
+
+    @property
+    def graphical_derivatives_(self):
+        """Graphical derivative at each solution, a list of `GraphicalDerivative`."""
+        check_is_fitted(self)
+        return self._linearisation.derivatives
+
+    @property
+    def lipschitz_moduli_(self):
+        """Lipschitz modulus at each solution, computed at first access."""
+        return self._moduli_table("dataset")[:, 0]
+
+    @property
+    def lipschitz_modulus_(self):
+        """Largest Lipschitz modulus over the solutions."""
+        return float(self.lipschitz_moduli_.max())
+
+    @property
+    def sample_lipschitz_moduli_(self):
+        """Modulus of each row's perturbations, shape (n_solutions, n_samples)."""
+        return self._moduli_table("sample")
+
+    @property
+    def feature_lipschitz_moduli_(self):
+        """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
+        return self._moduli_table("feature")
+
+    @property
+    def layer_lipschitz_moduli_(self):
+        """Modulus of each parameter tensor moving alone, (n_solutions, n_layers)."""
+        return self._moduli_table("layer")
+
+    @property
+    def layer_names_(self):
+        """Names of the parameter tensors, in the order of the weights."""
+        check_is_fitted(self)
+        return list(self.solution_set_.objectives[0].parameter_slices)
+
+    def _moduli_table(self, level):
+        return np.stack([parts.values for parts in self._part_moduli(level)])
+
+    def _part_moduli(self, level, groups=None):
+        """Moduli by part at each solution; those of a level are kept."""
+        check_is_fitted(self)
+        return self._moduli.by_part(level, groups)
+
+    def _worst_modulus(self, rows):
+        """The largest modulus over the solutions where only some rows move."""
+        return self._moduli.worst(rows)
 
     # scikit-learn ------------------------------------------------------------------
 

@@ -148,11 +148,17 @@ def _exist(positions: NDArray[Any], size: int) -> bool:
 
 # Where a warning points ---------------------------------------------------------------
 
-_PACKAGE = __name__.partition(".")[0]
+# Frames of these are between the user's line and a warning. (contextlib: functions
+# that a context manager decorates, as `sklearn.config_context` does.)
+_NO_USERS = {__name__.partition(".")[0], "contextlib", "joblib", "sklearn", "skorch"}
 
 
 def user_stacklevel() -> int:
-    """``stacklevel`` with which the caller's warning names code outside the package."""
+    """``stacklevel`` with which the caller's warning names the user's line.
+
+    That is the innermost frame outside the package and outside what calls it for the
+    user, pipelines and searches of scikit-learn among them.
+    """
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
@@ -160,7 +166,7 @@ def user_stacklevel() -> int:
 
 
 def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == _PACKAGE
+    return module.partition(".")[0] in _NO_USERS
 
 
 # Pipelines and searches, unwrapped ----------------------------------------------------
@@ -317,7 +323,7 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
             "A column-vector y was passed when a 1d array was expected. Please change "
             "the shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=3,
+            stacklevel=user_stacklevel(),
         )
         y = y.ravel()
     targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
@@ -404,5 +410,5 @@ def _warn_of_integers(X: Any) -> None:
             "converted to float64. Sensitivity moves every feature continuously: "
             "encode categories first, or pass X.astype(float) if they are quantities.",
             DataConversionWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )

@@ -454,7 +454,7 @@ def test_out_of_memory_names_the_setting(penalised, error, monkeypatch):
         raise error
 
     w = penalised.solution_set_.weights.copy()
-    monkeypatch.setattr("sksetsens._answers.predict_set", fail)
+    monkeypatch.setattr("sksetsens._estimator.predict_set", fail)
     with pytest.raises(MemoryError, match="during sensitivity. Lower 'working_memory'"):
         penalised.sensitivity(penalised.X_train_)
     np.testing.assert_array_equal(penalised.solution_set_.weights, w)
@@ -464,7 +464,7 @@ def test_other_errors_pass(penalised, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("sksetsens._answers.predict_set", fail)
+    monkeypatch.setattr("sksetsens._estimator.predict_set", fail)
     with pytest.raises(RuntimeError, match="something else"):
         penalised.sensitivity(penalised.X_train_)
 
