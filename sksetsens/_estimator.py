@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from joblib import Memory
@@ -210,6 +210,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     """
 
     _required_parameters = ["estimator"]
+    _nets: list[Any]
 
     _parameter_constraints = {
         "estimator": [NeuralNet],
@@ -232,26 +233,26 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def __init__(
         self,
-        estimator,
+        estimator: Any,
         *,
-        n_restarts=8,
-        polish=True,
-        tol=1e-10,
-        curvature="hessian",
-        solver="auto",
-        rcond=None,
-        solver_tol=1e-8,
-        solver_max_iter=1000,
-        working_memory=None,
-        perturbation="gradient",
-        perturbation_size=0.1,
-        perturbed_fraction=1.0,
-        restart_backend="auto",
-        memory=None,
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
-    ):
+        n_restarts: Any = 8,
+        polish: Any = True,
+        tol: Any = 1e-10,
+        curvature: Any = "hessian",
+        solver: Any = "auto",
+        rcond: Any = None,
+        solver_tol: Any = 1e-8,
+        solver_max_iter: Any = 1000,
+        working_memory: Any = None,
+        perturbation: Any = "gradient",
+        perturbation_size: Any = 0.1,
+        perturbed_fraction: Any = 1.0,
+        restart_backend: Any = "auto",
+        memory: Any = None,
+        n_jobs: Any = None,
+        random_state: Any = None,
+        verbose: Any = 0,
+    ) -> None:
         self.estimator = estimator
         self.n_restarts = n_restarts
         self.polish = polish
@@ -274,12 +275,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     # Training -----------------------------------------------------------------------
 
     @property
-    def targets_(self):
+    def targets_(self) -> Any:
         """Training targets as the criterion sees them: encoded, shaped as outputs."""
         check_is_fitted(self)
         return self._task.y
 
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> Self:
         """Train the set of solutions.
 
         Parameters
@@ -353,7 +354,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             _moduli=KeptModuli(found),
         )
 
-    def _become(self, **fitted):
+    def _become(self, **fitted: Any) -> Self:
         """Take over all that a fit has made, those that are None as missing.
 
         Nothing is assigned before all is known: a fit that fails, for want of memory
@@ -390,7 +391,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def _check_perturbed_fraction(self, n_samples: int) -> None:
         fraction = self.perturbed_fraction
-        too_many = isinstance(fraction, Integral) and fraction > n_samples
+        too_many = isinstance(fraction, int | np.integer) and fraction > n_samples
         if isinstance(fraction, bool) or too_many:
             raise ValueError(
                 "The 'perturbed_fraction' parameter of SolutionSetEstimator must be at "
@@ -398,14 +399,14 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             )
 
     @property
-    def estimators_(self):
+    def estimators_(self) -> Any:
         """Fitted nets, built at first access and again after unpickling."""
         check_is_fitted(self)
         if not self._nets:
             self._nets = [rebuilt_net(self._task, restart) for restart in self._kept]
         return self._nets
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         # skorch sends fitted nets by plain pickle, which other processes cannot read
         # if the module's class lives in __main__.
         state = super().__getstate__()
@@ -413,7 +414,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     # Predictions ------------------------------------------------------------------
 
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Prediction of the set: mean over the solutions.
 
         Parameters
@@ -429,7 +430,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return self._decide(self.solution_set_, check_inputs(self, X))
 
     @_wraps(is_classifier)
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> Any:
         """Mean class probabilities over the solutions.
 
         Parameters
@@ -444,7 +445,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return self.solution_set_.predict(check_inputs(self, X)).mean(axis=0)
 
     @_wraps(lambda net: is_classifier(net) or is_regressor(net))
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Accuracy (classifiers) or R2 (regressors) of the set's prediction.
 
         Parameters
@@ -461,7 +462,13 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return float(metric(y, self.predict(X), sample_weight=sample_weight))
 
     def score_of(
-        self, solutions: SolutionSet, X, y, *, scoring=None, sample_weight=None
+        self,
+        solutions: SolutionSet,
+        X: Any,
+        y: Any,
+        *,
+        scoring: Any = None,
+        sample_weight: Any = None,
     ) -> float:
         """Score on (X, y) of another set of the same net, for example a predicted one.
 
@@ -492,7 +499,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         return float(check_scoring(twin, scoring)(twin, X, y, **weights))
 
-    def _decide(self, solutions: SolutionSet, X):
+    def _decide(self, solutions: SolutionSet, X: Any) -> Any:
         mean = solutions.predict(X).mean(axis=0)
         if not is_classifier(self.estimator):
             return mean
@@ -504,7 +511,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     # Answers of the first order ---------------------------------------------------
 
     def sensitivity(
-        self, X_perturbed, y_perturbed=None, *, n_corrections=0
+        self, X_perturbed: Any, y_perturbed: Any = None, *, n_corrections: Any = 0
     ) -> PredictedSolutionSet:
         """Predict the set of solutions on perturbed training data, not retraining.
 
@@ -545,7 +552,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             return predict_set(question, n_corrections=n_corrections, warn=True)
 
     def stability_report(
-        self, X_perturbed, y_perturbed=None, *, tol=0.1
+        self, X_perturbed: Any, y_perturbed: Any = None, *, tol: Any = 0.1
     ) -> StabilityReport:
         """How far each solution moves, at worst too, and whether that may be trusted.
 
@@ -564,7 +571,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         """
         return stability_report(self, X_perturbed, y_perturbed, tol=tol)
 
-    def perturb(self, X=None, y=None):
+    def perturb(self, X: Any = None, y: Any = None) -> Any:
         """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
 
         Parameters
@@ -588,7 +595,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     # Retraining -------------------------------------------------------------------
 
     def retrain(
-        self, X_perturbed, y_perturbed=None, *, warm_start=True, align=False
+        self,
+        X_perturbed: Any,
+        y_perturbed: Any = None,
+        *,
+        warm_start: Any = True,
+        align: Any = False,
     ) -> SolutionSet:
         """Solutions on perturbed data by training: the truth to compare with.
 
@@ -636,60 +648,60 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     # Derivatives and moduli -------------------------------------------------------
 
     @property
-    def graphical_derivatives_(self):
+    def graphical_derivatives_(self) -> Any:
         """Graphical derivative at each solution, a list of `GraphicalDerivative`."""
         check_is_fitted(self)
         return self._linearisation.derivatives
 
     @property
-    def lipschitz_moduli_(self):
+    def lipschitz_moduli_(self) -> Any:
         """Lipschitz modulus at each solution, computed at first access."""
         return self._moduli_table("dataset")[:, 0]
 
     @property
-    def lipschitz_modulus_(self):
+    def lipschitz_modulus_(self) -> Any:
         """Largest Lipschitz modulus over the solutions."""
         return float(self.lipschitz_moduli_.max())
 
     @property
-    def sample_lipschitz_moduli_(self):
+    def sample_lipschitz_moduli_(self) -> Any:
         """Modulus of each row's perturbations, shape (n_solutions, n_samples)."""
         return self._moduli_table("sample")
 
     @property
-    def feature_lipschitz_moduli_(self):
+    def feature_lipschitz_moduli_(self) -> Any:
         """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
         return self._moduli_table("feature")
 
     @property
-    def layer_lipschitz_moduli_(self):
+    def layer_lipschitz_moduli_(self) -> Any:
         """Modulus of each parameter tensor moving alone, (n_solutions, n_layers)."""
         return self._moduli_table("layer")
 
     @property
-    def layer_names_(self):
+    def layer_names_(self) -> Any:
         """Names of the parameter tensors, in the order of the weights."""
         check_is_fitted(self)
         return list(self.solution_set_.objectives[0].parameter_slices)
 
-    def _moduli_table(self, level):
+    def _moduli_table(self, level: Any) -> Any:
         return np.stack([parts.values for parts in self._part_moduli(level)])
 
-    def _part_moduli(self, level, groups=None):
+    def _part_moduli(self, level: Any, groups: Any = None) -> Any:
         """Moduli by part at each solution; those of a level are kept."""
         check_is_fitted(self)
         return self._moduli.by_part(level, groups)
 
-    def _worst_modulus(self, rows):
+    def _worst_modulus(self, rows: Any) -> Any:
         """The largest modulus over the solutions where only some rows move."""
         return self._moduli.worst(rows)
 
     # scikit-learn ------------------------------------------------------------------
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> Any:
         return hasattr(self, "solution_set_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         inner = get_tags(self.estimator)
         tags.estimator_type = inner.estimator_type

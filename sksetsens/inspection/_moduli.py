@@ -173,7 +173,7 @@ class LipschitzModulusDisplay:
         known = np.where(np.isnan(self.moduli), -1.0, self.moduli)
         finite = np.where(np.isinf(known), -1.0, known)
         # Solutions that are infinite throughout rank nothing.
-        ranking = ~np.isinf(self.moduli).all(axis=1)
+        ranking = ~np.all(np.isinf(self.moduli), axis=1)
         infinite = (np.isinf(known) & ranking[:, None]).any(axis=0)
         order = np.lexsort([-finite.max(axis=0), ~infinite])
         top = _TOP_ROWS if self.level == "sample" else len(order)
@@ -213,7 +213,7 @@ class LipschitzModulusDisplay:
     def _style(self, i: int, n_drawn: int) -> tuple[Array, dict[str, Any]]:
         """Heights of a solution's markers, and what tells them from the others'."""
         offset = _SPREAD * ((i + 0.5) / len(self.moduli) - 0.5)
-        return np.arange(n_drawn) + offset, {
+        return np.arange(n_drawn, dtype=np.float64) + offset, {
             "color": COLORS[i % len(COLORS)],
             "ls": "none",
         }

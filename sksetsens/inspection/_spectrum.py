@@ -160,7 +160,7 @@ class HessianSpectrumDisplay:
         if sizes.any():
             ax.set_yscale("log")
 
-        def draw(mask: Array, name: str, **style: Any) -> Any:
+        def draw(mask: NDArray[np.bool_], name: str, **style: Any) -> Any:
             label = f"{name}: {int(mask.sum())}" if mask.any() else None
             args = (index[mask], sizes[mask])
             return ax.plot(*args, ls="none", label=label, **style)[0]

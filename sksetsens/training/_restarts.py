@@ -100,7 +100,9 @@ def run_restarts(
 
 def _cached(cache: RestartCache | None, seeds: Sequence[int]) -> dict[int, Restart]:
     found: dict[int, Restart] = {}
-    for seed in seeds if cache is not None else ():
+    if cache is None:
+        return found
+    for seed in seeds:
         restart = cache.load(seed)
         if restart is not None:
             found[seed] = restart
