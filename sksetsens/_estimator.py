@@ -21,7 +21,12 @@ from ._progress import bars
 from ._validation import check_count, check_training_data, prediction_scorer
 from .moduli import KeptModuli
 from .objective import memory_explained
-from .perturbation import PARAMETER_CONSTRAINTS, ask, check_inputs, perturb_data
+from .perturbation import (
+    PARAMETER_CONSTRAINTS,
+    check_inputs,
+    check_perturbation,
+    perturb_data,
+)
 from .sensitivity import predict_set, warn_of
 from .sets import PredictedSolutionSet, SolutionSet
 from .studies import StabilityReport, stability_report
@@ -546,7 +551,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         DataConversionWarning
             If the dtype of ``X_perturbed`` cannot hold the training data.
         """
-        question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
+        question = check_perturbation(
+            self, X_perturbed, y_perturbed, caller="sensitivity"
+        )
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
         with memory_explained("sensitivity"), bars(self.verbose):
             return predict_set(question, n_corrections=n_corrections, warn=True)
@@ -626,7 +633,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         retrained : SolutionSet
             Solutions that are not stationary are marked in ``status``, not dropped.
         """
-        question = ask(self, X_perturbed, y_perturbed, caller="retrain")
+        question = check_perturbation(self, X_perturbed, y_perturbed, caller="retrain")
         task = self._task.on(question.X_perturbed, question.y_perturbed)
         if warm_start:
             derivatives, options = self.graphical_derivatives_, self._options()

@@ -30,10 +30,10 @@ __all__ = [
     "check_training_data",
     "check_wraps_a_set",
     "encode_labels",
-    "peel",
     "prediction_scorer",
     "real_points",
     "selection",
+    "unwrap",
     "user_stacklevel",
 ]
 
@@ -172,7 +172,7 @@ def _is_own(module: str) -> bool:
 # Pipelines and searches, unwrapped ----------------------------------------------------
 
 
-def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
+def unwrap(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
     """The estimator at the end of searches and pipelines, and X as it sees it.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._compat import check_matplotlib_support
-from .._validation import check_choice, check_count, peel
+from .._validation import check_choice, check_count, unwrap
 from ..moduli import lipschitz_modulus
 from ._style import COLORS, GREY, MARKERS, drawing_axes, spans_decades
 
@@ -119,7 +119,7 @@ class LipschitzModulusDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         check_choice(cls.__name__, "level", level, _LEVELS)
-        final, _ = peel(estimator, caller=cls.__name__)
+        final, _ = unwrap(estimator, caller=cls.__name__)
         moduli = lipschitz_modulus(final, level=level, method=method, groups=groups)
         names = _names(final, level, groups, feature_names, moduli.shape[1])
         display = cls(moduli=moduli, names=names, level=level, top_k=top_k)

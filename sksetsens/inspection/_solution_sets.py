@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import check_matplotlib_support
-from .._validation import check_count, check_positive, peel
+from .._validation import check_count, check_positive, unwrap
 from ..objective import Objective
 from ..sets import PredictedSolutionSet, SolutionSet
 from ._plane import Plane, choose_plane
@@ -154,7 +154,7 @@ class SolutionSetDisplay:
         display : SolutionSetDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        final, X_perturbed = peel(estimator, X_perturbed, caller=cls.__name__)
+        final, X_perturbed = unwrap(estimator, X_perturbed, caller=cls.__name__)
         check_is_fitted(final)
         if X_perturbed is None:
             X_perturbed = final.perturb()

@@ -15,7 +15,7 @@ from .._validation import (
     check_choice,
     check_count,
     check_positive,
-    peel,
+    unwrap,
     user_stacklevel,
 )
 from ..exceptions import IllPosedWarning
@@ -148,7 +148,7 @@ def lipschitz_modulus(
     >>> lipschitz_modulus(model, level="sample").round(4)
     array([[0.1789, 0.3578]])
     """
-    final, _ = peel(estimator, caller="lipschitz_modulus")
+    final, _ = unwrap(estimator, caller="lipschitz_modulus")
     check_is_fitted(final)
     check_choice("lipschitz_modulus", "level", level, _LEVELS)
     check_choice("lipschitz_modulus", "method", method, tuple(_METHODS))

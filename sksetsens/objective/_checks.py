@@ -99,7 +99,7 @@ def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
     return clone(estimator).set_params(train_split=None, warm_start=False, **params)
 
 
-def admit(
+def check_objective(
     net: Any,
     X: NDArray[Any],
     y: NDArray[Any],

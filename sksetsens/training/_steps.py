@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from .._validation import TrainingData, user_stacklevel
 from ..networks import missing_sizes
-from ..objective import Objective, admit, initialised_net, shape_targets
+from ..objective import Objective, check_objective, initialised_net, shape_targets
 from ..optimize import continued
 from ..sensitivity import GraphicalDerivative, Linearisation, linearise
 from ..sensitivity.systems import Point, check_size
@@ -87,7 +87,9 @@ def prepare(
     X_net = data.X.astype(dtype)
     targets = shape_targets(trial, X_net, data.targets)
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
-    objective = admit(trial, X_net, y_net, working_memory).with_data(data.X, targets)
+    objective = check_objective(trial, X_net, y_net, working_memory).with_data(
+        data.X, targets
+    )
     check_size(Point(objective, objective.weights, **options))
     task = RestartTask(
         clone(net),  # What is set on the user's net later must not reach the task.
