@@ -111,7 +111,7 @@ def main():
     everything(task_of(1, True, 0), [0, 1], "vectorized")
     for n_restarts, max_epochs in cases:
         for shuffle in (False, True):
-            seeds, _ = draw_seeds(0, n_restarts)
+            seeds = draw_seeds(0, n_restarts)
             task = task_of(max_epochs, shuffle, seeds[0])
             alone, skorch = timed(plain_skorch, task, seeds)
             _, joblib = timed(everything, task, seeds, "joblib")

@@ -21,7 +21,7 @@ from peak_memory import peak_megabytes
 
 from sksetsens import SolutionSetEstimator
 from sksetsens.networks import DFCNNRegressor
-from sksetsens.objective import admit, initialised_net
+from sksetsens.objective import check_objective, initialised_net
 from sksetsens.sensitivity import GraphicalDerivative
 
 N_FEATURES, N_SHIFTS = 20, 5
@@ -63,7 +63,7 @@ def stationary_objective(n_rows, width):
     params = {"module__n_features": N_FEATURES, "module__n_outputs": 1}
     trial = initialised_net(net(width), params, 0)
     y = y[:, None]
-    objective = admit(trial, X.astype(np.float32), y.astype(np.float32))
+    objective = check_objective(trial, X.astype(np.float32), y.astype(np.float32))
     objective = objective.with_data(X, y)
     return objective.tilted(objective.gradient(objective.weights))
 

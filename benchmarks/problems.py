@@ -27,7 +27,12 @@ from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import scale
 
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor, missing_sizes
-from sksetsens.objective import Objective, admit, initialised_net, shape_targets
+from sksetsens.objective import (
+    Objective,
+    check_objective,
+    initialised_net,
+    shape_targets,
+)
 from sksetsens.optimize import stationarity
 from sksetsens.perturbation._directions import (
     choose_rows,
@@ -191,7 +196,7 @@ def restart_task(recipe: Recipe) -> tuple[Objective, RestartTask]:
     X_net = X.astype(np.float32)
     targets = shape_targets(trial, X_net, y)
     y_net = targets.astype(np.float32) if targets.dtype.kind == "f" else targets
-    objective = admit(trial, X_net, y_net).with_data(X, targets)
+    objective = check_objective(trial, X_net, y_net).with_data(X, targets)
     return objective, RestartTask(
         net, params, X, targets, X_net, y_net, polish=recipe.polish, tol=1e-10
     )

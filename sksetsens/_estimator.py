@@ -21,25 +21,19 @@ from torch.nn import Module
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._progress import bars
 from ._validation import (
-    TrainingData,
     check_count,
     check_training_data,
     prediction_scorer,
     warn_of_fitted_net,
 )
-from .moduli import (
-    Modulus,
-    PartModuli,
-    dataset_modulus,
-    feature_moduli,
-    group_moduli,
-    layer_moduli,
-    modulus,
-    sample_moduli,
-    target_modulus,
-)
+from .moduli import KeptModuli
 from .objective import memory_explained
-from .perturbation import PARAMETER_CONSTRAINTS, ask, check_inputs, perturb_data
+from .perturbation import (
+    PARAMETER_CONSTRAINTS,
+    check_inputs,
+    check_perturbation,
+    perturb_data,
+)
 from .sensitivity import GraphicalDerivative, predict_set, warn_of
 from .sets import PredictedSolutionSet, SolutionSet
 from .studies import StabilityReport, stability_report
@@ -50,24 +44,18 @@ from .training import (
     draw_seeds,
     keep_successful,
     linearise_restarts,
+    perturbation_seed,
     prepare,
     rebuilt_net,
     report,
     run_restarts,
+    seed_sequence,
     warn_of_train_split,
 )
 
 __all__ = ["SolutionSetEstimator"]
 
 Array = NDArray[np.float64]
-
-_MODULI: dict[str, Callable[[GraphicalDerivative], PartModuli]] = {
-    "dataset": dataset_modulus,
-    "sample": sample_moduli,
-    "feature": feature_moduli,
-    "layer": layer_moduli,
-    "target": target_modulus,
-}
 
 
 def _wraps(check: Callable[[Any], bool]) -> Any:
@@ -244,7 +232,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     solution_set_: SolutionSet
     n_features_in_: int
     feature_names_in_: NDArray[Any]
-    _nets: list[NeuralNet] | None
+    _nets: list[NeuralNet]
 
     _parameter_constraints = {
         "estimator": [NeuralNet],
@@ -352,8 +340,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         warn_of_fitted_net(self.estimator)
         with memory_explained("fit"), bars(self.verbose):
             self._check_perturbed_fraction(len(data.X))
-            warn_of_train_split(self.estimator, stacklevel=2)
-            seeds, perturbation_seed = draw_seeds(self.random_state, self.n_restarts)
+            warn_of_train_split(self.estimator)
+            root = seed_sequence(self.random_state)
+            seeds = draw_seeds(root, self.n_restarts)
             objective, task = prepare(
                 self.estimator,
                 data,
@@ -365,18 +354,33 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 **self._options(),
             )
             restarts = self._run_restarts(task, seeds)
-            kept = keep_successful(restarts, stacklevel=2)
+            kept = keep_successful(restarts)
             linearisation = linearise_restarts(task, objective, kept, **self._options())
-        warn_of(linearisation.diagnoses, stacklevel=2)
-        self._learn_columns(learner)
-        self._learn_data(data, task)
-        self._seeds, self._perturbation_seed = seeds, perturbation_seed
-        self._kept, self._nets = kept, None
-        self._linearisation = linearisation
-        self._moduli_by_level: dict[str, list[PartModuli]] = {}
-        self._worst_moduli: dict[bytes, Modulus] = {}
-        self.restart_report_ = report(restarts)
-        self.solution_set_ = linearisation.solution_set
+            warn_of(linearisation.diagnoses)
+        return self._become(
+            X_train_=data.X,
+            y_train_=data.y,
+            classes_=data.classes,
+            n_features_in_=learner.n_features_in_,
+            feature_names_in_=getattr(learner, "feature_names_in_", None),
+            restart_report_=report(restarts),
+            solution_set_=linearisation.solution_set,
+            _seeds=seeds,
+            _perturbation_seed=perturbation_seed(root),
+            _task=task,
+            _kept=kept,
+            _nets=[],
+            _linearisation=linearisation,
+            _moduli=KeptModuli(linearisation),
+        )
+
+    def _become(self, **fitted: Any) -> Self:
+        """Take over all that a fit has made; what is None is not there."""
+        for name, value in fitted.items():
+            if value is not None:
+                setattr(self, name, value)
+            elif hasattr(self, name):
+                delattr(self, name)
         return self
 
     def _run_restarts(self, task: RestartTask, seeds: list[int]) -> list[Restart]:
@@ -387,23 +391,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             verbose=self.verbose,
             backend=self.restart_backend,
             memory=self.memory,
-            stacklevel=3,
         )
-
-    def _learn_columns(self, learner: Self) -> None:
-        """Number and names of the features, where they have names."""
-        self.n_features_in_ = learner.n_features_in_
-        if hasattr(learner, "feature_names_in_"):
-            self.feature_names_in_ = learner.feature_names_in_
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-
-    def _learn_data(self, data: TrainingData, task: RestartTask) -> None:
-        self.X_train_, self.y_train_, self._task = data.X, data.y, task
-        if data.classes is not None:
-            self.classes_ = data.classes
-        elif hasattr(self, "classes_"):
-            del self.classes_
 
     def _options(self) -> dict[str, Any]:
         names = ("curvature", "solver", "rcond", "solver_tol", "solver_max_iter")
@@ -436,7 +424,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     def estimators_(self) -> list[NeuralNet]:
         """Fitted nets, built at first access and again after unpickling."""
         check_is_fitted(self)
-        if self._nets is None:
+        if not self._nets:
             self._nets = [rebuilt_net(self._task, restart) for restart in self._kept]
         return self._nets
 
@@ -444,9 +432,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         # skorch sends fitted nets by plain pickle, which other processes cannot read
         # if the module's class lives in __main__.
         state = super().__getstate__()
-        return {**state, "_nets": None} if "_nets" in state else state
-
-    # scikit-learn ------------------------------------------------------------------
+        return {**state, "_nets": []} if "_nets" in state else state
 
     # Predictions of the set -----------------------------------------------------------
 
@@ -609,10 +595,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         DataConversionWarning
             If the dtype of ``X_perturbed`` cannot hold the training data.
         """
-        question = ask(self, X_perturbed, y_perturbed, caller="sensitivity")
+        change = check_perturbation(
+            self, X_perturbed, y_perturbed, caller="sensitivity"
+        )
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
         with memory_explained("sensitivity"), bars(self.verbose):
-            return predict_set(question, n_corrections=n_corrections, warn=True)
+            return predict_set(change, n_corrections=n_corrections, warn=True)
 
     def stability_report(
         self,
@@ -669,8 +657,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         retrained : SolutionSet
             Solutions that are not stationary are marked in ``status``, not dropped.
         """
-        question = ask(self, X_perturbed, y_perturbed, caller="retrain")
-        task = self._task.on(question.X_perturbed, question.y_perturbed)
+        change = check_perturbation(self, X_perturbed, y_perturbed, caller="retrain")
+        task = self._task.on(change.X_perturbed, change.y_perturbed)
         if warm_start:
             derivatives, options = self.graphical_derivatives_, self._options()
             with memory_explained("retrain"), bars(self.verbose):
@@ -679,7 +667,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             _ = self.solution_set_.symmetry  # refuses unknown ones before any training
         with memory_explained("retrain"), bars(self.verbose):
             restarts = self._run_restarts(task, self._seeds)
-            kept = keep_successful(restarts, stacklevel=2)
+            kept = keep_successful(restarts)
             old = self._linearisation.derivatives[0].objective
             objective = old.with_data(task.X, task.y).untilted()
             retrained = linearise_restarts(
@@ -688,8 +676,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         if not align:
             return retrained
         position = {restart.seed: i for i, restart in enumerate(self._kept)}
-        partners = [position.get(restart.seed) for restart in kept]
-        return retrained.aligned_to_partners(self.solution_set_, partners)
+        partners = [position.get(restart.seed, -1) for restart in kept]
+        return retrained.aligned_to(self.solution_set_, pairwise=partners)
 
     # Derivatives and moduli -----------------------------------------------------------
 
@@ -731,40 +719,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return list(self._linearisation.derivatives[0].objective.parameter_slices)
 
     def _moduli_table(self, level: str) -> Array:
-        return np.stack([parts.values for parts in self._part_moduli(level)])
-
-    def _part_moduli(
-        self, level: str, groups: NDArray[Any] | None = None
-    ) -> list[PartModuli]:
-        """Moduli by part at each solution, kept; inf where it is not trustworthy."""
         check_is_fitted(self)
-        if groups is not None:
-            return self._certified(lambda gd: group_moduli(gd, groups))
-        if level not in self._moduli_by_level:
-            self._moduli_by_level[level] = self._certified(_MODULI[level])
-        return self._moduli_by_level[level]
-
-    def _certified(
-        self, function: Callable[[GraphicalDerivative], PartModuli]
-    ) -> list[PartModuli]:
-        pairs = zip(
-            self.graphical_derivatives_, self._linearisation.diagnoses, strict=True
-        )
-        return [
-            parts if diagnosis.is_trustworthy else parts.uncertified()
-            for parts, diagnosis in ((function(gd), d) for gd, d in pairs)
-        ]
-
-    def _worst_modulus(self, rows: NDArray[np.bool_]) -> Modulus:
-        """The largest modulus over the solutions where only some rows move.
-
-        Kept: sizes come and go, as in a search or a curve, the direction stays.
-        """
-        kept, key = self._worst_moduli, rows.tobytes()
-        if key not in kept:
-            moduli = [modulus(gd, rows) for gd in self.graphical_derivatives_]
-            kept[key] = max(moduli, key=lambda m: m.value)
-        return kept[key]
+        return np.stack([parts.values for parts in self._moduli.by_part(level)])
 
     # scikit-learn ---------------------------------------------------------------------
 

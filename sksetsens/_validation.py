@@ -32,10 +32,10 @@ __all__ = [
     "check_training_data",
     "check_wraps_a_set",
     "encode_labels",
-    "peel",
     "prediction_scorer",
     "real_points",
     "selection",
+    "unwrap",
     "user_stacklevel",
     "warn_of_fitted_net",
 ]
@@ -151,11 +151,17 @@ def _exist(positions: NDArray[Any], size: int) -> bool:
 
 # Where a warning points ---------------------------------------------------------------
 
-_PACKAGE = __name__.partition(".")[0]
+# Frames of these are between the user's line and a warning. (contextlib: functions
+# that a context manager decorates, as `sklearn.config_context` does.)
+_NO_USERS = {__name__.partition(".")[0], "contextlib", "joblib", "sklearn", "skorch"}
 
 
 def user_stacklevel() -> int:
-    """``stacklevel`` with which the caller's warning names code outside the package."""
+    """``stacklevel`` with which the caller's warning names the user's line.
+
+    That is the innermost frame outside the package and outside what calls it for the
+    user, pipelines and searches of scikit-learn among them.
+    """
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
@@ -177,13 +183,13 @@ def warn_of_fitted_net(net: Any) -> None:
 
 
 def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == _PACKAGE
+    return module.partition(".")[0] in _NO_USERS
 
 
 # Pipelines and searches, unwrapped ----------------------------------------------------
 
 
-def peel(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
+def unwrap(estimator: Any, X: Any = None, *, caller: str) -> tuple[Any, Any]:
     """The estimator at the end of searches and pipelines, and X as it sees it.
 
     Parameters

@@ -11,7 +11,7 @@ from skorch.dataset import Dataset
 from torch import nn
 
 from sksetsens.exceptions import StochasticObjectiveError, UnsupportedObjectiveError
-from sksetsens.objective import admit, initialised_net, shape_targets
+from sksetsens.objective import check_objective, initialised_net, shape_targets
 
 N, D_IN = 6, 3
 SEED = 5
@@ -295,7 +295,7 @@ UNSUPPORTED = {
 
 
 def admit_on_data(net):
-    return admit(net, *make_data())
+    return check_objective(net, *make_data())
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -318,7 +318,7 @@ def test_outputs_that_lose_the_row_axis_are_refused():
     X, y = make_data()
     net = build(end=Function("squeeze"))
     with pytest.raises(UnsupportedObjectiveError, match=r"shape \(\) for one row.*-1"):
-        admit(net, X, y[:, 0])
+        check_objective(net, X, y[:, 0])
 
 
 def test_a_module_without_weights_is_refused():
@@ -385,7 +385,7 @@ def test_log_probabilities_are_accepted(n_rows):
     """NLLLoss is linear in log-probabilities: Lambda is 0, H is not."""
     net = build(NeuralNet, end=nn.LogSoftmax(-1), module__n_out=3, criterion=nn.NLLLoss)
     X = make_data()[0][:n_rows]
-    objective = admit(net, X, np.arange(n_rows) % 3)
+    objective = check_objective(net, X, np.arange(n_rows) % 3)
     assert not objective.output_hessian(objective.weights).any()
     assert objective.hessian(objective.weights).any()
 
@@ -393,9 +393,9 @@ def test_log_probabilities_are_accepted(n_rows):
 def test_probabilities_and_logits_are_accepted():
     X, y = make_data()[0], np.arange(N) % 3
     net = build(NeuralNetClassifier, end=nn.Softmax(-1), module__n_out=3)
-    assert admit(net, X, y).n_outputs == 3
+    assert check_objective(net, X, y).n_outputs == 3
     net = build(NeuralNetClassifier, module__n_out=3, criterion=nn.CrossEntropyLoss)
-    assert admit(net, X, y).n_outputs == 3
+    assert check_objective(net, X, y).n_outputs == 3
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
@@ -405,7 +405,7 @@ def test_saturated_probabilities_are_accepted(scale):
     net = build(NeuralNetClassifier, end=nn.Softmax(-1), module__n_out=2)
     with torch.no_grad():
         net.module_.output.weight.mul_(1e3)
-    assert admit(net, X.astype("f4"), y).n_outputs == 2
+    assert check_objective(net, X.astype("f4"), y).n_outputs == 2
 
 
 def test_a_start_at_a_solution_is_accepted():
@@ -417,7 +417,7 @@ def test_a_start_at_a_solution_is_accepted():
     y = net.module_(X).detach().numpy()
     assert np.abs(y).max() > 100.0
     for near in (y, y * np.float32(1 + 1e-6)):
-        objective = admit(net, X.numpy(), near)
+        objective = check_objective(net, X.numpy(), near)
         # Rounding of float32 in outputs of size 1e3, times weights of size 1e3.
         assert np.linalg.norm(objective.gradient(objective.weights)) < 10.0
 
@@ -426,7 +426,7 @@ def test_stale_weights_are_refused_at_a_solution():
     net = build(StaleWeights)
     X = torch.as_tensor(make_data()[0], dtype=torch.float32)
     with pytest.raises(UnsupportedObjectiveError, match="read the weights from"):
-        admit(net, X.numpy(), net.module_(X).detach().numpy())
+        check_objective(net, X.numpy(), net.module_(X).detach().numpy())
 
 
 # --- Targets -------------------------------------------------------------------------

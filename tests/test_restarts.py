@@ -173,14 +173,14 @@ def test_random_state_none_takes_fresh_entropy():
 
 def test_random_state_instance_is_advanced():
     def seeds(random_state):
-        return draw_seeds(random_state, 3)[0]
+        return draw_seeds(random_state, 3)
 
     assert seeds(np.random.RandomState(3)) == seeds(np.random.RandomState(3))
     shared = np.random.RandomState(3)
     first, second = seeds(shared), seeds(shared)
     assert set(first).isdisjoint(second)
     assert seeds(0) == seeds(0) != seeds(1)
-    assert seeds(0) == draw_seeds(0, 5)[0][:3]
+    assert seeds(0) == draw_seeds(0, 5)[:3]
 
 
 # --- The user's state ----------------------------------------------------------------
@@ -368,7 +368,7 @@ def _fate(seed, share=0.5):
 )
 def test_failed_restarts_are_left_out(module, cause):
     model = _model(_net_of(module), n_restarts=8)
-    fates = np.array([_fate(seed) for seed in draw_seeds(0, 8)[0]])
+    fates = np.array([_fate(seed) for seed in draw_seeds(0, 8)])
     n_failed = fates.sum()
     assert 0 < n_failed < 8
     with pytest.warns(FitFailedWarning, match=f"{n_failed} of 8 restarts failed") as w:
@@ -397,7 +397,7 @@ def test_failed_restarts_are_left_out(module, cause):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
 def test_failures_do_not_change_the_other_restarts():
     healthy = _model(_net_of(NeverFailing), n_restarts=8).fit(X, y)
-    fates = np.array([_fate(seed) for seed in draw_seeds(0, 8)[0]])
+    fates = np.array([_fate(seed) for seed in draw_seeds(0, 8)])
     some = _model(_net_of(Raising), n_restarts=8)
     np.testing.assert_array_equal(
         some.fit(X, y).solution_set_.weights, healthy.solution_set_.weights[~fates]

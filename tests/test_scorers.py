@@ -31,7 +31,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
 
-from sksetsens import SolutionSetEstimator, _estimator, metrics, sensitivity_curve
+from sksetsens import SolutionSetEstimator, metrics, sensitivity_curve
 from sksetsens.datasets import (
     make_dead_feature,
     make_isolated_minimum,
@@ -157,7 +157,7 @@ def test_the_worst_direction_is_computed_once(monkeypatch):
         calls.append(rows.sum())
         return modulus(gd, rows)
 
-    monkeypatch.setattr(_estimator, "modulus", counted)
+    monkeypatch.setattr("sksetsens.moduli._kept_moduli.modulus", counted)
     data = make_isolated_minimum(random_state=0)
     model = _linear(data, perturbation="worst_case", n_restarts=1)
     scorers = [

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._compat import check_matplotlib_support
-from .._validation import check_choice, check_count, peel
+from .._validation import check_choice, check_count, unwrap
 from ..moduli import lipschitz_modulus
 from ._style import COLORS, GREY, MARKERS, drawing_axes, spans_decades
 
@@ -119,7 +119,7 @@ class LipschitzModulusDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         check_choice(cls.__name__, "level", level, _LEVELS)
-        final, _ = peel(estimator, caller=cls.__name__)
+        final, _ = unwrap(estimator, caller=cls.__name__)
         moduli = lipschitz_modulus(final, level=level, method=method, groups=groups)
         names = _names(final, level, groups, feature_names, moduli.shape[1])
         display = cls(moduli=moduli, names=names, level=level, top_k=top_k)
@@ -173,7 +173,7 @@ class LipschitzModulusDisplay:
         known = np.where(np.isnan(self.moduli), -1.0, self.moduli)
         finite = np.where(np.isinf(known), -1.0, known)
         # Solutions that are infinite throughout rank nothing.
-        ranking = ~np.isinf(self.moduli).all(axis=1)
+        ranking = ~np.all(np.isinf(self.moduli), axis=1)
         infinite = (np.isinf(known) & ranking[:, None]).any(axis=0)
         order = np.lexsort([-finite.max(axis=0), ~infinite])
         top = _TOP_ROWS if self.level == "sample" else len(order)
@@ -213,7 +213,7 @@ class LipschitzModulusDisplay:
     def _style(self, i: int, n_drawn: int) -> tuple[Array, dict[str, Any]]:
         """Heights of a solution's markers, and what tells them from the others'."""
         offset = _SPREAD * ((i + 0.5) / len(self.moduli) - 0.5)
-        return np.arange(n_drawn) + offset, {
+        return np.arange(n_drawn, dtype=np.float64) + offset, {
             "color": COLORS[i % len(COLORS)],
             "ls": "none",
         }

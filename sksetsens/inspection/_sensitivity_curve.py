@@ -177,7 +177,8 @@ class SensitivityCurveDisplay:
         arrays = self._arrays(quantity)
         ax = drawing_axes(ax, self)
         self._scale(ax, quantity, arrays)
-        self.lines_, self.spreads_ = {}, {}
+        self.lines_: dict[str, Any] = {}
+        self.spreads_: dict[str, Any] = {}
         for name, values in arrays.items():
             self._draw(ax, name, values)
         if quantity == "score":
@@ -245,10 +246,10 @@ class SensitivityCurveDisplay:
 
     def _shade(self, ax: Any) -> None:
         """Hatch the sizes at which the first order fails, up to their neighbours."""
-        self.shaded_ = []
+        self.shaded_: list[Any] = []
         order = np.argsort(self.curve.param_range)
         sizes = self.curve.param_range[order]
-        fails = self.curve.first_order_fails.any(axis=1)[order]
+        fails = np.any(self.curve.first_order_fails, axis=1)[order]
         edges = _edges(sizes, ax.get_xscale() == "log")
         runs = np.flatnonzero(np.diff(np.concatenate([[False], fails, [False]])))
         limits = ax.get_xlim()

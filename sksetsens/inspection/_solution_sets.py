@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import check_matplotlib_support
-from .._validation import check_count, check_positive, peel
+from .._validation import check_count, check_positive, unwrap
 from ..objective import Objective
 from ..sets import PredictedSolutionSet, SolutionSet
 from ._plane import Plane, choose_plane
@@ -154,7 +154,7 @@ class SolutionSetDisplay:
         display : SolutionSetDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        final, X_perturbed = peel(estimator, X_perturbed, caller=cls.__name__)
+        final, X_perturbed = unwrap(estimator, X_perturbed, caller=cls.__name__)
         check_is_fitted(final)
         if X_perturbed is None:
             X_perturbed = final.perturb()
@@ -350,11 +350,11 @@ class SolutionSetDisplay:
 
         segments = np.reshape(self.segments, (-1, 2, 2))
         width = 2.5 if len(self.predicted) == 1 else 1.5
-        self.segments_ = LineCollection(segments, colors=BLUE, linewidths=width)
+        self.segments_ = LineCollection(list(segments), colors=BLUE, linewidths=width)
         if len(segments):
             self.segments_.set_label("predicted set, $w + v_0 + \\ker H$")
         shifts = np.stack([self.original, self.predicted], axis=1)
-        self.shifts_ = LineCollection(shifts, colors=BLUE, linewidths=1, ls=":")
+        self.shifts_ = LineCollection(list(shifts), colors=BLUE, linewidths=1, ls=":")
         for lines in (self.segments_, self.shifts_):
             ax.add_collection(lines, autolim=False)
 
@@ -433,5 +433,5 @@ def _levels(landscape: Array) -> tuple[Array, Any]:
         return np.geomspace(floor, high, _N_LEVELS), LogNorm(floor, high)
     if low == high:
         high = low + max(abs(low), 1.0)
-    levels = MaxNLocator(_N_LEVELS).tick_values(low, high)
+    levels = np.asarray(MaxNLocator(_N_LEVELS).tick_values(low, high))
     return levels, Normalize(levels[0], levels[-1])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import check_matplotlib_support
-from .._validation import peel
+from .._validation import unwrap
 from ..sensitivity import GraphicalDerivative
 from ._style import BLACK, BLUE, GREY, VERMILLION, check_solution, drawing_axes
 
@@ -93,7 +93,7 @@ class HessianSpectrumDisplay:
         display : HessianSpectrumDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        final, _ = peel(estimator, caller=cls.__name__)
+        final, _ = unwrap(estimator, caller=cls.__name__)
         check_is_fitted(final)
         derivatives = final.graphical_derivatives_
         i = check_solution(cls.__name__, solution, len(derivatives))
@@ -160,7 +160,7 @@ class HessianSpectrumDisplay:
         if sizes.any():
             ax.set_yscale("log")
 
-        def draw(mask: Array, name: str, **style: Any) -> Any:
+        def draw(mask: NDArray[np.bool_], name: str, **style: Any) -> Any:
             label = f"{name}: {int(mask.sum())}" if mask.any() else None
             args = (index[mask], sizes[mask])
             return ax.plot(*args, ls="none", label=label, **style)[0]

@@ -17,7 +17,7 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from .._compat import validate_parameter_constraints
-from .._validation import check_count, peel, prediction_scorer, user_stacklevel
+from .._validation import check_count, prediction_scorer, unwrap, user_stacklevel
 from ..exceptions import StationarityWarning
 from ..perturbation import PARAMETER_CONSTRAINTS
 
@@ -84,7 +84,7 @@ class SensitivityScorer:
         -------
         score : float
         """
-        final, X = peel(estimator, X, caller=self.__name__)
+        final, X = unwrap(estimator, X, caller=self.__name__)
         if sample_weight is None:
             return float(self._function(final, X, y))
         if not self._takes_weight:

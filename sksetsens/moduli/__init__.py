@@ -4,6 +4,7 @@ May import: sensitivity, perturbation, and what is below.
 """
 
 from ._criterion import MordukhovichCriterion, mordukhovich_criterion
+from ._kept_moduli import KeptModuli
 from ._lipschitz_modulus import lipschitz_modulus
 from ._modulus import Modulus, modulus
 from ._parts import (
@@ -17,6 +18,7 @@ from ._parts import (
 )
 
 __all__ = [
+    "KeptModuli",
     "Modulus",
     "MordukhovichCriterion",
     "PartModuli",

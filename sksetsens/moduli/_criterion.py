@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import peel, selection
+from .._validation import selection, unwrap
 from ..linalg import CONSISTENCY_TOL
 from ..optimize import stationarity
 from ..sensitivity import Diagnosis, GraphicalDerivative, diagnose
@@ -122,7 +122,7 @@ def mordukhovich_criterion(
     """
     if isinstance(at, GraphicalDerivative):
         return _criterion(at, _examined(at), rows, features)
-    final, _ = peel(at, caller="mordukhovich_criterion")
+    final, _ = unwrap(at, caller="mordukhovich_criterion")
     check_is_fitted(final)
     linearised = final._linearisation
     pairs = zip(linearised.derivatives, linearised.diagnoses, strict=True)

@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import check_choice, check_count, check_positive, peel
+from .._validation import (
+    check_choice,
+    check_count,
+    check_positive,
+    unwrap,
+    user_stacklevel,
+)
 from ..exceptions import IllPosedWarning
 from ._closed_form import check_closed_form, closed_form_moduli, interpolates
 from ._empirical import EmpiricalModuli, empirical_moduli, unknown_moduli
@@ -142,7 +148,7 @@ def lipschitz_modulus(
     >>> lipschitz_modulus(model, level="sample").round(4)
     array([[0.1789, 0.3578]])
     """
-    final, _ = peel(estimator, caller="lipschitz_modulus")
+    final, _ = unwrap(estimator, caller="lipschitz_modulus")
     check_is_fitted(final)
     check_choice("lipschitz_modulus", "level", level, _LEVELS)
     check_choice("lipschitz_modulus", "method", method, tuple(_METHODS))
@@ -167,7 +173,7 @@ def lipschitz_modulus(
         rng = check_random_state(random_state)
         moduli = _empirical(final, level, labels, n_directions, size, rng)
     else:
-        moduli = final._part_moduli(level, labels)
+        moduli = final._moduli.by_part(level, labels)
     values, directions = _answer(final, level, moduli)
     answer = [values]
     answer += [directions] if return_direction else []
@@ -205,7 +211,7 @@ def _closed_form(final: Any, level: str, return_more: bool) -> Any:
             f"{np.sum(~solutions.trustworthy)} are not trustworthy; their moduli are "
             "NaN. Train longer, or use method='coderivative'.",
             IllPosedWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )
     tables = [closed_form_moduli(gd, by_layer=level == "layer") for gd in derivatives]
     values = np.stack(tables)
@@ -243,7 +249,7 @@ def _empirical(
         return full
 
     found = []
-    exact: list[PartModuli] = final._part_moduli(level, labels)
+    exact: list[PartModuli] = final._moduli.by_part(level, labels)
     triples = zip(
         final.graphical_derivatives_,
         exact,

@@ -4,7 +4,7 @@ The one room that knows ``torch.func`` and skorch's loss; above it everything sp
 NumPy arrays. May import: networks, _validation, _compat, exceptions.
 """
 
-from ._checks import admit, bare_net, initialised_net, shape_targets
+from ._checks import bare_net, check_objective, initialised_net, shape_targets
 from ._freezing import rehearse_freezing
 from ._isolation import isolated
 from ._memory import memory_explained
@@ -17,8 +17,8 @@ __all__ = [
     "Objective",
     "PointProducts",
     "Trained",
-    "admit",
     "bare_net",
+    "check_objective",
     "initialised_net",
     "isolated",
     "memory_explained",

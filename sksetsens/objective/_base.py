@@ -422,9 +422,17 @@ class ObjectiveBase:
         kept = None if self.is_tilted else self._kept(weights)
         if kept is not None:
             return kept[0]
+        w = self._tensor(weights)
+        return self._loss_there(self._outputs(w), w)
+
+    def loss_at_outputs(self, outputs: Array, weights: Array) -> float:
+        """Objective value at given outputs, with the penalty of the weights."""
+        return self._loss_there(self._tensor(outputs), self._tensor(weights))
+
+    def _loss_there(self, outputs: Tensor, w: Tensor) -> float:
         # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
-        w = self._tensor(weights).detach().requires_grad_()
-        return float(self._loss(self._outputs(w), w, self._x, self._y).detach())
+        w = w.detach().requires_grad_()
+        return float(self._loss(outputs, w, self._x, self._y).detach())
 
 
 def _named_tensors(

@@ -110,7 +110,7 @@ def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
     return clone(estimator).set_params(**own, **params)
 
 
-def admit(
+def check_objective(
     net: Any,
     X: NDArray[Any],
     y: NDArray[Any],

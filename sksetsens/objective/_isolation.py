@@ -38,11 +38,16 @@ class _Turn:
             self._lock = threading.RLock()
 
 
-# What the threads of a process share: torch's generators and number of threads, its
-# levels of forward differentiation, and nets whose parameters or hooks change for the
-# time of a call. Nobody waits for another thread while holding it.
+# Two locks, so that an evaluation (`predict` of another model, say) waits for one
+# evaluation and not for a whole training. Who needs both takes them in this order.
+#
+# The generators and the numbers of threads, which all threads of a process share.
+_ONE_RANDOM_STATE = _Turn()
+# Torch's levels of forward differentiation, and nets whose parameters or hooks change
+# for the time of a call. Nobody waits for another thread while holding it.
 ONE_AT_A_TIME = _Turn()
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ONE_RANDOM_STATE.renew)
     os.register_at_fork(after_in_child=ONE_AT_A_TIME.renew)
 
 
@@ -64,7 +69,8 @@ def isolated(seed: int | None = None, n_threads: int | None = None) -> Iterator[
 
     skorch's ``fit`` and ``predict`` advance the global generators, and bits depend
     on how many threads BLAS and torch use. Inside the block both are what is asked
-    for; afterwards both are what they were. One thread at a time.
+    for; afterwards both are what they were. One thread at a time is in such a block;
+    evaluations of nets go on meanwhile in others, on as many threads as it asks for.
 
     Parameters
     ----------
@@ -74,7 +80,7 @@ def isolated(seed: int | None = None, n_threads: int | None = None) -> Iterator[
     n_threads : int, default=None
         Threads of torch and of BLAS; None keeps them.
     """
-    with ONE_AT_A_TIME:
+    with _ONE_RANDOM_STATE:
         python_state, numpy_state = random.getstate(), np.random.get_state()
         torch_state, threads = torch.random.get_rng_state(), torch.get_num_threads()
         on_gpu = torch.cuda.is_initialized()

@@ -4,13 +4,13 @@ May import: sets, optimize, and what is below.
 """
 
 from ._directions import PARAMETER_CONSTRAINTS
+from ._perturbation import Perturbation, check_perturbation
 from ._perturbed_data import check_inputs, perturb_data
-from ._question import Question, ask
 
 __all__ = [
     "PARAMETER_CONSTRAINTS",
-    "Question",
-    "ask",
+    "Perturbation",
     "check_inputs",
+    "check_perturbation",
     "perturb_data",
 ]

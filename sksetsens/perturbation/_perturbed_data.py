@@ -233,7 +233,7 @@ def _worst_case(estimator: Any, X: Any, rows: NDArray[np.bool_]) -> Array:
             "The 'X' parameter of perturb must be None for "
             "perturbation='worst_case', which refers to the training data."
         )
-    worst = estimator._worst_modulus(rows)
+    worst = estimator._moduli.worst(rows)
     if not np.isfinite(worst.value):
         raise ValueError(
             "The 'perturbation' parameter must not be 'worst_case' where the "

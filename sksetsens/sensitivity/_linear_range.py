@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import check_positive
-from ..perturbation import ask
+from ..perturbation import check_perturbation
 from ._reach import reach
 
 __all__ = ["LinearRange", "linear_range"]
@@ -76,7 +76,9 @@ def linear_range(
         If ``tol`` is not in (0, 1], or nothing is perturbed.
     """
     check_positive("linear_range", "tol", tol, up_to=1.0)
-    question = ask(estimator, X_perturbed, y_perturbed, caller="linear_range")
+    question = check_perturbation(
+        estimator, X_perturbed, y_perturbed, caller="linear_range"
+    )
     if question.size == 0.0:
         raise ValueError(
             "The 'X_perturbed' parameter of linear_range must differ from the training "

@@ -12,7 +12,7 @@ from .._validation import user_stacklevel
 from ..exceptions import IllPosedWarning, NonlinearityWarning, SolverWarning
 from ..linalg import Reason
 from ..objective import Objective
-from ..perturbation import Question
+from ..perturbation import Perturbation
 from ..sets import PredictedSolutionSet
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._graphical_derivative import AffineSet, GraphicalDerivative
@@ -62,13 +62,13 @@ class _Piece:
 
 
 def predict_set(
-    question: Question, *, n_corrections: int, warn: bool
+    question: Perturbation, *, n_corrections: int, warn: bool
 ) -> PredictedSolutionSet:
     """Predict the set of solutions on perturbed data.
 
     Parameters
     ----------
-    question : Question
+    question : Perturbation
 
     n_corrections : int
         Newton steps on R(x^p, .) after the prediction (Gauss-Newton in the dual).
@@ -136,7 +136,7 @@ def predict_set(
 
 
 def _piece(
-    gd: GraphicalDerivative, question: Question, n_corrections: int, floor: float
+    gd: GraphicalDerivative, question: Perturbation, n_corrections: int, floor: float
 ) -> _Piece:
     """Predict from one solution; residuals up to ``floor`` count as rounding."""
     objective = gd.objective.with_data(*question.data())
@@ -231,7 +231,7 @@ def _warn_of_solves(affine: list[AffineSet]) -> None:
 
 
 def _warn(
-    question: Question,
+    question: Perturbation,
     is_empty: NDArray[np.bool_],
     changes_rank: NDArray[np.bool_],
     relative_error: Array,
@@ -269,7 +269,7 @@ def _warn(
         )
 
 
-def _other_data(question: Question) -> str:
+def _other_data(question: Perturbation) -> str:
     """A question where X moves about as far as other rows would be away."""
     spread = np.linalg.norm(question.X - question.X.mean(axis=0))
     if np.linalg.norm(question.dX) < 0.5 * spread:
@@ -281,7 +281,7 @@ def _other_data(question: Question) -> str:
     )
 
 
-def _range(question: Question, worst: int) -> float:
+def _range(question: Perturbation, worst: int) -> float:
     """Share of the perturbation up to which the first order holds, roughly."""
     gd, floor = question.derivatives[worst], question.floors[worst]
     return reach(gd, question.dX, question.dy, tol=_HOLDS, floor=floor, precision=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._validation import peel
+from .._validation import unwrap
 from ..sets import PredictedSolutionSet
 
 __all__ = ["sensitivity"]
@@ -32,5 +32,5 @@ def sensitivity(
     -------
     predicted : PredictedSolutionSet
     """
-    final, X_perturbed = peel(estimator, X_perturbed, caller="sensitivity")
+    final, X_perturbed = unwrap(estimator, X_perturbed, caller="sensitivity")
     return final.sensitivity(X_perturbed, y_perturbed, n_corrections=n_corrections)

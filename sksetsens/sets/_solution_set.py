@@ -14,8 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from .._validation import check_count, check_positive, check_rows, real_points
 from ..linalg import ImplicitSubspace, Subspace
 from ..objective import Objective
-from ._copies import nearest_copies, objective_symmetry, retilted
-from ._storage import read_arrays, restored_kernel, restored_objective, write_arrays
+from ._copies import nearest_copies, objective_symmetry, partners_of, retilted
+from ._storage import (
+    read_arrays,
+    restored_kernel,
+    restored_objective,
+    write_arrays,
+)
 from ._symmetries import Alignment, NetworkSymmetry
 
 __all__ = ["SolutionSet"]
@@ -259,7 +264,7 @@ class SolutionSet:
         self,
         reference: SolutionSet,
         *,
-        pairwise: bool = False,
+        pairwise: bool | ArrayLike = False,
         symmetry: NetworkSymmetry | None = None,
     ) -> Self:
         """The same solutions as the copies nearest to those of another set.
@@ -272,9 +277,10 @@ class SolutionSet:
         reference : SolutionSet
             Of the same net.
 
-        pairwise : bool, default=False
+        pairwise : bool or array-like of int of shape (n_solutions,), default=False
             Whether solution i goes to the reference's solution i, instead of to the one
-            that it comes nearest to.
+            that it comes nearest to. Integers say which solution each goes to, -1
+            the one that it comes nearest to.
 
         symmetry : NetworkSymmetry, default=None
             None for the net's own.
@@ -290,40 +296,7 @@ class SolutionSet:
                 f"{type(reference).__name__} instead."
             )
         symmetry = self.symmetry if symmetry is None else symmetry
-        if pairwise and len(self) != len(reference):
-            raise ValueError(
-                "The 'pairwise' parameter of aligned_to must be False for sets of "
-                f"{len(self)} and {len(reference)} solutions. Got True instead."
-            )
-        partners = range(len(self)) if pairwise else [None] * len(self)
-        return self.aligned_to_partners(reference, partners, symmetry=symmetry)
-
-    def aligned_to_partners(
-        self,
-        reference: SolutionSet,
-        partners: Sequence[int | None],
-        *,
-        symmetry: NetworkSymmetry | None = None,
-    ) -> Self:
-        """The same solutions as the copies nearest to chosen ones of another set.
-
-        Parameters
-        ----------
-        reference : SolutionSet
-            Of the same net.
-
-        partners : sequence of int or None, of length n_solutions
-            Solution of the reference that each solution goes to; None for the one that
-            it comes nearest to.
-
-        symmetry : NetworkSymmetry, default=None
-            None for the net's own.
-
-        Returns
-        -------
-        aligned : SolutionSet
-        """
-        symmetry = self.symmetry if symmetry is None else symmetry
+        partners = partners_of(len(self), len(reference), pairwise)
         found = nearest_copies(self.weights, reference.weights, symmetry, partners)
         return self._transformed(found)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import check_positive
-from ..perturbation import Question, ask
+from ..perturbation import Perturbation, check_perturbation
 from ..sensitivity import GraphicalDerivative
 from ._local_sets import local_set, retrained_set
 
@@ -116,7 +116,9 @@ def set_convergence(
     if radius is not None:
         check_positive("set_convergence", "radius", radius)
     members = _members(X_sequence)
-    questions = [ask(estimator, X, caller="set_convergence") for X in members]
+    questions = [
+        check_perturbation(estimator, X, caller="set_convergence") for X in members
+    ]
     sizes = _shrinking([question.size for question in questions])
     solutions = questions[0].estimator.solution_set_
     trusted = solutions.trustworthy
@@ -175,7 +177,7 @@ def _shrinking(sizes: list[float]) -> Array:
 
 
 def _both_excesses(
-    gd: GraphicalDerivative, question: Question, trusted: bool, radius: float
+    gd: GraphicalDerivative, question: Perturbation, trusted: bool, radius: float
 ) -> tuple[float, float, int]:
     """Outer and inner excess, and the dimension of the retrained piece."""
     new = retrained_set(gd, question, trusted)
@@ -187,7 +189,7 @@ def _both_excesses(
     return outer, inner, new.directions.dim
 
 
-def _automatic_radius(questions: list[Question]) -> float:
+def _automatic_radius(questions: list[Perturbation]) -> float:
     """Twice the largest predicted shift, which keeps every retrained set in sight."""
     shifts = [
         float(np.linalg.norm(affine.shift))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import check_positive
-from ..perturbation import Question, ask
+from ..perturbation import Perturbation, check_perturbation
 from ..sensitivity import GraphicalDerivative
 from ._local_sets import LocalSet, local_set, retrained_set
 
@@ -80,7 +80,9 @@ def lipschitz_inclusion(
     and Figure 2.
     """
     check_positive("lipschitz_inclusion", "radius", radius)
-    question = ask(estimator, X_perturbed, y_perturbed, caller="lipschitz_inclusion")
+    question = check_perturbation(
+        estimator, X_perturbed, y_perturbed, caller="lipschitz_inclusion"
+    )
     pairs = zip(
         question.derivatives, question.estimator.solution_set_.trustworthy, strict=True
     )
@@ -96,7 +98,7 @@ def lipschitz_inclusion(
 
 
 def _inclusion(
-    gd: GraphicalDerivative, question: Question, trusted: bool, radius: float
+    gd: GraphicalDerivative, question: Perturbation, trusted: bool, radius: float
 ) -> tuple[float, float]:
     """Excess beyond the old and beyond the predicted set; NaN, or inf for none."""
     new, old = retrained_set(gd, question, trusted), local_set(gd, trusted)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..linalg import FarthestPoint, Subspace
 from ..optimize import continued
-from ..perturbation import Question
+from ..perturbation import Perturbation
 from ..sensitivity import GraphicalDerivative
 
 __all__ = ["LocalSet", "local_set", "retrained_set"]
@@ -45,7 +45,7 @@ def local_set(gd: GraphicalDerivative, trusted: bool) -> LocalSet:
 
 
 def retrained_set(
-    gd: GraphicalDerivative, question: Question, trusted: bool
+    gd: GraphicalDerivative, question: Perturbation, trusted: bool
 ) -> LocalSet | None:
     """The piece on the perturbed data, with the rank that H has there.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .._validation import check_count, check_positive
 from ..optimize import Polished, stationarity
-from ..perturbation import Question, ask
+from ..perturbation import Perturbation, check_perturbation
 from ..sensitivity import AffineSet, GraphicalDerivative, collect, diagnose, reach
 from ..sets import SolutionSet
 
@@ -197,7 +197,9 @@ def follow_path(
     check_positive("follow_path", "tol", tol, up_to=1.0)
     check_positive("follow_path", "min_step", min_step, up_to=1.0)
     check_count("follow_path", "max_steps", max_steps, low=1)
-    question = ask(estimator, X_perturbed, y_perturbed, caller="follow_path")
+    question = check_perturbation(
+        estimator, X_perturbed, y_perturbed, caller="follow_path"
+    )
     walks = [
         _Walk(gd, question, floor, tol, min_step)
         for gd, floor in zip(question.derivatives, question.floors, strict=True)
@@ -218,7 +220,7 @@ def follow_path(
     return SolutionPath([walk.track for walk in walks], ends)
 
 
-def _ends(walks: list[_Walk], question: Question) -> SolutionSet:
+def _ends(walks: list[_Walk], question: Perturbation) -> SolutionSet:
     """The set at the ends, factorised with the rank that H has there."""
     tol = question.estimator.tol
     polished = [_evidence(walk.here, walk.track, tol) for walk in walks]
@@ -264,7 +266,7 @@ class _Walk:
     def __init__(
         self,
         gd: GraphicalDerivative,
-        question: Question,
+        question: Perturbation,
         floor: float,
         tol: float,
         min_step: float,

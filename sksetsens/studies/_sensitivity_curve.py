@@ -17,8 +17,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import safe_indexing
-from .._validation import check_count, check_wraps_a_set, peel, prediction_scorer
-from ..perturbation import Question
+from .._validation import check_count, check_wraps_a_set, prediction_scorer, unwrap
+from ..perturbation import Perturbation
 from ..sensitivity import predict_set
 from ..sets import PredictedSolutionSet, SolutionSet
 
@@ -242,7 +242,7 @@ def _follow(
     n_corrections: int,
 ) -> dict[str, Any]:
     """One fold's column of each array."""
-    final, X = peel(estimator, X, caller="sensitivity_curve")
+    final, X = unwrap(estimator, X, caller="sensitivity_curve")
     check_is_fitted(final)
 
     def score(solutions: SolutionSet) -> float:
@@ -255,7 +255,7 @@ def _follow(
         # The given estimator keeps its size; fitted arrays are shared.
         sized = copy.copy(final).set_params(perturbation_size=float(size))
         X_new = sized.perturb()
-        question = Question(final, final.X_train_, X_new, final.targets_, None)
+        question = Perturbation(final, final.X_train_, X_new, final.targets_, None)
         predicted = predict_set(question, n_corrections=n_corrections, warn=False)
         row = _evidence(predicted) | {"perturbation_norms": question.size}
         row["scores"] = score(predicted)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import check_positive
-from ..perturbation import ask
+from ..perturbation import check_perturbation
 from ..sensitivity import predict_set, reach
 from ..sets import PredictedSolutionSet
 
@@ -172,7 +172,9 @@ def stability_report(
     Networks", AAAI 2025, arXiv 2412.11057, Algorithm 1.
     """
     check_positive("stability_report", "tol", tol, up_to=1.0)
-    question = ask(estimator, X_perturbed, y_perturbed, caller="stability_report")
+    question = check_perturbation(
+        estimator, X_perturbed, y_perturbed, caller="stability_report"
+    )
     predicted = predict_set(question, n_corrections=0, warn=False)
     pairs = zip(question.derivatives, question.floors, strict=True)
     holds_to = [

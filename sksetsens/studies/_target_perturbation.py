@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import check_count, peel, selection
+from .._validation import check_count, selection, unwrap, user_stacklevel
 from ..exceptions import IllPosedWarning
 from ..optimize import continued
 from ..perturbation import check_inputs
@@ -178,7 +178,7 @@ def target_perturbation(
     Networks", AAAI 2025, arXiv 2412.11057, Section 6. Model-targeted poisoning: F.
     Suya et al., ICML 2021, arXiv 2006.16469.
     """
-    final, X = peel(estimator, X, caller="target_perturbation")
+    final, X = unwrap(estimator, X, caller="target_perturbation")
     check_is_fitted(final)
     wanted = _check_one_goal(target_weights, X, prediction_change)
     check_count("target_perturbation", "n_corrections", n_corrections, low=0)
@@ -224,7 +224,7 @@ def _solve(
             f"{unreachable:.0%} of the target is out of reach of the rows and features "
             "that may move; the perturbation leads to the nearest point within reach.",
             IllPosedWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )
     reached = _retrained(gd, dX, final.tol) if verify else None
     for _ in range(n_corrections):

@@ -18,6 +18,7 @@ from sklearn.exceptions import FitFailedWarning
 from skorch.history import History
 
 from .._progress import progress_bar
+from .._validation import user_stacklevel
 from ..exceptions import AllRestartsFailedError
 from ..objective import (
     Trained,
@@ -33,29 +34,11 @@ from ._restart_cache import RestartCache
 from ._surviving import Died, surviving
 
 __all__ = [
-    "draw_seeds",
     "keep_successful",
     "rebuilt_net",
     "report",
     "run_restarts",
 ]
-
-# Spawn key of the seed of perturbations, beyond any number of restarts.
-_PERTURBATION = 2**31
-
-
-def draw_seeds(random_state: Any, n_restarts: int) -> tuple[list[int], int]:
-    """Independent seeds of the restarts, and of perturbations.
-
-    All are drawn before any work begins, and none depends on how many restarts there
-    are. None takes fresh entropy from the system and leaves NumPy's global state alone.
-    """
-    if isinstance(random_state, np.random.RandomState):
-        random_state = int(random_state.randint(2**31 - 1))
-    root = np.random.SeedSequence(random_state)
-    perturbation = np.random.SeedSequence(root.entropy, spawn_key=(_PERTURBATION,))
-    restarts = [int(child.generate_state(1)[0]) for child in root.spawn(n_restarts)]
-    return restarts, int(perturbation.generate_state(1)[0])
 
 
 def run_restarts(
@@ -66,7 +49,6 @@ def run_restarts(
     verbose: int,
     backend: str = "joblib",
     memory: str | os.PathLike[str] | Memory | None = None,
-    stacklevel: int = 1,
 ) -> list[Restart]:
     """Train once per seed; outcomes in the order of the seeds.
 
@@ -85,8 +67,6 @@ def run_restarts(
         polishes them through joblib.
     memory : str, path or joblib.Memory, default=None
         Where restarts are kept, each on its own as soon as it is done.
-    stacklevel : int, default=1
-        Of warnings about the memory.
 
     Returns
     -------
@@ -96,15 +76,15 @@ def run_restarts(
     if backend == "vectorized":
         reason = _why_not_together(task, seeds[0])
         told, kind = (f"joblib: {reason}", kind) if reason else (backend, backend)
-    cache = RestartCache.of(memory, task, kind, stacklevel + 1)
-    done = _cached(cache, seeds, stacklevel + 1)
+    cache = RestartCache.of(memory, task, kind)
+    done = _cached(cache, seeds)
     stacked: dict[int, Trained] = {}
     if kind == "vectorized" and len(done) < len(seeds):
         stacked, reason = _train_together(task, [s for s in seeds if s not in done])
         if reason:
             told = f"joblib: {reason}"
-            cache = RestartCache.of(memory, task, "joblib", stacklevel + 1)
-            done = _cached(cache, seeds, stacklevel + 1)
+            cache = RestartCache.of(memory, task, "joblib")
+            done = _cached(cache, seeds)
     jobs = {s: (task, s, stacked.get(s), cache) for s in seeds if s not in done}
     with (
         _interruption_told(cache, seeds),
@@ -114,17 +94,16 @@ def run_restarts(
             done[restart.seed] = restart
             advance(1)
     restarts = [replace(done[seed], backend=told) for seed in seeds]
-    _tell_of_unsaved(restarts, memory, stacklevel + 1)
+    _tell_of_unsaved(restarts, memory)
     return restarts
 
 
-def _cached(
-    cache: RestartCache | None, seeds: Sequence[int], stacklevel: int
-) -> dict[int, Restart]:
+def _cached(cache: RestartCache | None, seeds: Sequence[int]) -> dict[int, Restart]:
     found: dict[int, Restart] = {}
-    # A loop: before Python 3.12 a comprehension is a frame, which stacklevel counts.
-    for seed in seeds if cache is not None else ():
-        restart = cache.load(seed, stacklevel + 1)
+    if cache is None:
+        return found
+    for seed in seeds:
+        restart = cache.load(seed)
         if restart is not None:
             found[seed] = restart
     return found
@@ -138,7 +117,7 @@ def _arriving(
     def recovered(seed: int) -> Restart | None:
         if cache is None or not cache.holds(seed):
             return None
-        return cache.load(seed, stacklevel=1)
+        return cache.load(seed)
 
     outcomes = surviving(_kept_restart, jobs, n_jobs=n_jobs, recovered=recovered)
     for seed, restart, n_tries in outcomes:
@@ -186,7 +165,7 @@ def _interruption_told(
         raise
 
 
-def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) -> None:
+def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any) -> None:
     unsaved = [r.unsaved for r in restarts if r.unsaved]
     if unsaved:
         warnings.warn(
@@ -195,7 +174,7 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) 
             "Set the 'memory' parameter of SolutionSetEstimator to a folder that can "
             "be written to, with space left.",
             UserWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
 
 
@@ -219,7 +198,7 @@ def _train_together(
     return dict(zip(seeds, found, strict=True)), ""
 
 
-def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restart]:
+def keep_successful(restarts: Sequence[Restart]) -> list[Restart]:
     """The restarts that ended with weights; a grouped warning names the others.
 
     Raises
@@ -241,7 +220,7 @@ def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restar
             f"{len(failed)} of {len(restarts)} restarts failed and are left out of "
             f"the solution set (see restart_report_):\n{told}",
             FitFailedWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
     return [r for r in restarts if not r.error]
 

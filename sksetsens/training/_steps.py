@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from .._validation import TrainingData
+from .._validation import TrainingData, user_stacklevel
 from ..exceptions import UnsupportedObjectiveError
 from ..networks import missing_sizes
 from ..objective import (
     Objective,
-    admit,
+    check_objective,
     initialised_net,
     rehearse_freezing,
     shape_targets,
@@ -36,7 +36,7 @@ __all__ = [
 _SAME = 1e-6
 
 
-def warn_of_train_split(net: Any, stacklevel: int) -> None:
+def warn_of_train_split(net: Any) -> None:
     """Say that rows the net would hold out take part in the objective."""
     if net.train_split is None:
         return
@@ -45,7 +45,7 @@ def warn_of_train_split(net: Any, stacklevel: int) -> None:
         "training; it is overridden by None, so that the solution set belongs to all "
         "rows of X. Pass train_split=None to the net to silence this.",
         UserWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=user_stacklevel(),
     )
 
 
@@ -95,7 +95,9 @@ def prepare(
     X_net = data.X.astype(dtype)
     targets = shape_targets(trial, X_net, data.targets)
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
-    objective = admit(trial, X_net, y_net, working_memory).with_data(data.X, targets)
+    objective = check_objective(trial, X_net, y_net, working_memory).with_data(
+        data.X, targets
+    )
     check_size(Point(objective, objective.weights, **options))
     task = RestartTask(
         clone(net),  # What is set on the user's net later must not reach the task.

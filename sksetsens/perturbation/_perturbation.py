@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import peel
+from .._validation import unwrap
 from ._perturbed_data import check_perturbed_data
 
-__all__ = ["Question", "ask"]
+__all__ = ["Perturbation", "check_perturbation"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Question:
+class Perturbation:
     """A fitted estimator, its training data, and where that data moves.
 
     Attributes
@@ -73,7 +73,7 @@ class Question:
 
     def _bound(self, level: str, movement: Array) -> Array:
         size = float(np.linalg.norm(movement))
-        moduli = [parts.values[0] for parts in self.estimator._part_moduli(level)]
+        moduli = [parts.values[0] for parts in self.estimator._moduli.by_part(level)]
         return np.array(moduli) * size if size else np.zeros(len(moduli))
 
     def data(self, t: float = 1.0) -> tuple[Array, NDArray[Any]]:
@@ -84,9 +84,9 @@ class Question:
         return self.X + t * self.dX, self.y if self.dy is None else self.y + t * self.dy
 
 
-def ask(
+def check_perturbation(
     estimator: Any, X_perturbed: Any, y_perturbed: Any = None, *, caller: str
-) -> Question:
+) -> Perturbation:
     """Check what a public function is asked.
 
     Parameters
@@ -100,9 +100,9 @@ def ask(
 
     Returns
     -------
-    question : Question
+    question : Perturbation
     """
-    final, X_perturbed = peel(estimator, X_perturbed, caller=caller)
+    final, X_perturbed = unwrap(estimator, X_perturbed, caller=caller)
     check_is_fitted(final)
     X_new, targets = check_perturbed_data(final, X_perturbed, y_perturbed)
-    return Question(final, final.X_train_, X_new, final.targets_, targets)
+    return Perturbation(final, final.X_train_, X_new, final.targets_, targets)
