@@ -8,8 +8,10 @@ from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
+from ._leaks import range_leaks
 from ._minimum_residual import ResidualNorms
 from ._norms import operator_norm
+from ._probes import probe
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
 from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
@@ -35,5 +37,7 @@ __all__ = [
     "SymmetricPseudoInverse",
     "gram_inverse",
     "operator_norm",
+    "probe",
+    "range_leaks",
     "symmetric_inverse",
 ]

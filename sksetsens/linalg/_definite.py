@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from ._norms import UNDERFLOWS
+from ._probes import probe
 from ._pseudoinverse import DECADE, Solution, solution
 from ._subspace import Subspace
 from ._symmetric import MIN_DIMENSION, SymmetricPseudoInverse
@@ -83,7 +84,7 @@ class DefiniteInverse:
         solve = LinearOperator(
             (p, p), lambda v: scipy.linalg.cho_solve(factor, v), dtype=np.float64
         )
-        start = np.random.default_rng(0).standard_normal(p)
+        start = probe(p)
         try:
             largest, inverse = (
                 float(eigsh(A, k=1, v0=start, tol=_TOL, return_eigenvectors=False)[0])

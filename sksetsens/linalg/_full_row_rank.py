@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ._gram import GramPseudoInverse
 from ._implicit import ImplicitSubspace
+from ._probes import probe
 from ._pseudoinverse import Reason, Solution, solution
 
 __all__ = ["FullRowRankInverse", "gram_inverse"]
@@ -177,7 +178,7 @@ class FullRowRankInverse:
         """
         m = self.rank
         inverse = LinearOperator((m, m), self._gram_inverse, dtype=np.float64)
-        start = np.random.default_rng(0).standard_normal(m)
+        start = probe(m)
         (largest,), (u,) = (
             x.T for x in eigsh(inverse, k=1, v0=start, tol=_EIGENVALUE_TOL)
         )

@@ -14,6 +14,7 @@ from ._implicit import ImplicitSubspace
 from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
 from ._probed_spectrum import ProbedSpectrum
+from ._probes import probe
 from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Reason, Solution, gap_at, solution
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
@@ -155,7 +156,7 @@ class KrylovInverse:
         self.n_products = 0
         # Solves so far that ended before their tolerance.
         self.n_unsolved = 0
-        self._start = np.random.default_rng(0).standard_normal(n)
+        self._start = probe(n)
 
     # Solves --------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
+from ._probes import probe
+
 Array = NDArray[np.float64]
 
 
@@ -56,7 +58,7 @@ def operator_norm(operator: LinearOperator, *, tol: float = 0.0) -> tuple[float,
 
 def _lanczos(operator: LinearOperator, tol: float) -> tuple[float, Array]:
     m, n = operator.shape
-    start = np.random.default_rng(0).standard_normal(min(m, n))
+    start = probe(min(m, n))
     image = operator.rmatvec(start) if m <= n else operator.matvec(start)
     size = float(np.abs(image).max())
     if np.isnan(size) or size == np.inf:

@@ -67,7 +67,9 @@ class MordukhovichCriterion:
         and verdict depend on rcond.
 
     worst_entry : tuple of (int, int)
-        Row and feature (of the flattened row) with the largest leak.
+        Row and feature (of the flattened row) with the largest leak. With iterative
+        solves leaks are told by row and by feature, of which an entry has the smaller:
+        its row and its feature leave range H, the entry itself most likely.
 
     status : str
         One sentence.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import aslinearoperator
 
-from ..linalg import CONSISTENCY_TOL, operator_norm
+from ..linalg import CONSISTENCY_TOL, operator_norm, range_leaks
 from ..sensitivity import GraphicalDerivative
 from ._modulus import modulus
 
@@ -130,8 +130,9 @@ def layer_moduli(gd: GraphicalDerivative) -> PartModuli:
     for part in gd.objective.parameter_slices.values():
         factor, B = gd.restricted(part)
         flat = B.reshape(len(B), -1)
-        leak = np.linalg.norm(factor.kernel.project(flat.T))
-        if not differentiable or leak > CONSISTENCY_TOL * np.linalg.norm(flat):
+        outside = np.linalg.norm(factor.kernel.project(flat.T), axis=1)
+        leaks = range_leaks(outside, np.linalg.norm(flat, axis=0))
+        if not differentiable or leaks.max(initial=0.0) > CONSISTENCY_TOL:
             value, direction = np.inf, np.full(flat.shape[1], np.nan)
         else:
             value, direction = operator_norm(aslinearoperator(factor.apply(flat.T).T))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..linalg import CONSISTENCY_TOL, probe
 from ..objective import SINGLE_FROM, Objective
 from ._derivative_check import check_derivatives
 from ._graphical_derivative import GraphicalDerivative
@@ -226,7 +227,7 @@ def _neglect_sentence(gd: GraphicalDerivative) -> str:
 
 
 def _directions(gd: GraphicalDerivative, n: int) -> Array:
-    v = np.random.RandomState(0).standard_normal((n, gd.weights.size))
+    v = probe(n, gd.weights.size)
     return v / np.linalg.norm(v, axis=1, keepdims=True)
 
 
@@ -288,21 +289,25 @@ def _along_kernel(gd: GraphicalDerivative) -> float:
 
 
 def _along_data(gd: GraphicalDerivative) -> float:
-    """The same after a random perturbation of the data and its predicted shift."""
+    """The same after a random perturbation of the data and its predicted shift.
+
+    Only entries whose columns of B lie in range H move: the others have no shift, and
+    one of them in the perturbation would hide what the rest does.
+    """
     X = gd.objective.inputs
     # Columns in units of their own move each by its own size.
     axis = 0 if np.ndim(gd.units[0]) else None
     spread = np.sqrt(np.mean(X**2, axis=axis))
-    direction = np.random.RandomState(0).standard_normal(X.shape)
-    # Where X has no derivative nothing is predicted, and nothing to correct.
-    direction[gd.undifferentiable.entries.reshape(X.shape)] = 0.0
+    # Of entries without a derivative the leak is infinite.
+    stays = gd.column_leaks > CONSISTENCY_TOL
+    direction = np.where(stays.reshape(X.shape), 0.0, probe(*X.shape))
     found = []
     for size in _DATA_STEPS:
         dX = size * spread * direction
         affine = gd(dX)
         moved = float(np.linalg.norm(affine.shift))
         if affine.is_empty or moved == 0.0:
-            return 0.0  # Emptiness is reported by the modulus; nothing to judge here.
+            return 0.0  # No entry moves the solutions: nothing to judge here.
         objective = gd.objective.with_data(X + dX)
         found.append(off_manifold(gd, objective, gd.weights + affine.shift, moved))
     return min(found)
@@ -350,4 +355,7 @@ def off_manifold(
         return 0.0
     # Newton's step with the rank as it is here: new directions carry what is left.
     step = gd.at(objective, w, keep_rank=False).newton_step()
-    return float(np.linalg.norm(step)) / length
+    away = float(np.linalg.norm(step))
+    if length == 0.0:  # No shift is predicted, so that any distance is too far.
+        return np.inf if away > 0.0 else 0.0
+    return away / length

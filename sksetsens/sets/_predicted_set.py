@@ -261,7 +261,10 @@ class PredictedSolutionSet(SolutionSet):
             stationary, so that there is no truth to compare with; inf where the piece
             is empty.
         """
-        pieces = np.diagonal(self.piece_distances(retrained.weights))
+        # Each from its own piece only: of all pairs each would cost a solve.
+        moved = self._cloud(retrained.weights) - self.weights
+        pairs = zip(self.kernels, moved, strict=True)
+        pieces = np.array([float(kernel.complement_norm(v)) for kernel, v in pairs])
         with np.errstate(invalid="ignore", divide="ignore"):
             gaps: Array = np.where(pieces == 0.0, 0.0, pieces / self.shift_norm)
         gaps[~retrained.converged] = np.nan

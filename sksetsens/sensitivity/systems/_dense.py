@@ -13,6 +13,8 @@ from ...linalg import (
     PseudoInverse,
     ScaledPseudoInverse,
     SymmetricPseudoInverse,
+    probe,
+    range_leaks,
     symmetric_inverse,
 )
 from ...optimize import scaled_stationarity, weight_scales
@@ -64,9 +66,7 @@ class Dense(Primal):
             return np.zeros(matrix_shape(self._objective))
         inside = self._squared_columns(self.factor.kernel.spanning_basis())
         everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
-        # Columns ten decades below the largest are rounding.
-        real = everywhere > (1e-10) ** 2 * everywhere.max()
-        return np.sqrt(np.divide(inside, everywhere, out=0.0 * inside, where=real))
+        return range_leaks(np.sqrt(inside), np.sqrt(everywhere))
 
     def _squared_columns(self, basis: Array) -> Array:
         """``|Q'b|^2`` for each column b of B, for orthonormal columns Q."""
@@ -78,7 +78,12 @@ class Dense(Primal):
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         units = np.eye(self._objective.n_params)[part]
-        inverse = SymmetricPseudoInverse(self._matrix[part, part], rcond=self._rcond)
+        # The same cut-off as of the whole H, which a layer of all weights is.
+        inverse = SymmetricPseudoInverse(
+            self._matrix[part, part],
+            rcond=self._rcond,
+            noise=STATIONARITY_NOISE * self._point.stationarity,
+        )
         return inverse, self._objective.cross_adjoints(self._w, units)
 
     @property
@@ -93,9 +98,8 @@ class Dense(Primal):
         inside = [np.linalg.norm(o.target_adjoint(w, z)) for z in basis]
         if not np.any(inside):
             return 0.0
-        probe = np.random.RandomState(0).standard_normal(len(w))
         # E|B'z|^2 = |B|_F^2 for z standard normal.
-        everywhere = np.linalg.norm(o.target_adjoint(w, probe))
+        everywhere = np.linalg.norm(o.target_adjoint(w, probe(len(w))))
         return float(np.linalg.norm(inside) / everywhere)
 
 

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ...linalg import KrylovInverse, PseudoInverse, Solution, SymmetricPseudoInverse
+from ...linalg import (
+    CONSISTENCY_TOL,
+    KrylovInverse,
+    PseudoInverse,
+    Solution,
+    SymmetricPseudoInverse,
+    probe,
+)
 from ...objective import SINGLE_FROM, PointProducts
 from ._point import (
     STATIONARITY_NOISE,
@@ -28,6 +35,8 @@ Array = NDArray[np.float64]
 _PRODUCT_ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
 # A layer's block of H that is built from products, one per weight.
 _MAX_BLOCK = 3000
+# Solves each by which rows and features that leave range H are told from the others.
+_MAX_LEAK_PROBES = 32
 
 
 class MatrixFree(Primal):
@@ -90,21 +99,44 @@ class MatrixFree(Primal):
     def column_leaks(self) -> Array:
         # A random combination of columns lies in range H with probability 0 unless all
         # of them do: what it leaks stands for each.
-        dX = np.random.default_rng(0).standard_normal(self._objective.input_shape)
-        leak = share_outside(self.solve(dX, None))
-        return np.full(matrix_shape(self._objective), leak)
+        shape = matrix_shape(self._objective)
+        dX = probe(*shape)
+        leaks = np.full(shape, self._leak(dX))
+        if not leaks.max(initial=0.0) > CONSISTENCY_TOL:
+            return leaks
+        # Some do: an entry can leave range H only where its row and its feature do.
+        return np.minimum(self._leaks_along(dX, 0), self._leaks_along(dX, 1))
+
+    def _leaks_along(self, dX: Array, axis: int) -> Array:
+        """Leaks of each row (0) or feature (1), of neighbours together if many."""
+        leaks = np.zeros(dX.shape)
+        n = dX.shape[axis]
+        for group in np.array_split(np.arange(n), min(n, _MAX_LEAK_PROBES)):
+            part = (group,) if axis == 0 else (slice(None), group)
+            alone = np.zeros(dX.shape)
+            alone[part] = dX[part]
+            leaks[part] = self._leak(alone)
+        return leaks
+
+    def _leak(self, dX: Array) -> float:
+        found = self.solve(dX.reshape(self._objective.input_shape), None)
+        return share_outside(found)
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         units = np.eye(self._objective.n_params)[part] if _fits(part) else None
         if units is None:
             return refuse_basis(f"'minres' for {part.stop - part.start} weights")
         block = np.stack([self._product(unit)[part] for unit in units])
-        inverse = SymmetricPseudoInverse(0.5 * (block + block.T), rcond=self._rcond)
+        inverse = SymmetricPseudoInverse(
+            0.5 * (block + block.T),
+            rcond=self._rcond,
+            noise=STATIONARITY_NOISE * self._point.stationarity,
+        )
         return inverse, self._objective.cross_adjoints(self._w, units)
 
     @property
     def target_leak(self) -> float:
-        dy = np.random.default_rng(0).standard_normal(self._objective.target_shape)
+        dy = probe(*self._objective.target_shape)
         still = np.zeros(self._objective.input_shape)
         return share_outside(self.solve(still, dy))
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ...linalg import KrylovSettings, PseudoInverse, Solution
+from ...linalg import KrylovSettings, PseudoInverse, Solution, probe
 from ...objective import Objective, PointProducts
 
 __all__ = [
@@ -258,7 +258,7 @@ def relative_neglect(
 
     To within a small factor, by power iteration; ``product`` is v -> G v.
     """
-    v = np.random.RandomState(0).standard_normal(point.weights.size)
+    v = probe(point.weights.size)
     norm, exact = 0.0, PointProducts(point.objective, point.weights)
     for _ in range(_N_POWER_STEPS):
         v = v / np.linalg.norm(v)
