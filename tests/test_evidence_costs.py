@@ -1,8 +1,11 @@
 """Evidence asks for no more solves than it needs."""
 
 import numpy as np
+import pytest
 
+from sksetsens import GraphicalDerivative, SolutionSetEstimator
 from sksetsens.linalg import Subspace
+from sksetsens.networks import DFCNNRegressor
 from sksetsens.sets import PredictedSolutionSet, SolutionSet
 
 
@@ -31,3 +34,54 @@ def test_relative_gaps_ask_each_piece_for_its_own_solution_only():
     across = (retrained.weights - predicted.weights)[:, 1:]
     np.testing.assert_allclose(gaps, np.linalg.norm(across, axis=1) / 2.0)
     assert [kernel.n_vectors for kernel in kernels] == [1] * n
+
+
+def _fitted(weight_decay, **params):
+    """A net solved by products: isolated with a penalty, a manifold without."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((10, 3))
+    y = np.sin(X[:, 0]) + 0.3 * X[:, 1]
+    net = DFCNNRegressor(
+        module__hidden_widths=(8,),
+        module__activation="tanh",
+        module__bias=True,
+        module__train_output=True,
+        optimizer__weight_decay=weight_decay,
+        max_epochs=20,
+    )
+    settings = {"n_restarts": 2, "random_state": 0, "solver": "minres", **params}
+    model = SolutionSetEstimator(net, **settings).fit(X, y)
+    return model, X + 1e-3 * rng.standard_normal(X.shape)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("weight_decay", [0.1, 0.0])
+def test_evidence_about_a_prediction_costs_no_more_than_it(weight_decay):
+    model, moved = _fitted(weight_decay)
+    factors = [gd.factor for gd in model.graphical_derivatives_]
+    model.sensitivity(moved)  # Deflation, where there is any, is found.
+    before = sum(factor.n_products for factor in factors)
+    predicted = model.sensitivity(moved)
+    spent = sum(factor.n_products for factor in factors) - before
+    answer = int(predicted.n_products.sum())
+    assert answer > 0
+    # Where eigenpairs are known an answer is one product; so is each correction that the
+    # evidence takes, of which there are three at most, and a check.
+    assert spent <= 2 * answer + 6 * len(factors)
+
+
+def test_no_perturbation_is_solved_for_to_word_a_status(monkeypatch):
+    model, moved = _fitted(0.1)
+    asked = []
+    original = GraphicalDerivative.__call__
+
+    def counted(gd, *perturbation):
+        asked.append(perturbation)
+        return original(gd, *perturbation)
+
+    monkeypatch.setattr(GraphicalDerivative, "__call__", counted)
+    retrained = model.retrain(moved)
+    assert retrained.converged.all()
+    assert not asked
+    model.stability_report(moved)
+    assert len(asked) == len(retrained)

@@ -41,6 +41,8 @@ _KERNEL_STEPS = (1e-2, 1e-3)
 # Perturbations of the data, relative to its root mean square, with the same purpose.
 _DATA_STEPS = (1e-3, 1e-4)
 _N_CHORD_STEPS = 30
+# Where each step is an iterative solve.
+_N_ITERATED_STEPS = 3
 # On a manifold the distance left after the correction is far below the step taken;
 # where the rank changes it is of the step's own size.
 OBSTRUCTION_TOL = 1e-2
@@ -309,12 +311,20 @@ def _along_data(gd: GraphicalDerivative) -> float:
         if affine.is_empty or moved == 0.0:
             return 0.0  # No entry moves the solutions: nothing to judge here.
         objective = gd.objective.with_data(X + dX)
-        found.append(off_manifold(gd, objective, gd.weights + affine.shift, moved))
+        enough = gd.resolution(gd.residual_norm(objective, gd.weights))
+        start = gd.weights + affine.shift
+        found.append(off_manifold(gd, objective, start, moved, enough=enough))
     return min(found)
 
 
 def off_manifold(
-    gd: GraphicalDerivative, objective: Objective, start: Array, length: float
+    gd: GraphicalDerivative,
+    objective: Objective,
+    start: Array,
+    length: float,
+    *,
+    enough: float = 0.0,
+    first_step: Array | None = None,
 ) -> float:
     """Distance to the solution set that stays after correcting, over ``length``.
 
@@ -332,6 +342,10 @@ def off_manifold(
     start : ndarray of shape (n_params,)
     length : float
         Euclidean.
+    enough : float, default=0.0
+        Gradient norm that counts as none, beside rounding: what iterative solves leave.
+    first_step : ndarray of shape (n_params,), default=None
+        The Newton step at the start, where it is known.
 
     Returns
     -------
@@ -339,22 +353,24 @@ def off_manifold(
         Near 0 on a manifold; of order 1 and above where the rank changes; inf where
         the iteration diverges, so far from the solution.
     """
-    w = start
-    for _ in range(_N_CHORD_STEPS):
-        step = gd.newton_step(w, objective)
+    w, step = start, first_step
+    at_solution = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    for _ in range(_N_ITERATED_STEPS if gd.is_matrix_free else _N_CHORD_STEPS):
+        if step is None:
+            step = gd.newton_step(w, objective, enough=enough)
         w = w + step
         if not np.linalg.norm(w) <= _DIVERGED * (1.0 + np.linalg.norm(start)):
             return np.inf
+        norm = float(np.linalg.norm(objective.gradient(w)))
+        floor = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
+        if norm <= floor + 10.0 * at_solution + enough:
+            return 0.0
         if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
             break
-    left = objective.gradient(w)
-    norm = float(np.linalg.norm(left))
-    at_solution = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
-    floor = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
-    if norm <= floor + 10.0 * at_solution:
-        return 0.0
+        step = None
     # Newton's step with the rank as it is here: new directions carry what is left.
-    step = gd.at(objective, w, keep_rank=False).newton_step()
+    there = gd.at(objective, w, keep_rank=False)
+    step = there.newton_step(enough=enough)
     away = float(np.linalg.norm(step))
     if length == 0.0:  # No shift is predicted, so that any distance is too far.
         return np.inf if away > 0.0 else 0.0

@@ -398,7 +398,11 @@ class GraphicalDerivative:
         return self._system.restricted(part)
 
     def newton_step(
-        self, weights: Array | None = None, objective: Objective | None = None
+        self,
+        weights: Array | None = None,
+        objective: Objective | None = None,
+        *,
+        enough: float = 0.0,
     ) -> Array:
         """``-H^+ R`` with H^+ from here and R of another objective or point.
 
@@ -410,6 +414,10 @@ class GraphicalDerivative:
         objective : Objective, default=None
             None for this objective.
 
+        enough : float, default=0.0
+            Norm of the residual at which an iterative solve may end; factorisations
+            are exact.
+
         Returns
         -------
         step : ndarray of shape (n_params,)
@@ -417,4 +425,13 @@ class GraphicalDerivative:
         return self._system.newton_step(
             self.objective if objective is None else objective,
             self.weights if weights is None else weights,
+            enough,
         )
+
+    def resolution(self, residual: float) -> float:
+        """What solves leave of a residual of this norm; 0 for factorisations.
+
+        The answer to a perturbation with ``|B dx| = residual`` is known to this much;
+        evidence about it need not be known better.
+        """
+        return self.solver_tol * residual if self.is_matrix_free else 0.0

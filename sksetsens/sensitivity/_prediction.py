@@ -17,7 +17,7 @@ from ..sets import PredictedSolutionSet
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linearise import spectral_evidence
-from ._reach import FirstOrderError, first_order_error, reach
+from ._reach import FirstOrderError, first_order_error
 from ._undifferentiable import named
 
 __all__ = ["predict_set"]
@@ -153,8 +153,16 @@ def _piece(
     error = first_order_error(
         gd, objective, weights, floor=floor, corrected=derivative, before=before
     )
-    examined = not error.is_rounding and rank_can_change(gd)
-    moved = float(np.linalg.norm(weights - gd.weights))
+    obstruction = 0.0
+    if not error.is_rounding and rank_can_change(gd):
+        obstruction = off_manifold(
+            gd,
+            objective,
+            weights,
+            float(np.linalg.norm(weights - gd.weights)),
+            enough=gd.resolution(before),
+            first_step=None if n_corrections else error.step,
+        )
     jumping, moves_kinks = _without_derivative(gd, question.dX)
     return _Piece(
         objective,
@@ -164,7 +172,7 @@ def _piece(
         base_loss,
         objective.loss(weights),
         error,
-        off_manifold(gd, objective, weights, moved) if examined else 0.0,
+        obstruction,
         jumping,
         moves_kinks,
     )
@@ -256,12 +264,13 @@ def _warn(
     far = relative_error >= _FAILS
     if far.any():
         worst = int(np.nanargmax(relative_error))
-        share = _range(question, worst)
+        # The error grows about in proportion to the perturbation.
+        share = _HOLDS / relative_error[worst]
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
             f"{len(far)} solutions (largest error {relative_error[worst]:.2g}; see "
             "nonlinearity and shift_error). At the worst of them the first order errs "
-            f"by {_HOLDS:.0%} from {share:.2g} of the perturbation on (see "
+            f"by {_HOLDS:.0%} from about {share:.1g} of the perturbation on (see "
             "linear_range). Use a smaller perturbation, n_corrections, or retrain."
             f"{_other_data(question)}",
             NonlinearityWarning,
@@ -279,9 +288,3 @@ def _other_data(question: Perturbation) -> str:
         "the training rows in their order, and not the perturbation alone, nor data "
         "that a pipeline transforms a second time?"
     )
-
-
-def _range(question: Perturbation, worst: int) -> float:
-    """Share of the perturbation up to which the first order holds, roughly."""
-    gd, floor = question.derivatives[worst], question.floors[worst]
-    return reach(gd, question.dX, question.dy, tol=_HOLDS, floor=floor, precision=0.1)

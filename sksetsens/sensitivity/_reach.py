@@ -45,12 +45,16 @@ class FirstOrderError:
 
     is_rounding : bool
         Whether there was nothing to predict: the perturbed residual at w is rounding.
+
+    step : ndarray of shape (n_params,) or None
+        The Newton step that the shift error measures.
     """
 
     nonlinearity: float
     shift_error: float
     residual: float
     is_rounding: bool
+    step: Array | None = None
 
     @property
     def worse(self) -> float:
@@ -98,10 +102,12 @@ def first_order_error(
     length = 1.0 + float(np.linalg.norm(gd.weights))
     if before <= max(floor, _ROUNDING * gd.residual_scale * length):
         return FirstOrderError(0.0, 0.0, after, True)
-    step = float(np.linalg.norm((corrected or gd).newton_step(weights, objective)))
+    enough = gd.resolution(before)
+    step = (corrected or gd).newton_step(weights, objective, enough=enough)
     # A shift of 0 that leaves a Newton step has missed all of the movement.
     moved = max(moved, least_shift, np.finfo(float).tiny)
-    return FirstOrderError(after / before, step / moved, after, False)
+    shift_error = float(np.linalg.norm(step)) / moved
+    return FirstOrderError(after / before, shift_error, after, False, step)
 
 
 def reach(
@@ -114,6 +120,7 @@ def reach(
     precision: float = _PRECISION,
     farthest: float = _FARTHEST,
     least_shift: float = 0.0,
+    shift: Array | None = None,
 ) -> float:
     """Largest t at which the first order holds for the perturbation ``t (dX, dy)``.
 
@@ -134,6 +141,8 @@ def reach(
     least_shift : float, default=0.0
         Where positive, the shift error alone counts, as in `first_order_error`: a
         movement that passes through 0 then has no large error.
+    shift : ndarray of shape (n_params,), default=None
+        The predicted shift where it is known; NaN of an empty set.
 
     Returns
     -------
@@ -141,18 +150,17 @@ def reach(
         0 where the predicted set is empty, inf where the error stays below ``tol`` up
         to ``farthest``.
     """
-    affine = gd(dX, dy)
-    if affine.is_empty:
+    if shift is None:
+        shift = gd(dX, dy).shift
+    if not np.isfinite(shift).all():
         return 0.0
     objective = gd.objective
 
     def error(t: float) -> float:
-        y = None if dy is None else objective.targets + t * dy
-        moved = objective.with_data(objective.inputs + t * dX, y)
         found = first_order_error(
             gd,
-            moved,
-            gd.weights + t * affine.shift,
+            _moved(objective, dX, dy, t),
+            gd.weights + t * shift,
             floor=floor,
             least_shift=least_shift,
         )
@@ -160,6 +168,14 @@ def reach(
         return worse if np.isfinite(worse) else np.inf
 
     return _first_crossing(error, tol, precision, farthest)
+
+
+def _moved(
+    objective: Objective, dX: Array, dy: NDArray[Any] | None, t: float
+) -> Objective:
+    """The objective on the data at the share t of a perturbation."""
+    y = None if dy is None else objective.targets + t * dy
+    return objective.with_data(objective.inputs + t * dX, y)
 
 
 def _first_crossing(error: Any, tol: float, precision: float, farthest: float) -> float:

@@ -176,9 +176,10 @@ def stability_report(
         estimator, X_perturbed, y_perturbed, caller="stability_report"
     )
     predicted = predict_set(question, n_corrections=0, warn=False)
-    pairs = zip(question.derivatives, question.floors, strict=True)
+    triples = zip(question.derivatives, question.floors, predicted.shift, strict=True)
     holds_to = [
-        reach(gd, question.dX, question.dy, tol=tol, floor=floor) for gd, floor in pairs
+        reach(gd, question.dX, question.dy, tol=tol, floor=floor, shift=shift)
+        for gd, floor, shift in triples
     ]
     distance, bound = predicted.shift_norm, question.bounds
     with np.errstate(invalid="ignore"):

@@ -206,7 +206,10 @@ def _tell_of_other_branches(
         if gd.note:
             continue  # It predicts where outputs stay, not where a zero of R moves.
         dy = task.y - gd.objective.targets if gd.objective.has_real_targets else None
-        affine = gd(task.X - gd.objective.inputs, dy)
+        dX = task.X - gd.objective.inputs
+        if gd.is_matrix_free and _obeys_first_order(gd, w - gd.weights, dX, dy):
+            continue  # A solve costs as much as the answer, two products do not.
+        affine = gd(dX, dy)
         beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))
         if beyond > float(np.linalg.norm(affine.shift)) + _SAME * np.linalg.norm(w):
             status[i] += (
@@ -214,3 +217,9 @@ def _tell_of_other_branches(
                 "another branch (see follow_path)"
             )
     retrained.status = np.array(status)
+
+
+def _obeys_first_order(gd: GraphicalDerivative, moved: Any, dX: Any, dy: Any) -> bool:
+    """Whether ``|H v + B dx| <= |B dx|`` for the movement v that was found."""
+    b = gd.objective.cross_product(gd.weights, dX, dy)
+    return bool(np.linalg.norm(gd.H.matvec(moved) + b) <= np.linalg.norm(b))

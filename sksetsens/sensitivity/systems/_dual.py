@@ -77,7 +77,9 @@ class Dual(RowForm):
         B = np.einsum("ick,icd->kid", per_row, self._SD)
         return GramPseudoInverse(A, rcond=self._rcond), B
 
-    def newton_step(self, objective: Objective, weights: Array) -> Array:
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
         r = self._whitened(objective.output_gradient(weights))
         return -self.factor.apply_factored(r.ravel())
 

@@ -226,7 +226,9 @@ class SaturatedDual:
         A[new] = self._gradients(rows[new], Q[new])
         return self._factorised(A), rows, Q
 
-    def newton_step(self, objective: Objective, weights: Array) -> Array:
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
         factor, rows, Q = self._holding(self.anchor.moved(objective))
         left = self._left(objective, weights)
         return -factor.apply_factored((Q * left[rows]).sum(axis=1))

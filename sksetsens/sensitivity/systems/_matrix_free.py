@@ -16,7 +16,7 @@ from ...linalg import (
     SymmetricPseudoInverse,
     probe,
 )
-from ...objective import SINGLE_FROM, PointProducts
+from ...objective import SINGLE_FROM, Objective, PointProducts
 from ._point import (
     STATIONARITY_NOISE,
     Point,
@@ -61,6 +61,11 @@ class MatrixFree(Primal):
         )
         super().__init__(point, factor)
         self._product, self._rcond, self._point = exact, point.rcond, point
+
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
+        return -self.factor.apply(objective.gradient(weights), noise=enough)
 
     @property
     def neglected(self) -> float:

@@ -91,7 +91,9 @@ class MatrixFreeDual(RowForm):
         moved = self._inverse_curvature @ (self._S.transpose(0, 2, 1) @ rows)
         return moved[..., 0]
 
-    def newton_step(self, objective: Objective, weights: Array) -> Array:
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
         if self.anchor is None:
             rho = self._whitened(objective.output_gradient(weights))
         else:

@@ -151,8 +151,13 @@ class System(Protocol):
     def target_leak(self) -> float:
         """Share of that derivative outside range H, Frobenius norms."""
 
-    def newton_step(self, objective: Objective, weights: Array) -> Array:
-        """``-H^+ R`` with the residual of ``objective`` at ``weights``."""
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
+        """``-H^+ R`` with the residual of ``objective`` at ``weights``.
+
+        An iterative solve may end at a residual of norm ``enough``.
+        """
 
     def residual_norm(self, objective: Objective, weights: Array) -> float:
         """Norm of what ought to vanish: ``|R|``, or the held outputs' movement."""

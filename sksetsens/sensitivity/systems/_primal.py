@@ -36,7 +36,9 @@ class Primal(ZeroOfR):
             return self.factor.solve(self._products.cross(dX))
         return self.factor.solve(self._objective.cross_product(self._w, dX, dy))
 
-    def newton_step(self, objective: Objective, weights: Array) -> Array:
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
         return -self.factor.apply(objective.gradient(weights))
 
     @property
