@@ -65,8 +65,8 @@ def test_evidence_about_a_prediction_costs_no_more_than_it(weight_decay):
     spent = sum(factor.n_products for factor in factors) - before
     answer = int(predicted.n_products.sum())
     assert answer > 0
-    # Where eigenpairs are known an answer is one product; so is each correction that the
-    # evidence takes, of which there are three at most, and a check.
+    # Where eigenpairs are known an answer is one product; so is each correction of the
+    # evidence, of which there are three at most, and a check.
     assert spent <= 2 * answer + 6 * len(factors)
 
 
