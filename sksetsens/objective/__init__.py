@@ -5,7 +5,7 @@ NumPy arrays. May import: networks, _validation, _compat, exceptions.
 """
 
 from ._checks import admit, bare_net, initialised_net, shape_targets
-from ._isolation import isolated
+from ._isolation import isolated, kernels_kept, single_threaded
 from ._memory import memory_explained
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
@@ -20,8 +20,10 @@ __all__ = [
     "bare_net",
     "initialised_net",
     "isolated",
+    "kernels_kept",
     "memory_explained",
     "shape_targets",
+    "single_threaded",
     "train_together",
     "why_not_together",
 ]

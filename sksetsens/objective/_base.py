@@ -14,7 +14,6 @@ from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
 from ._decay import weight_decay
-from ._isolation import ONE_AT_A_TIME
 from ._layerwise import linear_layers
 from ._net_function import NetFunction
 
@@ -78,6 +77,7 @@ class ObjectiveBase:
         self.batch_size = batch_size
         self._set_data(X, y)
         self._count_outputs()
+        self._core.note_attention(self._x[:2])
         self._layers = linear_layers(self._core, self._x[:2])
         self._activations = self._activations_per_row()
         self.working_memory = working_memory
@@ -199,6 +199,11 @@ class ObjectiveBase:
         return tuple(self._y.shape)
 
     @property
+    def attends(self) -> bool:
+        """Whether the module evaluates attention, whose kernels the process chooses."""
+        return self._core.attends
+
+    @property
     def has_real_targets(self) -> bool:
         """Whether targets are real numbers, along which derivatives exist."""
         return bool(self._y.is_floating_point())
@@ -206,7 +211,7 @@ class ObjectiveBase:
     @property
     def module(self) -> torch.nn.Module:
         """Copy of the net's module, in the analysis dtype."""
-        with ONE_AT_A_TIME:  # Meanwhile another thread may exchange its parameters.
+        with self._core.turn:  # Meanwhile another thread may exchange its parameters.
             return copy.deepcopy(self._core.module)
 
     # Building blocks on tensors ------------------------------------------------
@@ -234,7 +239,7 @@ class ObjectiveBase:
                 for name, t in constants.items()
             }
         values = {**self._unflatten(w), **constants}
-        with ONE_AT_A_TIME:
+        with self._core.turn:
             return functional_call(self._core, values, args)
 
     def _forward(self, w: Tensor, x: Tensor) -> Tensor:

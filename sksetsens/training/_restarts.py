@@ -24,6 +24,7 @@ from ..objective import (
     bare_net,
     initialised_net,
     isolated,
+    single_threaded,
     train_together,
     why_not_together,
 )
@@ -194,7 +195,7 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) 
 
 
 def _why_not_together(task: RestartTask, seed: int) -> str:
-    with isolated(seed, n_threads=1):
+    with isolated(seed), single_threaded():
         return why_not_together(bare_net(task.estimator, task.params).initialize())
 
 
@@ -202,7 +203,7 @@ def _train_together(
     task: RestartTask, seeds: Sequence[int]
 ) -> tuple[dict[int, Trained], str]:
     """Trainings as one stack by seed; or none, and why the nets cannot be stacked."""
-    with isolated(seeds[0], n_threads=1):
+    with isolated(seeds[0]), single_threaded():
         try:
             found = train_together(
                 task.estimator, task.params, task.X_net, task.y_net, seeds
