@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -149,18 +150,27 @@ def _exist(positions: NDArray[Any], size: int) -> bool:
 # Where a warning points ---------------------------------------------------------------
 
 _PACKAGE = __name__.partition(".")[0]
+# Between the user and the package: pipelines, searches, loops in parallel, threads.
+_CARRIERS = {_PACKAGE, "sklearn", "joblib", "skorch", *sys.stdlib_module_names}
 
 
 def user_stacklevel() -> int:
-    """``stacklevel`` with which the caller's warning names code outside the package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
-    return level
+    """``stacklevel`` with which the caller's warning names the user's line.
 
-
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == _PACKAGE
+    That is the first frame outside the package and what carries its calls. Where there
+    is none, as in a worker, it is the first frame outside the package.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    level, outside = 0, 0
+    while frame is not None:
+        level += 1
+        top = frame.f_globals.get("__name__", "").partition(".")[0]
+        if not outside and top != _PACKAGE:
+            outside = level
+        if top not in _CARRIERS:
+            return level
+        frame = frame.f_back
+    return outside or level
 
 
 # Pipelines and searches, unwrapped ----------------------------------------------------
@@ -317,7 +327,7 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
             "A column-vector y was passed when a 1d array was expected. Please change "
             "the shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=3,
+            stacklevel=user_stacklevel(),
         )
         y = y.ravel()
     targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
@@ -404,5 +414,5 @@ def _warn_of_integers(X: Any) -> None:
             "converted to float64. Sensitivity moves every feature continuously: "
             "encode categories first, or pass X.astype(float) if they are quantities.",
             DataConversionWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )

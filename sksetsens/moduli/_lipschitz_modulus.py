@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import check_choice, check_count, check_positive, peel
+from .._validation import (
+    check_choice,
+    check_count,
+    check_positive,
+    peel,
+    user_stacklevel,
+)
 from ..exceptions import IllPosedWarning
 from ._closed_form import check_closed_form, closed_form_moduli, interpolates
 from ._empirical import EmpiricalModuli, empirical_moduli, unknown_moduli
@@ -205,7 +211,7 @@ def _closed_form(final: Any, level: str, return_more: bool) -> Any:
             f"{np.sum(~solutions.trustworthy)} are not trustworthy; their moduli are "
             "NaN. Train longer, or use method='coderivative'.",
             IllPosedWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )
     tables = [closed_form_moduli(gd, by_layer=level == "layer") for gd in derivatives]
     values = np.stack(tables)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
+from .._validation import user_stacklevel
 from ..exceptions import SolverWarning
 from ..linalg import CONSISTENCY_TOL, operator_norm
 from ..sensitivity import GraphicalDerivative
@@ -93,7 +94,7 @@ def _warn_of_unsolved() -> None:
         "it ended before solver_tol. Raise solver_max_iter or solver_tol, add weight "
         "decay, or use solver='eigh' or 'dual' if the net is small enough.",
         SolverWarning,
-        stacklevel=2,
+        stacklevel=user_stacklevel(),
     )
 
 

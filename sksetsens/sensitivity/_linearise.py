@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._validation import user_stacklevel
 from ..exceptions import IllPosedWarning, StationarityWarning
 from ..objective import Objective
 from ..optimize import Polished
@@ -111,7 +112,7 @@ def spectral_evidence(derivatives: Sequence[GraphicalDerivative]) -> dict:
     }
 
 
-def warn_of(diagnoses: Sequence[Diagnosis], stacklevel: int) -> None:
+def warn_of(diagnoses: Sequence[Diagnosis], stacklevel: int = 1) -> None:
     """One warning per kind of trouble, with counts and the first sentences."""
     kinds = {
         StationarityWarning: [d for d in diagnoses if not d.is_stationary],
@@ -128,5 +129,5 @@ def warn_of(diagnoses: Sequence[Diagnosis], stacklevel: int) -> None:
             f"{len(found)} of {len(diagnoses)} solutions cannot be trusted for "
             f"sensitivity (see solution_set_.status):\n{told}",
             category,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import check_count, peel, selection
+from .._validation import check_count, peel, selection, user_stacklevel
 from ..exceptions import IllPosedWarning
 from ..optimize import continued
 from ..perturbation import check_inputs
@@ -224,7 +224,7 @@ def _solve(
             f"{unreachable:.0%} of the target is out of reach of the rows and features "
             "that may move; the perturbation leads to the nearest point within reach.",
             IllPosedWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )
     reached = _retrained(gd, dX, final.tol) if verify else None
     for _ in range(n_corrections):

@@ -22,6 +22,7 @@ import skorch
 import torch
 from joblib import Memory
 
+from .._validation import user_stacklevel
 from .._version import __version__
 from ..optimize import Polished
 from ..sets import read_arrays, write_arrays
@@ -58,7 +59,6 @@ class RestartCache:
         memory: str | os.PathLike[str] | Memory | None,
         task: RestartTask,
         kind: str,
-        stacklevel: int,
     ) -> RestartCache | None:
         """The task's cache; None where none is wanted, or none can be trusted.
 
@@ -68,8 +68,6 @@ class RestartCache:
         task : RestartTask
         kind : {"joblib", "vectorized"}
             How it trains: the two differ by rounding.
-        stacklevel : int
-            Of the warning about a net without a key.
 
         Warns
         -----
@@ -88,7 +86,7 @@ class RestartCache:
                 "Give the net parameters that are numbers, strings, arrays, classes or "
                 "functions, or pass memory=None to silence this.",
                 UserWarning,
-                stacklevel=stacklevel + 1,
+                stacklevel=user_stacklevel(),
             )
             return None
 
@@ -97,7 +95,7 @@ class RestartCache:
         key = fingerprint((self.task_key, seed))
         return os.path.join(self.folder, f"{key}.npz")
 
-    def load(self, seed: int, stacklevel: int) -> Restart | None:
+    def load(self, seed: int) -> Restart | None:
         """The restart from ``seed``; None, with a warning where a file is damaged."""
         path = self.path(seed)
         try:
@@ -114,7 +112,7 @@ class RestartCache:
                 f"The cached restart {path} cannot be read ({type(error).__name__}) "
                 "and is trained anew. Delete the file if that does not replace it.",
                 UserWarning,
-                stacklevel=stacklevel + 1,
+                stacklevel=user_stacklevel(),
             )
             return None
 

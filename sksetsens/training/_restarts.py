@@ -18,6 +18,7 @@ from sklearn.exceptions import FitFailedWarning
 from skorch.history import History
 
 from .._progress import progress_bar
+from .._validation import user_stacklevel
 from ..exceptions import AllRestartsFailedError
 from ..objective import (
     Trained,
@@ -61,7 +62,7 @@ def run_restarts(
     verbose: int,
     backend: str = "joblib",
     memory: str | os.PathLike[str] | Memory | None = None,
-    stacklevel: int = 1,
+    stacklevel: int = 1,  # Unused: warnings find the user's line themselves.
 ) -> list[Restart]:
     """Train once per seed; outcomes in the order of the seeds.
 
@@ -80,8 +81,6 @@ def run_restarts(
         polishes them through joblib.
     memory : str, path or joblib.Memory, default=None
         Where restarts are kept, each on its own as soon as it is done.
-    stacklevel : int, default=1
-        Of warnings about the memory.
 
     Returns
     -------
@@ -91,15 +90,15 @@ def run_restarts(
     if backend == "vectorized":
         reason = _why_not_together(task, seeds[0])
         told, kind = (f"joblib: {reason}", kind) if reason else (backend, backend)
-    cache = RestartCache.of(memory, task, kind, stacklevel + 1)
-    done = _cached(cache, seeds, stacklevel + 1)
+    cache = RestartCache.of(memory, task, kind)
+    done = _cached(cache, seeds)
     stacked: dict[int, Trained] = {}
     if kind == "vectorized" and len(done) < len(seeds):
         stacked, reason = _train_together(task, [s for s in seeds if s not in done])
         if reason:
             told = f"joblib: {reason}"
-            cache = RestartCache.of(memory, task, "joblib", stacklevel + 1)
-            done = _cached(cache, seeds, stacklevel + 1)
+            cache = RestartCache.of(memory, task, "joblib")
+            done = _cached(cache, seeds)
     jobs = {s: (task, s, stacked.get(s), cache) for s in seeds if s not in done}
     with (
         _interruption_told(cache, seeds),
@@ -109,20 +108,15 @@ def run_restarts(
             done[restart.seed] = restart
             advance(1)
     restarts = [replace(done[seed], backend=told) for seed in seeds]
-    _tell_of_unsaved(restarts, memory, stacklevel + 1)
+    _tell_of_unsaved(restarts, memory)
     return restarts
 
 
-def _cached(
-    cache: RestartCache | None, seeds: Sequence[int], stacklevel: int
-) -> dict[int, Restart]:
-    found: dict[int, Restart] = {}
-    # A loop: before Python 3.12 a comprehension is a frame, which stacklevel counts.
-    for seed in seeds if cache is not None else ():
-        restart = cache.load(seed, stacklevel + 1)
-        if restart is not None:
-            found[seed] = restart
-    return found
+def _cached(cache: RestartCache | None, seeds: Sequence[int]) -> dict[int, Restart]:
+    if cache is None:
+        return {}
+    found = {seed: cache.load(seed) for seed in seeds}
+    return {seed: restart for seed, restart in found.items() if restart is not None}
 
 
 def _arriving(
@@ -133,7 +127,7 @@ def _arriving(
     def recovered(seed: int) -> Restart | None:
         if cache is None or not cache.holds(seed):
             return None
-        return cache.load(seed, stacklevel=1)
+        return cache.load(seed)
 
     outcomes = surviving(_kept_restart, jobs, n_jobs=n_jobs, recovered=recovered)
     for seed, restart, n_tries in outcomes:
@@ -181,7 +175,7 @@ def _interruption_told(
         raise
 
 
-def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) -> None:
+def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any) -> None:
     unsaved = [r.unsaved for r in restarts if r.unsaved]
     if unsaved:
         warnings.warn(
@@ -190,7 +184,7 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any, stacklevel: int) 
             "Set the 'memory' parameter of SolutionSetEstimator to a folder that can "
             "be written to, with space left.",
             UserWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
 
 
@@ -214,7 +208,7 @@ def _train_together(
     return dict(zip(seeds, found, strict=True)), ""
 
 
-def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restart]:
+def keep_successful(restarts: Sequence[Restart], stacklevel: int = 1) -> list[Restart]:
     """The restarts that ended with weights; a grouped warning names the others.
 
     Raises
@@ -235,7 +229,7 @@ def keep_successful(restarts: Sequence[Restart], stacklevel: int) -> list[Restar
             f"{len(failed)} of {len(restarts)} restarts failed and are left out of "
             f"the solution set (see restart_report_):\n{told}",
             FitFailedWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=user_stacklevel(),
         )
     return [r for r in restarts if not r.error]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from .._validation import TrainingData
+from .._validation import TrainingData, user_stacklevel
 from ..networks import missing_sizes
 from ..objective import Objective, admit, initialised_net, shape_targets
 from ..optimize import continued
@@ -29,7 +29,7 @@ __all__ = [
 _SAME = 1e-6
 
 
-def warn_of_train_split(net: Any, stacklevel: int) -> None:
+def warn_of_train_split(net: Any, stacklevel: int = 1) -> None:
     """Say that rows the net would hold out take part in the objective."""
     if net.train_split is None:
         return
@@ -38,7 +38,7 @@ def warn_of_train_split(net: Any, stacklevel: int) -> None:
         "training; it is overridden by None, so that the solution set belongs to all "
         "rows of X. Pass train_split=None to the net to silence this.",
         UserWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=user_stacklevel(),
     )
 
 
