@@ -31,7 +31,6 @@ class Dual(RowForm):
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
         self._rcond, self._point = point.rcond, point
         self._products = PointProducts(point.objective, point.weights)
-        self._is_asked_again = False
         self.factor = gram_inverse(self._A, rcond=point.rcond, rank=point.rank)
 
     @cached_property
@@ -41,10 +40,10 @@ class Dual(RowForm):
         )
 
     def _moved(self, dX: Any) -> Array:
-        """``S D dx`` per row: by a product the first time, then by D itself."""
-        if not self._is_asked_again:
-            self._is_asked_again = True
-            return self._S @ self._products.input_jacobian(dX)[..., None]
+        return self._S @ self._products.input_jacobian(dX)[..., None]
+
+    def _moved_often(self, dX: Any) -> Array:
+        """By D itself: one product costs less, and an operator norm takes many."""
         return self._SD @ np.reshape(dX, (self._SD.shape[0], self._SD.shape[2], 1))
 
     @cached_property
