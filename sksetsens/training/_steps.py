@@ -175,6 +175,8 @@ def _tell_of_other_branches(
     for i, (gd, w) in enumerate(zip(derivatives, retrained.weights, strict=True)):
         dy = task.y - gd.objective.targets if gd.objective.has_real_targets else None
         affine = gd(task.X - gd.objective.inputs, dy)
+        if not np.isfinite(affine.shift).all():
+            continue  # No prediction to compare with: the status says why.
         beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))
         if beyond > float(np.linalg.norm(affine.shift)) + _SAME * np.linalg.norm(w):
             status[i] += (
