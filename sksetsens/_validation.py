@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -151,21 +152,28 @@ def _exist(positions: NDArray[Any], size: int) -> bool:
 
 # Where a warning points ---------------------------------------------------------------
 
-# Frames of these are between the user's line and a warning. (contextlib: functions
-# that a context manager decorates, as `sklearn.config_context` does.)
-_NO_USERS = {__name__.partition(".")[0], "contextlib", "joblib", "sklearn", "skorch"}
+_PACKAGE = __name__.partition(".")[0]
+# Between the user and the package: pipelines, searches, loops in parallel, threads.
+_CARRIERS = {_PACKAGE, "sklearn", "joblib", "skorch", *sys.stdlib_module_names}
 
 
 def user_stacklevel() -> int:
     """``stacklevel`` with which the caller's warning names the user's line.
 
-    That is the innermost frame outside the package and outside what calls it for the
-    user, pipelines and searches of scikit-learn among them.
+    That is the first frame outside the package and what carries its calls. Where there
+    is none, as in a worker, it is the first frame outside the package.
     """
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
-    return level
+    frame: FrameType | None = sys._getframe(1)
+    level, outside = 0, 0
+    while frame is not None:
+        level += 1
+        top = frame.f_globals.get("__name__", "").partition(".")[0]
+        if not outside and top != _PACKAGE:
+            outside = level
+        if top not in _CARRIERS:
+            return level
+        frame = frame.f_back
+    return outside or level
 
 
 def warn_of_fitted_net(net: Any) -> None:
@@ -180,10 +188,6 @@ def warn_of_fitted_net(net: Any) -> None:
         FittedNetWarning,
         stacklevel=user_stacklevel(),
     )
-
-
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] in _NO_USERS
 
 
 # Pipelines and searches, unwrapped ----------------------------------------------------

@@ -18,7 +18,7 @@ import torch
 
 from sksetsens import SolutionSetEstimator
 from sksetsens.networks import DFCNNRegressor
-from sksetsens.objective._isolation import ONE_AT_A_TIME, isolated
+from sksetsens.objective._isolation import TRAINING, isolated
 from sksetsens.training._restart import run_restart
 
 torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def test_forked_processes_do_not_wait_for_threads_they_do_not_have():
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with ONE_AT_A_TIME:
+        with TRAINING:
             held.set()
             done.wait(60)
 
@@ -123,7 +123,7 @@ def test_forked_processes_do_not_wait_for_threads_they_do_not_have():
 
 
 def _take_turn():
-    with isolated(seed=0), ONE_AT_A_TIME:
+    with isolated(seed=0), TRAINING:
         pass
 
 

@@ -233,16 +233,18 @@ class TestKrylovInverse:
         unit = np.eye(1, 3000)[0]
         np.testing.assert_allclose(krylov.kernel.project(unit), unit, atol=1e-6)
 
-    def test_later_solves_need_fewer_products(self):
+    def test_known_eigenpairs_save_products_in_every_solve(self):
         rng = np.random.default_rng(0)
         Q = np.linalg.qr(rng.standard_normal((300, 300)))[0]
         eigenvalues = np.concatenate([np.geomspace(10.0, 1e4, 30), np.ones(270)])
         eigenvalues[30:] += 0.3 * rng.uniform(size=270)
         H = (Q * eigenvalues) @ Q.T
         krylov = KrylovInverse(H.__matmul__, 300)
+        without = krylov.least_squares(rng.standard_normal(300))
         first, second = (krylov.solve(rng.standard_normal(300)) for _ in range(2))
+        assert first.converged
         assert second.converged
-        assert second.n_iter <= 0.5 * first.n_iter
+        assert max(first.n_iter, second.n_iter) <= 0.5 * without.n_iter
 
     def test_what_needs_a_basis_is_refused(self):
         H, _ = symmetric(10, 5)

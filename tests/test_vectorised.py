@@ -8,7 +8,13 @@ from torch import nn
 
 from sksetsens import SolutionSetEstimator
 from sksetsens.networks import DFCNNClassifier, DFCNNRegressor
-from sksetsens.objective import bare_net, isolated, train_together, why_not_together
+from sksetsens.objective import (
+    bare_net,
+    isolated,
+    single_threaded,
+    train_together,
+    why_not_together,
+)
 from sksetsens.objective._stacked import _draws_like_torch
 
 SEEDS = [3, 1, 4, 1_000_000_007]
@@ -31,7 +37,7 @@ def one_by_one(net, y):
     """Weights and last losses of skorch's own trainings."""
     found = []
     for seed in SEEDS:
-        with isolated(seed, n_threads=1):
+        with isolated(seed), single_threaded():
             single = bare_net(net, {}).initialize()
             single.partial_fit(X, y)
         state = {k: v.numpy().copy() for k, v in single.module_.state_dict().items()}

@@ -92,11 +92,13 @@ class GramOperatorInverse:
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""
+        before = self._gram.n_products
         value = -self.apply(b)
         norm = float(np.linalg.norm(b))
         left = self._adjoint(self._A(value)) + b
         residual = float(np.linalg.norm(left)) / norm if norm else 0.0
-        outcome = self._gram.outcome(value, residual)
+        n_iter = self._gram.n_products - before
+        outcome = self._gram.outcome(value, residual, n_iter)
         return assemble(outcome, self._gram.cutoff_seen, self._gram.settings)
 
     def apply_factored(self, rho: Array) -> Array:

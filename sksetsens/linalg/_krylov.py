@@ -21,6 +21,7 @@ __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
 Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
+Beside = tuple[Array, Array]
 
 # Error of a float32 product relative to |H| |v|, as it accumulates over a run: measured
 # at 4e-6 of the residual at which float32 sets in.
@@ -99,8 +100,8 @@ class KrylovInverse:
     """``H^+`` of a symmetric, possibly singular and indefinite operator, by products.
 
     Solves are iterative: each reports its residual by an exact product, its iterations
-    and why it stopped. Eigenpairs that the first solve has found speed up later ones.
-    Spectral evidence comes from a Lanczos run with a random start. It sees the ends of
+    and why it stopped. Spectral evidence comes from a Lanczos run with a random start,
+    whose eigenpairs speed up solves, whichever comes first. It sees the ends of
     the spectrum: a smallest Ritz value that lies above its own error bound says that H
     is definite, with the probability with which a random start has a part along every
     eigenvector. Otherwise ``inertia`` counts the negative eigenvalues seen only,
@@ -150,9 +151,6 @@ class KrylovInverse:
         self.settings = settings or KrylovSettings()
         eps = float(np.finfo(np.float64).eps)
         self.rcond = max(n * eps, 1e-10) if rcond is None else rcond
-        self._space: Lanczos | None = None
-        # Eigenvectors (n, k) and eigenvalues that a first solve has found.
-        self._deflation = np.empty((n, 0)), np.empty(0)
         self.n_products = 0
         # Solves so far that ended before their tolerance.
         self.n_unsolved = 0
@@ -160,9 +158,12 @@ class KrylovInverse:
 
     # Solves --------------------------------------------------------------------------
 
-    def least_squares(self, b: Array, *, noise: float = 0.0) -> Outcome:
+    def least_squares(
+        self, b: Array, beside: Beside | None = None, *, noise: float = 0.0
+    ) -> Outcome:
         """Shortest least-squares solution of ``H x = b`` with its evidence.
 
+        ``beside`` are eigenvectors (n, k) and their eigenvalues, if any are known;
         ``noise`` is the norm of the error of b: no residual below it is asked for.
         """
         size = float(np.linalg.norm(b))
@@ -170,17 +171,23 @@ class KrylovInverse:
             return Outcome(np.zeros(self._n), 0.0, False, 0, "converged")
         with progress_bar(self.settings.max_iter, "solve") as advance:
             target = max(self.settings.tol * size, noise)
-            return self._in_passes(b, size, target, lambda: advance(1))
+            known = beside or self._nothing
+            return self._in_passes(b, size, target, known, lambda: advance(1))
 
     def _in_passes(
-        self, b: Array, size: float, target: float, on_step: Callable[[], None]
+        self,
+        b: Array,
+        size: float,
+        target: float,
+        beside: Beside,
+        on_step: Callable[[], None],
     ) -> Outcome:
         x, residual = np.zeros(self._n), np.array(b, dtype=np.float64)
         n_iter, norm, image, stop = 0, size, np.inf, "max_iter"
         while n_iter < self.settings.max_iter:
             max_steps = self.settings.max_iter - n_iter
             rough = self._rough if n_iter == 0 else None
-            run = self._pass(residual, target, max_steps, rough, on_step)
+            run = self._pass(residual, target, max_steps, rough, beside, on_step)
             candidate = x + run.value
             left = b - self._exact(candidate)
             n_iter += run.space.n_steps + 1
@@ -214,10 +221,11 @@ class KrylovInverse:
         target: float,
         max_steps: int,
         rough: Product | None,
+        beside: Beside,
         on_step: Callable[[], None],
     ) -> Run:
-        """One run from the true residual, beside the eigenvectors found before."""
-        W, theta = self._deflation
+        """One run from the true residual, beside known eigenvectors."""
+        W, theta = beside
         inside = W.T @ residual
         rest = residual - W @ inside
         known = W @ (inside / theta)
@@ -236,8 +244,6 @@ class KrylovInverse:
             beside=W if W.size else None,
             on_step=on_step,
         )
-        if self._space is None or run.space.n_steps > self._space.n_steps:
-            self._space = run.space
         return replace(run, value=known + run.value)
 
     def _product(
@@ -256,23 +262,25 @@ class KrylovInverse:
         image = self._exact(self._start)
         return float(np.linalg.norm(image) / np.linalg.norm(self._start))
 
-    def keep_eigenpairs(self) -> None:
-        """Let later solves profit from the longest basis so far.
+    @property
+    def _nothing(self) -> Beside:
+        return np.empty((self._n, 0)), np.empty(0)
 
-        Not where float32 had a part in it: eigenvectors with its noise in ker H would
-        spoil every later answer, unseen by the residual.
+    @cached_property
+    def _deflation(self) -> Beside:
+        """Eigenvectors (n, k) and eigenvalues, of the random start's run alone.
+
+        What earlier solves have found would make an answer depend on them.
         """
-        if self._space is None or self._rough is not None:
-            return
-        theta, vectors, errors = self._space.ritz()
-        scale = self._space.scale
+        probe = self._probe
+        if probe.space.is_invariant or probe.space.n_steps == self._n:
+            # The run has seen all of H: solves are as short as it was.
+            return self._nothing
+        theta, vectors, errors = probe.space.ritz()
         size = np.abs(theta)
-        found = (errors <= _EIGENPAIR * size) & (size > DECADE * self.rcond * scale)
-        largest = np.argsort(-np.abs(theta))
-        chosen = [i for i in largest if found[i]][:_MAX_DEFLATED]
-        W = self._space.basis.T @ vectors[:, chosen]
-        self._deflation = np.linalg.qr(W)[0], theta[chosen]
-        self._space = None
+        found = (errors <= _EIGENPAIR * size) & (size > DECADE * probe.cutoff)
+        chosen = [i for i in np.argsort(-size) if found[i]][:_MAX_DEFLATED]
+        return np.linalg.qr(probe.space.basis.T @ vectors[:, chosen])[0], theta[chosen]
 
     def apply(self, b: Array, *, noise: float = 0.0) -> Array:
         """``H^+ b`` for vectors in the last axis of b, to the solver's tolerance."""
@@ -281,10 +289,8 @@ class KrylovInverse:
         return np.stack(values).reshape(b.shape)
 
     def solved(self, b: Array, *, noise: float = 0.0) -> Outcome:
-        """Least-squares solution that profits from earlier ones."""
-        if self._space is not None and not self._deflation[1].size:
-            self.keep_eigenpairs()
-        outcome = self.least_squares(b, noise=noise)
+        """Least-squares solution; counted where its tolerance is missed."""
+        outcome = self.least_squares(b, self._deflation, noise=noise)
         self.n_unsolved += not outcome.is_solved
         return outcome
 
@@ -292,16 +298,15 @@ class KrylovInverse:
         """Shortest solution of ``H v = -b`` with its evidence."""
         return assemble(self.solved(-b), self.cutoff_seen, self.settings)
 
-    def outcome(self, value: Array, residual: float) -> Outcome:
+    def outcome(self, value: Array, residual: float, n_iter: int) -> Outcome:
         """The record of an answer that was put together from several solves."""
         stop = "converged" if residual <= 10.0 * self.settings.tol else "stagnated"
-        return Outcome(value, residual, False, self.n_products, stop)
+        return Outcome(value, residual, False, n_iter, stop)
 
     @property
     def cutoff_seen(self) -> float:
-        """Cut-off by the largest |H| seen so far, without further products."""
-        scale = 0.0 if self._space is None else self._space.scale
-        return self.rcond * max(scale, float(np.abs(self._deflation[1]).max(initial=0)))
+        """The cut-off of the random start's run, which every solve knows."""
+        return self.cutoff
 
     # Evidence ------------------------------------------------------------------------
 

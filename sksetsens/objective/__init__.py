@@ -6,7 +6,7 @@ NumPy arrays. May import: networks, _validation, _compat, exceptions.
 
 from ._checks import bare_net, check_objective, initialised_net, shape_targets
 from ._freezing import rehearse_freezing
-from ._isolation import isolated
+from ._isolation import isolated, kernels_kept, single_threaded
 from ._memory import memory_explained
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
@@ -21,9 +21,11 @@ __all__ = [
     "check_objective",
     "initialised_net",
     "isolated",
+    "kernels_kept",
     "memory_explained",
     "rehearse_freezing",
     "shape_targets",
+    "single_threaded",
     "train_together",
     "why_not_together",
 ]

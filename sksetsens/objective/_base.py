@@ -16,7 +16,6 @@ from .._compat import predict_nonlinearity, skeleton_net
 from ..exceptions import UnsupportedObjectiveError
 from ._criteria import analysed_criterion
 from ._decay import weight_decay
-from ._isolation import ONE_AT_A_TIME
 from ._layerwise import linear_layers
 from ._net_function import NetFunction
 
@@ -86,7 +85,8 @@ class ObjectiveBase:
         self.decay = each.to(self._device)
 
     def _measure(self) -> None:
-        """Which layers hold the weights, and what a row costs."""
+        """Whether it attends, which layers hold the weights, what a row costs."""
+        self._core.note_attention(self._x[:2])
         self._layers = linear_layers(self._core, self._x[:2])
         self._activations = self._activations_per_row()
 
@@ -245,6 +245,11 @@ class ObjectiveBase:
         return tuple(self._y.shape)
 
     @property
+    def attends(self) -> bool:
+        """Whether the module evaluates attention, whose kernels the process chooses."""
+        return self._core.attends
+
+    @property
     def has_real_targets(self) -> bool:
         """Whether targets are real numbers, along which derivatives exist."""
         return bool(self._y.is_floating_point())
@@ -252,7 +257,7 @@ class ObjectiveBase:
     @property
     def module(self) -> torch.nn.Module:
         """Copy of the net's module, in the analysis dtype."""
-        with ONE_AT_A_TIME:  # Meanwhile another thread may exchange its parameters.
+        with self._core.turn:  # Meanwhile another thread may exchange its parameters.
             return copy.deepcopy(self._core.module)
 
     # Building blocks on tensors ------------------------------------------------
@@ -280,7 +285,7 @@ class ObjectiveBase:
                 for name, t in constants.items()
             }
         values = {**self._unflatten(w), **constants}
-        with ONE_AT_A_TIME:
+        with self._core.turn:
             return functional_call(self._core, values, args)
 
     def _forward(self, w: Tensor, x: Tensor) -> Tensor:

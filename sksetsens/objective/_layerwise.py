@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.func import grad, jvp, vmap
 
-from ._isolation import ONE_AT_A_TIME
+from ._isolation import DERIVATIVES
 from ._net_function import NetFunction
 
 __all__ = ["LinearLayers", "linear_layers"]
@@ -148,7 +148,7 @@ class LinearLayers:
         total = x.new_zeros((self._n_params, self._n_params))
         step = self._n_rows(x)
         chunks = (t.split(step) for t in (x, r, curvature))
-        with ONE_AT_A_TIME:
+        with DERIVATIVES, self._core.turn:
             for rows, r_rows, c_rows in zip(*chunks, strict=True):
                 self._add_lower(total, forward, rows, r_rows, c_rows)
         upper = torch.tril(total, -1).T

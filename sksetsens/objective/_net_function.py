@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from ._isolation import ONE_AT_A_TIME
+from ._isolation import ATTENTION, DERIVATIVES, Turn
 
 Tensor = torch.Tensor
+
+_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
 class NetFunction(torch.nn.Module):
@@ -28,6 +31,10 @@ class NetFunction(torch.nn.Module):
         super().__init__()
         self.module = net.module_
         self.net = net
+        # Held while the module's parameters are exchanged, or hooks are in it.
+        self.turn = Turn()
+        # Whether attention may be evaluated; `note_attention` looks.
+        self.attends = True
 
     def __getstate__(self) -> dict[str, Any]:
         """State with the net taken apart.
@@ -41,11 +48,13 @@ class NetFunction(torch.nn.Module):
         shell.__dict__.update({k: v for k, v in parts.items() if k != "module_"})
         shell.__dict__.pop("criterion_", None)
         shell.__dict__["cuda_dependent_attributes_"] = []
-        with ONE_AT_A_TIME:
+        with self.turn:
             modules = {"module": copy.deepcopy(self.module)}
         rest = {name: parts[name] for name in kept if name in parts}
         net = (type(self.net), shell.__getstate__(), rest)
-        return {**super().__getstate__(), "_modules": modules, "net": net}
+        state = {**super().__getstate__(), "_modules": modules, "net": net}
+        del state["turn"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Put the net together again, around the same module."""
@@ -53,12 +62,12 @@ class NetFunction(torch.nn.Module):
         net = object.__new__(kind)
         net.__setstate__(parts)
         net.__dict__.update(rest)
-        super().__setstate__({**state, "net": net})
+        super().__setstate__({**state, "net": net, "turn": Turn()})
         net.__dict__["module_"] = self.module
 
     def forward(self, task: str, *args: Tensor) -> Tensor:
         """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y)."""
-        with _plain_attention():
+        with _plain_attention() if self.attends else contextlib.nullcontext():
             if task == "outputs":
                 return self.net.infer(args[0])
             if task == "value":
@@ -66,10 +75,42 @@ class NetFunction(torch.nn.Module):
             outputs, x, y = args
             return self.net.get_loss(outputs, y, X=x, training=True)
 
+    def note_attention(self, x: Tensor) -> None:
+        """Look whether the module evaluates attention on a few rows.
+
+        Only nets with attention wait for each other's training.
+        """
+        with torch.no_grad(), _AttentionSeen() as seen:
+            self("outputs", x)
+        # Scripts keep their operators to themselves.
+        scripted = any(isinstance(m, torch.jit.ScriptModule) for m in self.modules())
+        self.attends = seen.any or scripted
+
+
+class _AttentionSeen(TorchFunctionMode):
+    """Whether attention is called inside."""
+
+    any = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.any |= getattr(func, "__name__", "") in _ATTENTION
+        return func(*args, **(kwargs or {}))
+
 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Attention in elementary operators: fused kernels have no forward derivative."""
+    """Attention in elementary operators: fused kernels have no forward derivative.
+
+    The switches are the process's, and a net in training takes other kernels by them.
+    """
+    with ATTENTION, _switched_to_operators():
+        yield
+
+
+@contextlib.contextmanager
+def _switched_to_operators() -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -100,7 +141,7 @@ def push(
             arguments[i] = value
         return function(*arguments)
 
-    with ONE_AT_A_TIME:
+    with DERIVATIVES:
         value, derivative, *_ = jvp(
             restricted,
             tuple(primals[i] for i in active),

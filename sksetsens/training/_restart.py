@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..objective import Objective, Trained, bare_net, isolated
+from ..objective import (
+    Objective,
+    Trained,
+    bare_net,
+    isolated,
+    kernels_kept,
+    single_threaded,
+)
 from ..optimize import Polished, check_curvature, polish
 from ._interrupts import interrupts_get_through
 
@@ -144,27 +151,31 @@ def run_restart(
     """
     start = time.perf_counter()
     task = task.writable()
-    with isolated(seed, n_threads=1):
-        try:
+    try:
+        with single_threaded():
             restart = _restart(task, seed, stacked)
-        except (Exception, SystemExit) as error:
-            last = traceback.format_exception_only(error)[-1].strip()
-            restart = Restart(seed, 0.0, error=traceback.format_exc(), cause=last)
+    except (Exception, SystemExit) as error:
+        last = traceback.format_exception_only(error)[-1].strip()
+        restart = Restart(seed, 0.0, error=traceback.format_exc(), cause=last)
     training = 0.0 if stacked is None else stacked.seconds
     return replace(restart, duration=time.perf_counter() - start + training)
 
 
 def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
-    if stacked is None:
-        net = bare_net(task.estimator, task.params).initialize()
-        before = _state(net.module_)
-        _train(net, task)
-        state, history = _state(net.module_), list(net.history)
-        # Callbacks may have frozen weights on the way, which are none to move then.
-        objective = _objective(task, net).with_trainable(_trainable(net.module_))
-    else:
-        before, state, history = stacked.start, stacked.state, stacked.history
-        objective = _objective(task, None)
+    # Polishing draws nothing: restarts in other threads train meanwhile.
+    with isolated(seed):
+        if stacked is None:
+            net = bare_net(task.estimator, task.params).initialize()
+            before = _state(net.module_)
+            with kernels_kept(_objective(task, net).attends):
+                _train(net, task)
+            state, history = _state(net.module_), list(net.history)
+            # Callbacks may have frozen weights on the way, which are none to move then.
+            trainable = _trainable(net.module_)
+            objective = _objective(task, net).with_trainable(trainable)
+        else:
+            before, state, history = stacked.start, stacked.state, stacked.history
+            objective = _objective(task, None)
     start = objective.with_state(before)
     trained = start.with_state(state)
     _check_convergence(start, trained)

@@ -25,6 +25,7 @@ from ..objective import (
     bare_net,
     initialised_net,
     isolated,
+    single_threaded,
     train_together,
     why_not_together,
 )
@@ -99,14 +100,10 @@ def run_restarts(
 
 
 def _cached(cache: RestartCache | None, seeds: Sequence[int]) -> dict[int, Restart]:
-    found: dict[int, Restart] = {}
     if cache is None:
-        return found
-    for seed in seeds:
-        restart = cache.load(seed)
-        if restart is not None:
-            found[seed] = restart
-    return found
+        return {}
+    found = {seed: cache.load(seed) for seed in seeds}
+    return {seed: restart for seed, restart in found.items() if restart is not None}
 
 
 def _arriving(
@@ -179,7 +176,7 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any) -> None:
 
 
 def _why_not_together(task: RestartTask, seed: int) -> str:
-    with isolated(seed, n_threads=1):
+    with isolated(seed), single_threaded():
         return why_not_together(bare_net(task.estimator, task.params).initialize())
 
 
@@ -187,7 +184,7 @@ def _train_together(
     task: RestartTask, seeds: Sequence[int]
 ) -> tuple[dict[int, Trained], str]:
     """Trainings as one stack by seed; or none, and why the nets cannot be stacked."""
-    with isolated(seeds[0], n_threads=1):
+    with isolated(seeds[0]), single_threaded():
         try:
             found = train_together(
                 task.estimator, task.params, task.X_net, task.y_net, seeds

@@ -210,6 +210,8 @@ def _tell_of_other_branches(
         if gd.is_matrix_free and _obeys_first_order(gd, w - gd.weights, dX, dy):
             continue  # A solve costs as much as the answer, two products do not.
         affine = gd(dX, dy)
+        if not np.isfinite(affine.shift).all():
+            continue  # No prediction to compare with: the status says why.
         beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))
         if beyond > float(np.linalg.norm(affine.shift)) + _SAME * np.linalg.norm(w):
             status[i] += (

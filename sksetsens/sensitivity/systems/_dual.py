@@ -40,13 +40,10 @@ class Dual(RowForm):
         )
 
     def _moved(self, dX: Any) -> Array:
-        """``S D dx`` per row, by one of two ways at every call: equal bits.
+        return self._S @ self._products.input_jacobian(dX)[..., None]
 
-        By D where it is no larger than the Jacobian, which is held already; else by a
-        product.
-        """
-        if int(np.prod(self._objective.input_shape[1:])) > self._objective.n_params:
-            return self._S @ self._products.input_jacobian(dX)[..., None]
+    def _moved_often(self, dX: Any) -> Array:
+        """By D itself: one product costs less, and an operator norm takes many."""
         return self._SD @ np.reshape(dX, (self._SD.shape[0], self._SD.shape[2], 1))
 
     @cached_property

@@ -59,11 +59,15 @@ class RowForm(ZeroOfR, ABC):
 
     target_leak = 0.0
 
+    def _moved_often(self, dX: Any) -> Array:
+        """The same as `_moved`, where many more are to come."""
+        return self._moved(dX)
+
     def _from_input(self, left: Any, left_adjoint: Any) -> LinearOperator:
         shape = (self._objective.n_params, int(np.prod(self._objective.input_shape)))
         return operator(
             shape,
-            lambda dx: left(self._rho(dx)),
+            lambda dx: left(self._moved_often(dx).ravel()),
             lambda v: self._to_input(left_adjoint(v)),
         )
 
