@@ -26,7 +26,7 @@ from torch import nn
 from sksetsens import SolutionSetEstimator
 from sksetsens._validation import check_training_data
 from sksetsens.networks import DFCNN
-from sksetsens.objective import bare_net, isolated, train_together
+from sksetsens.objective import bare_net, isolated, single_threaded, train_together
 from sksetsens.training import draw_seeds, prepare, rebuilt_net, run_restarts
 
 
@@ -67,7 +67,7 @@ def plain_skorch(task, seeds):
     """Weights of skorch's own trainings."""
     nets = []
     for seed in seeds:
-        with isolated(seed, n_threads=1):
+        with isolated(seed), single_threaded():
             net = bare_net(task.estimator, task.params)
             nets.append(net.fit(task.X_net, task.y_net))
     return weights_of(nets)

@@ -85,7 +85,7 @@ def test_answers_do_not_wait_for_the_training_of_another_model():
     training, done, found = threading.Event(), threading.Event(), []
 
     def train():
-        with isolated(seed=0, n_threads=1):
+        with isolated(seed=0):
             training.set()
             done.wait(120)
 
