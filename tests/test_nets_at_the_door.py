@@ -12,7 +12,7 @@ from torch import nn
 
 from sksetsens import SolutionSetEstimator
 from sksetsens.exceptions import FittedNetWarning, UnsupportedObjectiveError
-from sksetsens.objective import Objective, admit
+from sksetsens.objective import Objective, check_objective
 
 N, D = 20, 3
 
@@ -58,7 +58,7 @@ def model(inner):
 
 def admitted(inner, X, y):
     torch.manual_seed(0)
-    return admit(inner.initialize(), X, y)
+    return check_objective(inner.initialize(), X, y)
 
 
 # --- Criteria ------------------------------------------------------------------------

@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 
 # Relative rounding of a product with B, in terms of |B|_F.
 _PRODUCT_ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
+# Multiple of the solver's tolerance that the error of an earlier solve leaves.
+_SOLVED_AGAIN = 10.0
 # A layer's block of H that is built from products, one per weight.
 _MAX_BLOCK = 3000
 # Solves each by which rows and features that leave range H are told from the others.
@@ -96,7 +98,12 @@ class MatrixFree(Primal):
             value: Array = factor.apply(B.matvec(dx), noise=noise)
             return value
 
-        return operator(B.shape, forward, lambda v: B.rmatvec(factor.apply(v)))
+        def adjoint(v: Array) -> Array:
+            # Iterations hand back what forward solves gave, with their error in ker H.
+            noise = _SOLVED_AGAIN * self._point.solver_tol * float(np.linalg.norm(v))
+            return B.rmatvec(factor.apply(v, noise=noise))
+
+        return operator(B.shape, forward, adjoint)
 
     def reduced_map(self) -> Array:
         return refuse_basis("'minres'")
