@@ -100,7 +100,9 @@ def test_the_tip_of_a_cone_is_told(net, y):
     assert solution.gradient_norms[0] > 0.1
     assert not solution.converged[0]
     assert not solution.trustworthy[0]
-    assert "not differentiable at this solution" in status(model)
+    # Of a cone that bends only some of the weights a kink may be all that is seen.
+    told = ("not differentiable at this solution", "and a smooth loss")
+    assert any(sentence in status(model) for sentence in told)
     assert model.lipschitz_modulus_ == np.inf
 
 

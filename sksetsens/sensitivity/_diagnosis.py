@@ -204,9 +204,12 @@ def _kind(gd: GraphicalDerivative) -> str:
 def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:
     kinked, total = gd.objective.kinked_preactivations(gd.weights)
     where = f" ({kinked} of {total} pre-activations sit on it)" if kinked else ""
+    remedy = "use a smooth activation (tanh, softplus)"
+    if not kinked:
+        remedy += ", and a smooth loss (no norms or absolute values)"
     return (
         f"the objective has a kink here{where}: the curvature jumps by {jump:.0%} and "
-        "H is one of several; use a smooth activation (tanh, softplus)"
+        f"H is one of several; {remedy}"
     )
 
 
@@ -245,7 +248,7 @@ def _kink_jump(gd: GraphicalDerivative) -> float:
         return units * gd.objective.gradient(units * w)
 
     w = gd.weights / units
-    h = _KINK_STEP * (1.0 + float(np.linalg.norm(w)))
+    h = _KINK_STEP * (1.0 + float(np.linalg.norm(_felt(gd) / units)))
     here = gradient(w)
     noise = _ROUNDING * hessian_norm * (1.0 + float(np.linalg.norm(w)))
     jumps = [0.0]
@@ -262,6 +265,16 @@ def _kink_jump(gd: GraphicalDerivative) -> float:
         # A smooth remainder falls tenfold with h; a kink at the point does not.
         jumps.append(coarse if fine > 0.3 * coarse else 0.0)
     return max(jumps)
+
+
+def _felt(gd: GraphicalDerivative) -> Array:
+    """Weights whose length is a scale of the objective.
+
+    In the units of a badly scaled column the part in ker H, which nothing holds, may be
+    longer than all else by decades.
+    """
+    scaled = np.ndim(gd.units[0]) > 0
+    return gd.kernel.complement().project(gd.weights) if scaled else gd.weights
 
 
 def _obstruction(gd: GraphicalDerivative) -> float:
