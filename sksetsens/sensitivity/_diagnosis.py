@@ -36,10 +36,15 @@ _KINK_TOL = 1e-2
 # One shows what there is in a net of many weights, where each costs minutes.
 _N_KINK_DIRECTIONS = 4
 
-# Steps along ker H, relative to 1 + |w|, from which the set must be reached again.
-_KERNEL_STEPS = (1e-2, 1e-3)
-# Perturbations of the data, relative to its root mean square, with the same purpose.
+# Steps along ker H, relative to 1 + |w|, from which the set must be reached again, and
+# perturbations of the data, relative to its root mean square, with the same purpose. A
+# step that is merely too long (the set curves, or H is stiff) fails, and a shorter one
+# is tried; where the rank changes, every size fails. What tells may be of third order
+# in the step, and must stand out from rounding: 1e-4 is the last size that does.
+_KERNEL_STEPS = (1e-2, 1e-3, 1e-4)
 _DATA_STEPS = (1e-3, 1e-4)
+# Residual at the start, over rounding, below which a short step shows nothing.
+_RESOLVED = 100.0
 _N_CHORD_STEPS = 30
 # Where each step is an iterative solve.
 _N_ITERATED_STEPS = 3
@@ -293,14 +298,28 @@ def _along_kernel(gd: GraphicalDerivative) -> float:
     scale = 1.0 + float(np.linalg.norm(gd.weights))
     directions = gd.kernel.project(_directions(gd, 2))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    # A step that is merely too long fails at the larger size only.
-    return min(
-        max(
-            off_manifold(gd, gd.objective, gd.weights + rho * scale * z, rho * scale)
-            for z in directions
-        )
-        for rho in _KERNEL_STEPS
-    )
+    found = np.inf
+    for rho in _KERNEL_STEPS:
+        starts = [gd.weights + rho * scale * z for z in directions]
+        if not all(_resolves(gd, gd.objective, start) for start in starts):
+            # The set is straight that far, or an earlier size has told.
+            return 0.0 if found == np.inf else found
+        ratios = [off_manifold(gd, gd.objective, w, rho * scale) for w in starts]
+        found = min(found, max(ratios))
+        if found <= OBSTRUCTION_TOL:
+            break
+    return found
+
+
+def _resolves(gd: GraphicalDerivative, objective: Objective, start: Array) -> bool:
+    """Whether the residual at a start stands out from rounding and the solution's."""
+    floor = _floor(gd, start) + 10.0 * gd.residual_norm(gd.objective, gd.weights)
+    return gd.residual_norm(objective, start) > _RESOLVED * floor
+
+
+def _floor(gd: GraphicalDerivative, w: Array) -> float:
+    """Rounding of a gradient."""
+    return _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
 
 
 def _along_data(gd: GraphicalDerivative) -> float:
@@ -316,7 +335,7 @@ def _along_data(gd: GraphicalDerivative) -> float:
     # Of entries without a derivative the leak is infinite.
     stays = gd.column_leaks > CONSISTENCY_TOL
     direction = np.where(stays.reshape(X.shape), 0.0, probe(*X.shape))
-    found = []
+    found = np.inf
     for size in _DATA_STEPS:
         dX = size * spread * direction
         affine = gd(dX)
@@ -324,10 +343,15 @@ def _along_data(gd: GraphicalDerivative) -> float:
         if affine.is_empty or moved == 0.0:
             return 0.0  # No entry moves the solutions: nothing to judge here.
         objective = gd.objective.with_data(X + dX)
-        enough = gd.resolution(gd.residual_norm(objective, gd.weights))
         start = gd.weights + affine.shift
-        found.append(off_manifold(gd, objective, start, moved, enough=enough))
-    return min(found)
+        if not _resolves(gd, objective, start):
+            return 0.0 if found == np.inf else found
+        enough = gd.resolution(gd.residual_norm(objective, gd.weights))
+        ratio = off_manifold(gd, objective, start, moved, enough=enough)
+        found = min(found, ratio)
+        if found <= OBSTRUCTION_TOL:
+            break
+    return found
 
 
 def off_manifold(
@@ -375,8 +399,7 @@ def off_manifold(
         if not np.linalg.norm(w) <= _DIVERGED * (1.0 + np.linalg.norm(start)):
             return np.inf
         norm = float(np.linalg.norm(objective.gradient(w)))
-        floor = _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
-        if norm <= floor + 10.0 * at_solution + enough:
+        if norm <= _floor(gd, w) + 10.0 * at_solution + enough:
             return 0.0
         if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
             break
