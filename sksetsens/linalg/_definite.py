@@ -84,12 +84,8 @@ class DefiniteInverse:
         solve = LinearOperator(
             (p, p), lambda v: scipy.linalg.cho_solve(factor, v), dtype=np.float64
         )
-        start = probe(p)
         try:
-            largest, inverse = (
-                float(eigsh(A, k=1, v0=start, tol=_TOL, return_eigenvectors=False)[0])
-                for A in (H, solve)
-            )
+            largest, inverse = _top_eigenvalue(H), _top_eigenvalue(solve)
         except ArpackNoConvergence:
             return None
         rounding = max(p, MIN_DIMENSION) * np.finfo(np.float64).eps
@@ -123,6 +119,14 @@ class DefiniteInverse:
         norm = float(np.linalg.norm(b))
         left = float(np.linalg.norm(self._H @ value + b))
         return solution(value, left / norm if norm > 0 else 0.0, 0.0, True, self.cutoff)
+
+
+def _top_eigenvalue(A: Array | LinearOperator) -> float:
+    p = A.shape[0]
+    if p == 1:  # Lanczos iterations want two rows at least.
+        return float((A @ np.ones(1))[0])
+    found = eigsh(A, k=1, v0=probe(p), tol=_TOL, return_eigenvectors=False)
+    return float(found[0])
 
 
 def symmetric_inverse(

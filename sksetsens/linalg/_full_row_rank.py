@@ -178,10 +178,12 @@ class FullRowRankInverse:
         """
         m = self.rank
         inverse = LinearOperator((m, m), self._gram_inverse, dtype=np.float64)
-        start = probe(m)
-        (largest,), (u,) = (
-            x.T for x in eigsh(inverse, k=1, v0=start, tol=_EIGENVALUE_TOL)
-        )
+        if m == 1:  # Lanczos iterations want two rows at least.
+            u = np.ones(1)
+            largest = float(self._gram_inverse(u)[0])
+        else:
+            values, vectors = eigsh(inverse, k=1, v0=probe(m), tol=_EIGENVALUE_TOL)
+            largest, u = float(values[0]), vectors[:, 0]
         v = self._pull(u)
         return float(1.0 / largest), v / np.linalg.norm(v)
 

@@ -161,7 +161,9 @@ class GramOperatorInverse:
         return ImplicitSubspace(self._p, self._find_dim, self._null_part)
 
     def _find_dim(self) -> int:
-        return max(1, self.kernel_dim)
+        """0 only where A has as many independent rows as columns."""
+        known = self.kernel_dim == 0 and self._gram.kernel.dim == 0
+        return 0 if known else max(1, self.kernel_dim)
 
     def _null_part(self, v: Array) -> Array:
         return v - self.apply_factored(_rows(self._A, v))
