@@ -46,6 +46,8 @@ class DefiniteInverse:
     True
     """
 
+    is_rank_exact = True
+
     def __init__(
         self, H: Array, factor: tuple[Array, bool], extremes: Array, cutoff: float
     ) -> None:

@@ -56,6 +56,8 @@ class FullRowRankInverse:
     True
     """
 
+    is_rank_exact = True
+
     has_clear_cutoff = True
 
     def __init__(

@@ -51,6 +51,8 @@ class GramPseudoInverse:
     array([-0.6, -0. , -0.8])
     """
 
+    is_rank_exact = True
+
     def __init__(
         self, A: Array, *, rcond: float | None = None, rank: int | None = None
     ) -> None:

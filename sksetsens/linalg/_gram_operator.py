@@ -136,6 +136,11 @@ class GramOperatorInverse:
         return self._gram.rank
 
     @property
+    def is_rank_exact(self) -> bool:
+        """As in `KrylovInverse`."""
+        return self._gram.is_rank_exact
+
+    @property
     def kernel_dim(self) -> int:
         """p less the rank."""
         return self._p - self.rank

@@ -374,6 +374,12 @@ class KrylovInverse:
     def _null_part(self, v: Array) -> Array:
         return v - self.apply(self._image(v))
 
+    @property
+    def is_rank_exact(self) -> bool:
+        """Whether H is definite, or the random start's run has seen all of it."""
+        whole = self._probe.space.n_steps == self._n
+        return self.has_clear_cutoff and (whole or self.kernel_dim == 0)
+
     def _find_dim(self) -> int:
         """0 only where H is definite; an estimate is at least 1."""
         known = self.kernel_dim == 0 and self.has_clear_cutoff

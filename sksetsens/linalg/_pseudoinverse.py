@@ -94,6 +94,8 @@ class PseudoInverse(Protocol):
     cutoff : float
         Eigenvalues of absolute value up to this count as zero.
     rank, kernel_dim : int
+    is_rank_exact : bool
+        Whether these are known; estimates of iterative solvers are not.
     gap : float
         Smallest kept over largest dropped absolute eigenvalue; the dropped one is
         taken at least as large as the rounding of H.
@@ -116,6 +118,10 @@ class PseudoInverse(Protocol):
 
     @property
     def kernel_dim(self) -> int:
+        """See above."""
+
+    @property
+    def is_rank_exact(self) -> bool:
         """See above."""
 
     @property

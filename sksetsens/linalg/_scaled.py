@@ -61,6 +61,8 @@ class ScaledPseudoInverse:
     (2, [1.0, 1.0])
     """
 
+    is_rank_exact = True
+
     def __init__(
         self,
         H: Array,

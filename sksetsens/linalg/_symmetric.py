@@ -57,6 +57,8 @@ class SymmetricPseudoInverse:
     False
     """
 
+    is_rank_exact = True
+
     def __init__(
         self,
         H: Array,

@@ -5,7 +5,7 @@ perturbation, sets, optimize, and what is below.
 """
 
 from ._coderivative import Coderivative
-from ._diagnosis import Diagnosis, diagnose
+from ._diagnosis import Diagnosis, Finding, diagnose
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linear_range import LinearRange, linear_range
 from ._linearise import Linearisation, collect, linearise, warn_of
@@ -17,6 +17,7 @@ __all__ = [
     "AffineSet",
     "Coderivative",
     "Diagnosis",
+    "Finding",
     "GraphicalDerivative",
     "LinearRange",
     "Linearisation",

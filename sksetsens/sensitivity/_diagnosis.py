@@ -9,6 +9,8 @@ for and put into words.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from ._graphical_derivative import GraphicalDerivative
 __all__ = [
     "OBSTRUCTION_TOL",
     "Diagnosis",
+    "Finding",
     "diagnose",
     "off_manifold",
     "rank_can_change",
@@ -61,56 +64,83 @@ _DIVERGED = 1e6
 _NEGLECT_TOL = 1e-2
 
 
+class Finding(Enum):
+    """What denies first order its trust at a solution.
+
+    The value is the sentence for the reader, with fields that the evidence fills.
+    """
+
+    NOT_STATIONARY = "{why}"
+    SADDLE = "a saddle: {negative} negative eigenvalues, no minimum; train from another start"
+    STOPPED_AT_SADDLE = (
+        "early-stopped with {negative} negative eigenvalues: no minimum of the tilted "
+        "objective, training would have moved on; train longer, or polish"
+    )
+    NO_GAP = (
+        "the spectrum has no gap at the cut-off {cutoff:.2g}: rank and shift depend on "
+        "rcond; add weight decay, or set rcond where the spectrum has a gap"
+    )
+    RANK_CHANGES = (
+        "the rank of H changes along the solution set here (degenerate point): first "
+        "order does not describe how the set moves"
+    )
+    KINK = (
+        "the objective has a kink here{where}: the curvature jumps by {jump:.0%} and H "
+        "is one of several; use a smooth activation (tanh, softplus){loss}"
+    )
+    HOLDS_OUTPUTS = (
+        "{note}; H itself, whose kernel and signs would tell a minimum, is not "
+        "examined: add weight decay for a minimiser that is isolated"
+    )
+    NEGLECTED_CURVATURE = (
+        "{form} neglects curvature of {neglected:.2g} times the smallest kept "
+        "eigenvalue: the net does not interpolate, use solver='eigh' with "
+        "curvature='hessian'"
+    )
+    DERIVATIVES_DISAGREE = "{disagreement}"
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Evidence about one solution.
 
     Attributes
     ----------
-    is_stationary, is_minimum, has_clear_cutoff, has_constant_rank, is_smooth : bool
-        The conditions under which shift and modulus mean what they say.
-        ``has_constant_rank`` is False where another one keeps it from being examined.
-
-    is_exact : bool
-        Whether the curvature that the solver neglects is negligible.
-
-    derivatives_agree : bool
-        Whether R, H and B are what differences of the loss and of R say.
+    findings : tuple of Finding
+        What denies trust; none at a solution at which shift and modulus mean what they
+        say.
 
     kink_jump : float
         Relative jump of the curvature along random directions.
 
     obstruction : float
         Distance to the set after a step along ker H and its correction, over the
-        step: near 0 on a manifold.
+        step: near 0 on a manifold. NaN where another finding keeps it from being
+        examined.
 
     status : str
         One sentence for the reader.
     """
 
-    is_stationary: bool
-    is_minimum: bool
-    has_clear_cutoff: bool
-    has_constant_rank: bool
-    is_smooth: bool
-    is_exact: bool
-    derivatives_agree: bool
+    findings: tuple[Finding, ...]
     kink_jump: float
     obstruction: float
     status: str
 
     @property
     def is_trustworthy(self) -> bool:
-        """Whether all conditions hold."""
-        return (
-            self.is_stationary
-            and self.is_minimum
-            and self.has_clear_cutoff
-            and self.has_constant_rank
-            and self.is_smooth
-            and self.is_exact
-            and self.derivatives_agree
-        )
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def is_stationary(self) -> bool:
+        """Whether the weights met the tolerance."""
+        return Finding.NOT_STATIONARY not in self.findings
+
+    @property
+    def has_constant_rank(self) -> bool:
+        """Whether the rank of H was examined, and is constant along the set."""
+        return self.obstruction <= OBSTRUCTION_TOL
 
 
 def diagnose(
@@ -133,107 +163,61 @@ def diagnose(
     -------
     diagnosis : Diagnosis
     """
+    found: dict[Finding, dict[str, Any]] = {}
+    if not is_stationary:
+        found[Finding.NOT_STATIONARY] = {"why": polish_status}
     negative = gd.factor.inertia[0]
-    clear = gd.factor.has_clear_cutoff
+    if negative:
+        tilted = gd.objective.is_tilted
+        saddle = Finding.STOPPED_AT_SADDLE if tilted else Finding.SADDLE
+        found[saddle] = {"negative": negative}
+    if not gd.factor.has_clear_cutoff:
+        found[Finding.NO_GAP] = {"cutoff": gd.factor.cutoff}
     jump = _kink_jump(gd)
-    smooth = jump <= _KINK_TOL
-    exact = gd.neglected_curvature <= _NEGLECT_TOL
-    checked = check_derivatives(gd, is_smooth=smooth)
-    examined = smooth and clear and is_stationary and exact and checked.agree
-    obstruction = _obstruction(gd) if examined else np.nan
-    constant = obstruction <= OBSTRUCTION_TOL
-    findings = [
-        ("" if is_stationary else polish_status),
-        _saddle_sentence(gd, negative),
-        (
-            ""
-            if clear
-            else f"the spectrum has no gap at the cut-off {gd.factor.cutoff:.2g}: rank "
-            "and shift depend on rcond; add weight decay, or set rcond where the "
-            "spectrum has a gap"
-        ),
-        (
-            ""
-            if constant or not examined
-            else "the rank of H changes along the solution set here (degenerate "
-            "point): first order does not describe how the set moves"
-        ),
-        "" if smooth else _kink_sentence(gd, jump),
-        _neglect_sentence(gd),
-        checked.sentence,
-    ]
-    told = "; ".join(text for text in findings if text)
-    return Diagnosis(
-        is_stationary,
-        negative == 0,
-        clear,
-        bool(constant),
-        smooth,
-        exact,
-        checked.agree,
-        jump,
-        obstruction,
-        told or _kind(gd),
-    )
-
-
-def _saddle_sentence(gd: GraphicalDerivative, negative: int) -> str:
-    if not negative:
-        return ""
-    if gd.objective.is_tilted:
-        return (
-            f"early-stopped with {negative} negative eigenvalues: no minimum of the "
-            "tilted objective, training would have moved on; train longer, or polish"
-        )
-    return (
-        f"a saddle: {negative} negative eigenvalues, no minimum; train from another "
-        "start"
-    )
-
-
-def _kind(gd: GraphicalDerivative) -> str:
-    tilted = (
-        " (early-stopped: of the objective tilted by the gradient left)"
-        if gd.objective.is_tilted
-        else ""
-    )
-    missing = gd.undifferentiable.sentence
-    missing = f"; {missing}" if missing else ""
-    if gd.factor.kernel_dim == 0:
-        return f"isolated minimum: H is positive definite{tilted}{missing}"
-    return (
-        f"minimum in a set of dimension {gd.factor.kernel_dim} (ker H){tilted}{missing}"
-    )
-
-
-def _kink_sentence(gd: GraphicalDerivative, jump: float) -> str:
-    kinked, total = gd.objective.kinked_preactivations(gd.weights)
-    where = f" ({kinked} of {total} pre-activations sit on it)" if kinked else ""
-    remedy = "use a smooth activation (tanh, softplus)"
-    if not kinked:
-        remedy += ", and a smooth loss (no norms or absolute values)"
-    return (
-        f"the objective has a kink here{where}: the curvature jumps by {jump:.0%} and "
-        f"H is one of several; {remedy}"
-    )
+    checked = check_derivatives(gd, is_smooth=jump <= _KINK_TOL)
+    neglects = gd.neglected_curvature > _NEGLECT_TOL
+    # A saddle has a rank, too: all else keeps it from being examined.
+    others = set(found) - {Finding.SADDLE, Finding.STOPPED_AT_SADDLE}
+    obstruction = np.nan
+    if not others and jump <= _KINK_TOL and checked.agree and not neglects:
+        obstruction = _obstruction(gd)
+        if obstruction > OBSTRUCTION_TOL:
+            found[Finding.RANK_CHANGES] = {}
+    if jump > _KINK_TOL:
+        found[Finding.KINK] = _about_kinks(gd, jump)
+    if neglects and gd.note:
+        found[Finding.HOLDS_OUTPUTS] = {"note": gd.note}
+    elif neglects:
+        form, neglected = _APPROXIMATION[gd.curvature], gd.neglected_curvature
+        found[Finding.NEGLECTED_CURVATURE] = {"form": form, "neglected": neglected}
+    if not checked.agree:
+        found[Finding.DERIVATIVES_DISAGREE] = {"disagreement": checked.sentence}
+    told = [finding.value.format(**fields) for finding, fields in found.items()]
+    return Diagnosis(tuple(found), jump, obstruction, "; ".join(told) or _kind(gd))
 
 
 _APPROXIMATION = {"hessian": "solver='dual'", "ggn": "curvature='ggn'"}
 
 
-def _neglect_sentence(gd: GraphicalDerivative) -> str:
-    if gd.neglected_curvature <= _NEGLECT_TOL:
-        return ""
-    if gd.note:
-        return (
-            f"{gd.note}; H itself, whose kernel and signs would tell a minimum, is not "
-            "examined: add weight decay for a minimiser that is isolated"
-        )
-    return (
-        f"{_APPROXIMATION[gd.curvature]} neglects curvature of "
-        f"{gd.neglected_curvature:.2g} times the smallest kept eigenvalue: the net "
-        "does not interpolate, use solver='eigh' with curvature='hessian'"
-    )
+def _about_kinks(gd: GraphicalDerivative, jump: float) -> dict[str, Any]:
+    kinked, total = gd.objective.kinked_preactivations(gd.weights)
+    where = f" ({kinked} of {total} pre-activations sit on it)" if kinked else ""
+    loss = "" if kinked else ", and a smooth loss (no norms or absolute values)"
+    return {"where": where, "jump": jump, "loss": loss}
+
+
+def _kind(gd: GraphicalDerivative) -> str:
+    """What a trustworthy solution is."""
+    told = ""
+    if gd.objective.is_tilted:
+        told = " (early-stopped: of the objective tilted by the gradient left)"
+    if gd.undifferentiable.sentence:
+        told += f"; {gd.undifferentiable.sentence}"
+    dim = gd.factor.kernel_dim
+    if dim == 0:
+        return f"isolated minimum: H is positive definite{told}"
+    estimated = "" if gd.factor.is_rank_exact else " or so (estimated)"
+    return f"minimum in a set of dimension {dim}{estimated} (ker H){told}"
 
 
 def _directions(gd: GraphicalDerivative, n: int) -> Array:

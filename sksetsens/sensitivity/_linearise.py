@@ -107,6 +107,7 @@ def spectral_evidence(derivatives: Sequence[GraphicalDerivative]) -> dict:
     return {
         "ranks": np.array([f.rank for f in factors]),
         "kernel_dims": np.array([f.kernel_dim for f in factors]),
+        "ranks_are_exact": np.array([f.is_rank_exact for f in factors]),
         "gaps": np.array([f.gap for f in factors]),
         "inertias": np.array([f.inertia for f in factors]),
     }

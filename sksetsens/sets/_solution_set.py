@@ -69,6 +69,10 @@ class SolutionSet:
     ranks, kernel_dims : ndarray of int of shape (n_solutions,)
         Rank of H and dimension of ker H.
 
+    ranks_are_exact : ndarray of bool of shape (n_solutions,)
+        Whether these are known. Solvers by products estimate them, unless H proves to
+        be definite.
+
     gaps : ndarray of shape (n_solutions,)
         Smallest kept over largest dropped absolute eigenvalue.
 
@@ -89,6 +93,7 @@ class SolutionSet:
         "converged",
         "ranks",
         "kernel_dims",
+        "ranks_are_exact",
         "gaps",
         "inertias",
         "trustworthy",
@@ -104,6 +109,7 @@ class SolutionSet:
     converged: NDArray[np.bool_]
     ranks: NDArray[np.int64]
     kernel_dims: NDArray[np.int64]
+    ranks_are_exact: NDArray[np.bool_]
     gaps: Array
     inertias: NDArray[np.int64]
     trustworthy: NDArray[np.bool_]
@@ -166,12 +172,13 @@ class SolutionSet:
 
     def __repr__(self) -> str:
         dims = np.unique(self.kernel_dims)
+        about = "" if self.ranks_are_exact.all() else "~"
         dims_text = "/".join(str(d) for d in dims[:3]) + (
             "..." if len(dims) > 3 else ""
         )
         return (
             f"<{type(self).__name__}: {len(self)} solutions in R^"
-            f"{self.weights.shape[1]}, kernel dimension {dims_text}, "
+            f"{self.weights.shape[1]}, kernel dimension {about}{dims_text}, "
             f"{int(np.sum(self.trustworthy))} trustworthy>"
         )
 
