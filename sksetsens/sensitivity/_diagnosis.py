@@ -71,7 +71,10 @@ class Finding(Enum):
     """
 
     NOT_STATIONARY = "{why}"
-    SADDLE = "a saddle: {negative} negative eigenvalues, no minimum; train from another start"
+    SADDLE = (
+        "a saddle: {negative} negative eigenvalues, no minimum of the objective; train "
+        "from another start"
+    )
     STOPPED_AT_SADDLE = (
         "early-stopped with {negative} negative eigenvalues: no minimum of the tilted "
         "objective, training would have moved on; train longer, or polish"
