@@ -27,6 +27,7 @@ from sksetsens import SolutionSetEstimator
 from sksetsens._validation import check_training_data
 from sksetsens.networks import DFCNN
 from sksetsens.objective import bare_net, isolated, single_threaded, train_together
+from sksetsens.sensitivity.systems import Solver
 from sksetsens.training import draw_seeds, prepare, rebuilt_net, run_restarts
 
 
@@ -57,9 +58,7 @@ def task_of(max_epochs, shuffle, seed):
         polish=False,
         tol=model.tol,
         quiet=True,
-        curvature=model.curvature,
-        solver=model.solver,
-        rcond=model.rcond,
+        solver=Solver(),
     )[1]
 
 

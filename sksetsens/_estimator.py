@@ -35,6 +35,7 @@ from .perturbation import (
     perturb_data,
 )
 from .sensitivity import GraphicalDerivative, predict_set, warn_of
+from .sensitivity.systems import Solver
 from .sets import PredictedSolutionSet, SolutionSet
 from .studies import StabilityReport, stability_report
 from .training import (
@@ -351,11 +352,11 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 tol=self.tol,
                 quiet=self.verbose < 2,
                 working_memory=self.working_memory,
-                **self._options(),
+                solver=self._solver(),
             )
             restarts = self._run_restarts(task, seeds)
             kept = keep_successful(restarts)
-            linearisation = linearise_restarts(task, objective, kept, **self._options())
+            linearisation = linearise_restarts(task, objective, kept, self._solver())
             warn_of(linearisation.diagnoses)
         return self._become(
             X_train_=data.X,
@@ -393,9 +394,10 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             memory=self.memory,
         )
 
-    def _options(self) -> dict[str, Any]:
-        names = ("curvature", "solver", "rcond", "solver_tol", "solver_max_iter")
-        return {name: getattr(self, name) for name in names}
+    def _solver(self) -> Solver:
+        """What the parameters say about linear systems, as one value."""
+        options = (self.curvature, self.rcond, self.solver_tol, self.solver_max_iter)
+        return Solver(self.solver, *options)
 
     def _check_parameters(self) -> None:
         _refuse_unwrapped(self.estimator)
@@ -660,9 +662,11 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         change = check_perturbation(self, X_perturbed, y_perturbed, caller="retrain")
         task = self._task.on(change.X_perturbed, change.y_perturbed)
         if warm_start:
-            derivatives, options = self.graphical_derivatives_, self._options()
+            derivatives = self.graphical_derivatives_
             with memory_explained("retrain"), bars(self.verbose):
-                return continue_solutions(derivatives, task, **options).solution_set
+                return continue_solutions(
+                    derivatives, task, self._solver()
+                ).solution_set
         if align:
             _ = self.solution_set_.symmetry  # refuses unknown ones before any training
         with memory_explained("retrain"), bars(self.verbose):
@@ -671,7 +675,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             old = self._linearisation.derivatives[0].objective
             objective = old.with_data(task.X, task.y).untilted()
             retrained = linearise_restarts(
-                task, objective, kept, **self._options()
+                task, objective, kept, self._solver()
             ).solution_set
         if not align:
             return retrained

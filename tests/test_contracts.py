@@ -28,7 +28,7 @@ from sksetsens.linalg import (
 )
 from sksetsens.networks import DFCNN
 from sksetsens.sensitivity import GraphicalDerivative
-from sksetsens.sensitivity.systems import Point
+from sksetsens.sensitivity.systems import Point, Solver
 from sksetsens.sensitivity.systems._assembled_dual import AssembledDual
 
 # Not kept yet; each is looked for by its own reason. Delete a line with its repair.
@@ -400,7 +400,7 @@ def reference(kind, polish):
 
 
 def assembled_dual(objective, weights, **options):
-    return AssembledDual(Point(objective, weights, solver="dual", **options))
+    return AssembledDual(Point(objective, weights, Solver("dual"), **options))
 
 
 # The form, and the nets to which it applies.

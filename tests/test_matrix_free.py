@@ -25,6 +25,7 @@ from sksetsens.optimize._trust_region import trust_region_newton
 from sksetsens.sensitivity import Coderivative, GraphicalDerivative
 from sksetsens.sensitivity.systems import (
     Point,
+    Solver,
     _choice,
     _held_outputs,
     _matrix_free,
@@ -387,7 +388,7 @@ class TestSaturatedNets:
         objective = model.graphical_derivatives_[0].objective.untilted()
         weights = 30.0 * objective.weights
         assert root_or_none(objective.output_hessian(weights)) is None
-        check_size(Point(objective, weights, solver="dual"))
+        check_size(Point(objective, weights, Solver("dual")))
 
     def test_what_it_does_not_answer(self, model):
         with pytest.raises(ValueError, match="'lsmr' for moduli of a saturated"):

@@ -191,7 +191,7 @@ def diagnose(
     if neglects and gd.note:
         found[Finding.HOLDS_OUTPUTS] = {"note": gd.note}
     elif neglects:
-        form, neglected = _APPROXIMATION[gd.curvature], gd.neglected_curvature
+        form, neglected = _APPROXIMATION[gd.solver.curvature], gd.neglected_curvature
         found[Finding.NEGLECTED_CURVATURE] = {"form": form, "neglected": neglected}
     if not checked.agree:
         found[Finding.DERIVATIVES_DISAGREE] = {"disagreement": checked.sentence}

@@ -12,7 +12,7 @@ which is empty, or the affine set :math:`v_0 + \ker H` with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from scipy.sparse.linalg import LinearOperator
 from ..linalg import PseudoInverse, Reason, ScaledPseudoInverse, Subspace
 from ..objective import Objective
 from ._undifferentiable import Undifferentiable, undifferentiable
-from .systems import Point, choose_system
+from .systems import Point, Solver, choose_system
 
 __all__ = ["AffineSet", "GraphicalDerivative"]
 
@@ -95,7 +95,8 @@ class GraphicalDerivative:
         Exact Hessian, or the Gauss-Newton matrix ``J' Lambda J`` plus the penalty's
         Hessian.
 
-    solver : {"auto", "eigh", "dual", "minres", "lsmr"}, default="auto"
+    solver : {"auto", "eigh", "dual", "minres", "lsmr"} or Solver, default="auto"
+        Form of the system; a `Solver` brings along what is said of it below.
         "eigh" decomposes the dense p x p matrix. "dual" decomposes ``S J`` with
         ``S'S = Lambda``, which has one row per output and belongs to interpolation,
         where the rest of the Hessian vanishes. "minres" and "lsmr" are their
@@ -122,17 +123,6 @@ class GraphicalDerivative:
     solver_max_iter : int, default=1000
         Products of H, or of ``S J`` and its adjoint, per iterative solve.
 
-    anchor : HeldOutputs, default=None
-        Outputs that `newton_step` of a saturated net brings back; None for those at
-        ``weights``.
-
-    holds : bool, default=None
-        Whether the dual holds outputs, as of a saturated net; None to look.
-
-    scales : ndarray of shape (n_params,), default=None
-        Scales of the weights in which a dense H is decomposed; None to judge by its
-        diagonal.
-
     Attributes
     ----------
     factor : PseudoInverse
@@ -151,36 +141,22 @@ class GraphicalDerivative:
         objective: Objective,
         weights: Array,
         *,
+        solver: str | Solver = "auto",
         curvature: str = "hessian",
-        solver: str = "auto",
         rcond: float | None = None,
-        stationarity: float = 0.0,
-        rank: int | None = None,
         solver_tol: float = 1e-8,
         solver_max_iter: int = 1000,
-        anchor: Any = None,
-        holds: bool | None = None,
-        scales: Array | None = None,
+        stationarity: float = 0.0,
+        rank: int | None = None,
     ) -> None:
-        self.objective = objective
-        self.weights = np.asarray(weights, dtype=np.float64)
-        self.curvature, self.solver, self.rcond = curvature, solver, rcond
-        self.stationarity = stationarity
-        self.solver_tol, self.solver_max_iter = solver_tol, solver_max_iter
-        point = Point(
-            objective,
-            self.weights,
-            curvature,
-            solver,
-            rcond,
-            stationarity,
-            rank,
-            solver_tol,
-            solver_max_iter,
-            anchor,
-            holds,
-            scales,
-        )
+        if not isinstance(solver, Solver):
+            solver = Solver(solver, curvature, rcond, solver_tol, solver_max_iter)
+        w = np.asarray(weights, dtype=np.float64)
+        self._factorise(Point(objective, w, solver, stationarity, rank))
+
+    def _factorise(self, point: Point) -> None:
+        self.objective, self.weights = point.objective, point.weights
+        self.solver, self.stationarity = point.solver, point.stationarity
         self._system = choose_system(point)
         self.solver_ = self._system.name
         self.factor: PseudoInverse = self._system.factor
@@ -252,20 +228,21 @@ class GraphicalDerivative:
         derivative : GraphicalDerivative
         """
         factor = self.factor
-        return GraphicalDerivative(
-            objective,
-            weights,
-            curvature=self.curvature,
-            solver=self.solver_,
-            rcond=self.rcond,
-            stationarity=stationarity,
-            rank=self.factor.rank if keep_rank and not self.is_matrix_free else None,
-            solver_tol=self.solver_tol,
-            solver_max_iter=self.solver_max_iter,
-            anchor=self._system.anchor if keep_rank else None,
-            holds=self._system.anchor is not None,
-            scales=factor.scales if isinstance(factor, ScaledPseudoInverse) else None,
+        rank = factor.rank if keep_rank and not self.is_matrix_free else None
+        there = GraphicalDerivative.__new__(GraphicalDerivative)
+        there._factorise(
+            Point(
+                objective,
+                np.asarray(weights, dtype=np.float64),
+                replace(self.solver, name=self.solver_),
+                stationarity,
+                rank,
+                self._system.anchor if keep_rank else None,
+                self._system.anchor is not None,
+                factor.scales if isinstance(factor, ScaledPseudoInverse) else None,
+            )
         )
+        return there
 
     def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:
         """Solutions' first-order movement when the data moves by ``dX``.
@@ -434,4 +411,4 @@ class GraphicalDerivative:
         The answer to a perturbation with ``|B dx| = residual`` is known to this much;
         evidence about it need not be known better.
         """
-        return self.solver_tol * residual if self.is_matrix_free else 0.0
+        return self.solver.tol * residual if self.is_matrix_free else 0.0

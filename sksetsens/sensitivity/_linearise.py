@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ..optimize import Polished
 from ..sets import SolutionSet
 from ._diagnosis import Diagnosis, diagnose
 from ._graphical_derivative import GraphicalDerivative
+from .systems import Solver
 
 __all__ = ["Linearisation", "collect", "linearise", "spectral_evidence", "warn_of"]
 
@@ -33,7 +33,7 @@ class Linearisation:
 def linearise(
     objectives: Sequence[Objective],
     polished: Sequence[Polished],
-    **options: Any,
+    solver: Solver,
 ) -> Linearisation:
     """Factorise H at every solution and examine it.
 
@@ -45,8 +45,7 @@ def linearise(
     polished : sequence of Polished
         The solutions.
 
-    **options
-        ``curvature``, ``solver`` and the like of `GraphicalDerivative`.
+    solver : Solver
 
     Returns
     -------
@@ -57,7 +56,7 @@ def linearise(
             objective,
             point.weights,
             stationarity=point.stationarity,
-            **options,
+            solver=solver,
         )
         for objective, point in zip(objectives, polished, strict=True)
     ]

@@ -21,7 +21,7 @@ from ..objective import (
 )
 from ..optimize import continued
 from ..sensitivity import GraphicalDerivative, Linearisation, linearise
-from ..sensitivity.systems import Point, check_size
+from ..sensitivity.systems import Point, Solver, check_size
 from ..sets import SolutionSet
 from ._restart import Restart, RestartTask
 
@@ -57,8 +57,8 @@ def prepare(
     polish: bool,
     tol: float,
     quiet: bool,
+    solver: Solver,
     working_memory: float | None = None,
-    **options: Any,
 ) -> tuple[Objective, RestartTask]:
     """Refuse what cannot be analysed, before any training.
 
@@ -73,11 +73,10 @@ def prepare(
         As in `RestartTask`.
     quiet : bool
         Whether to silence skorch.
+    solver : Solver
+        Whose size is checked.
     working_memory : float, default=None
         As in `Objective`.
-    **options
-        ``curvature``, ``solver`` and the like of the linearisation, whose size is
-        checked.
 
     Returns
     -------
@@ -98,7 +97,7 @@ def prepare(
     objective = check_objective(trial, X_net, y_net, working_memory).with_data(
         data.X, targets
     )
-    check_size(Point(objective, objective.weights, **options))
+    check_size(Point(objective, objective.weights, solver))
     task = RestartTask(
         clone(net),  # What is set on the user's net later must not reach the task.
         params,
@@ -115,7 +114,7 @@ def prepare(
 
 
 def linearise_restarts(
-    task: RestartTask, objective: Objective, restarts: Sequence[Restart], **options: Any
+    task: RestartTask, objective: Objective, restarts: Sequence[Restart], solver: Solver
 ) -> Linearisation:
     """Factorise the objective at the solution of each restart.
 
@@ -126,8 +125,7 @@ def linearise_restarts(
         On the task's data.
     restarts : sequence of Restart
         Successful ones.
-    **options
-        ``curvature``, ``solver`` and the like of the linearisation.
+    solver : Solver
 
     Returns
     -------
@@ -147,7 +145,7 @@ def linearise_restarts(
             o.tilted(o.gradient(point.weights))
             for o, point in zip(objectives, polished, strict=True)
         ]
-    return linearise(objectives, polished, **options)
+    return linearise(objectives, polished, solver)
 
 
 def _one_choice_of_weights(restarts: Sequence[Restart]) -> tuple[str, ...]:
@@ -164,7 +162,7 @@ def _one_choice_of_weights(restarts: Sequence[Restart]) -> tuple[str, ...]:
 
 
 def continue_solutions(
-    derivatives: Sequence[GraphicalDerivative], task: RestartTask, **options: Any
+    derivatives: Sequence[GraphicalDerivative], task: RestartTask, solver: Solver
 ) -> Linearisation:
     """Bring each solution to a stationary point on the task's data, in order.
 
@@ -174,8 +172,7 @@ def continue_solutions(
         At the solutions on the old data.
     task : RestartTask
         With the new data.
-    **options
-        ``curvature``, ``solver`` and the like of the linearisation.
+    solver : Solver
 
     Returns
     -------
@@ -186,7 +183,7 @@ def continue_solutions(
         continued(gd.weights, gd.factor, objective, tol=task.tol)
         for objective, gd in zip(objectives, derivatives, strict=True)
     ]
-    found = linearise(objectives, polished, **options)
+    found = linearise(objectives, polished, solver)
     _tell_of_other_branches(found.solution_set, derivatives, task)
     return found
 

@@ -6,5 +6,6 @@ and take Newton steps on R. "auto" chooses between them.
 
 from ._choice import check_size, choose_system
 from ._point import Point, System
+from ._solver import Solver
 
-__all__ = ["Point", "System", "check_size", "choose_system"]
+__all__ = ["Point", "Solver", "System", "check_size", "choose_system"]

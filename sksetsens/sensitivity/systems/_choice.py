@@ -44,14 +44,14 @@ def check_size(point: Point) -> None:
     ValueError
         With the solver that would.
     """
-    check_choice("GraphicalDerivative", "solver", point.solver, SOLVERS)
+    check_choice("GraphicalDerivative", "solver", point.solver.name, SOLVERS)
     point.objective.check_working_memory()
-    if point.solver == "eigh":
+    if point.solver.name == "eigh":
         _check_dense_memory(point)
         return
-    if point.solver == "dual" and not _holds_outputs(point):
+    if point.solver.name == "dual" and not _holds_outputs(point):
         _refuse("dual", _why_no_dual(point) or _why_no_gram(point), "lsmr")
-    if point.solver == "lsmr":
+    if point.solver.name == "lsmr":
         _refuse("lsmr", _why_no_outputs(point), "minres")
 
 
@@ -72,9 +72,9 @@ def choose_system(point: Point) -> System:
         If the form does not apply or does not fit in memory.
     """
     check_size(point)
-    if point.solver == "auto":
+    if point.solver.name == "auto":
         return _choose(point)
-    return _FORMS[point.solver](point)
+    return _FORMS[point.solver.name](point)
 
 
 def _dual(point: Point) -> System:
@@ -89,7 +89,7 @@ def _holds_outputs(point: Point) -> bool:
         return point.holds
     if _why_no_outputs(point):
         return False
-    early_stopped = point.solver == "dual" and point.objective.is_tilted
+    early_stopped = point.solver.name == "dual" and point.objective.is_tilted
     return early_stopped or is_saturated(point.objective, point.weights)
 
 

@@ -44,15 +44,15 @@ class Dense(Primal):
     name = "eigh"
 
     def __init__(self, point: Point) -> None:
-        matrix = _gauss_newton(point) if point.curvature == "ggn" else None
+        matrix = _gauss_newton(point) if point.solver.curvature == "ggn" else None
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
         super().__init__(point, _factorised(point, matrix))
-        self._matrix, self._rcond, self._point = matrix, point.rcond, point
+        self._matrix, self._rcond, self._point = matrix, point.solver.rcond, point
 
     @property
     def neglected(self) -> float:
-        if self._point.curvature == "hessian":
+        if self._point.solver.curvature == "hessian":
             return 0.0
         return relative_neglect(self._point, self._matrix.__matmul__, self.factor)
 
@@ -114,9 +114,9 @@ def _factorised(point: Point, matrix: Array) -> Factor:
     scales = point.scales
     if scales is not None:
         return ScaledPseudoInverse(matrix, scales, noise=noise, rank=point.rank)
-    if point.rcond is None and point.rank is None:
+    if point.solver.rcond is None and point.rank is None:
         scales = weight_scales(point.objective, point.weights, matrix)
-    plain = partial(symmetric_inverse, matrix, rcond=point.rcond, noise=noise)
+    plain = partial(symmetric_inverse, matrix, rcond=point.solver.rcond, noise=noise)
     if scales is None:
         return plain(rank=point.rank)
     gradient = point.objective.gradient(point.weights)

@@ -29,9 +29,9 @@ class Dual(RowForm):
         self._S = root(point.objective.output_hessian(point.weights))
         J = point.objective.jacobian(point.weights)
         self._A = (self._S @ J).reshape(-1, point.objective.n_params)
-        self._rcond, self._point = point.rcond, point
+        self._rcond, self._point = point.solver.rcond, point
         self._products = PointProducts(point.objective, point.weights)
-        self.factor = gram_inverse(self._A, rcond=point.rcond, rank=point.rank)
+        self.factor = gram_inverse(self._A, rcond=point.solver.rcond, rank=point.rank)
 
     @cached_property
     def neglected(self) -> float:

@@ -186,11 +186,11 @@ class SaturatedDual:
 
     def _factorised(self, A: NDArray[np.floating]) -> PseudoInverse:
         if A.dtype == np.float64:
-            return gram_inverse(A.astype(np.float64), rcond=self._point.rcond)
+            return gram_inverse(A.astype(np.float64), rcond=self._point.solver.rcond)
         independent = FullRowRankInverse.make(A)
         if independent is not None:
             return independent
-        rcond = max(self._point.rcond or 0.0, _SINGLE_RCOND)
+        rcond = max(self._point.solver.rcond or 0.0, _SINGLE_RCOND)
         return GramPseudoInverse(A.astype(np.float64), rcond=rcond)
 
     # Solves ---------------------------------------------------------------------------

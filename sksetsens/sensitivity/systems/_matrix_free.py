@@ -51,18 +51,18 @@ class MatrixFree(Primal):
         products = PointProducts(point.objective, point.weights)
         exact: Any = products.hessian
         rough: Any = None
-        if point.curvature == "ggn":
+        if point.solver.curvature == "ggn":
             exact = _GaussNewton(point, products)
         elif point.weights.size >= SINGLE_FROM:
             rough = PointProducts(point.objective, point.weights, single=True).hessian
-        rcond = point.rcond
+        rcond = point.solver.rcond
         if rcond is None:
             rcond = max(1e-10, STATIONARITY_NOISE * point.stationarity)
         factor = KrylovInverse(
             exact, point.weights.size, rcond=rcond, settings=point.krylov, rough=rough
         )
         super().__init__(point, factor)
-        self._product, self._rcond, self._point = exact, point.rcond, point
+        self._product, self._rcond, self._point = exact, point.solver.rcond, point
 
     def newton_step(
         self, objective: Objective, weights: Array, enough: float = 0.0
@@ -72,7 +72,7 @@ class MatrixFree(Primal):
     @property
     def neglected(self) -> float:
         """Neglected curvature over the smallest kept Ritz value."""
-        if self._point.curvature == "hessian":
+        if self._point.solver.curvature == "hessian":
             return 0.0
         return relative_neglect(self._point, self._product, self.factor)
 
@@ -100,7 +100,7 @@ class MatrixFree(Primal):
 
         def adjoint(v: Array) -> Array:
             # Iterations hand back what forward solves gave, with their error in ker H.
-            noise = _SOLVED_AGAIN * self._point.solver_tol * float(np.linalg.norm(v))
+            noise = _SOLVED_AGAIN * self._point.solver.tol * float(np.linalg.norm(v))
             return B.rmatvec(factor.apply(v, noise=noise))
 
         return operator(B.shape, forward, adjoint)

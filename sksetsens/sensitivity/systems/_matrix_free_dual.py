@@ -50,7 +50,7 @@ class MatrixFreeDual(RowForm):
             partial(self._forward, self._products),
             partial(self._backward, self._products),
             (self._S.shape[0] * self._S.shape[1], point.weights.size),
-            rcond=point.rcond,
+            rcond=point.solver.rcond,
             settings=point.krylov,
             gram=gram,
             rough=rough,
@@ -133,7 +133,7 @@ class MatrixFreeDual(RowForm):
         A = (self._S @ J).reshape(-1, part.stop - part.start)
         SD = self._S @ self._objective.input_jacobian(self._w)
         B = np.einsum("ick,icd->kid", A.reshape(*SD.shape[:2], -1), SD)
-        return GramPseudoInverse(A, rcond=self._point.rcond), B
+        return GramPseudoInverse(A, rcond=self._point.solver.rcond), B
 
     @property
     def H(self) -> LinearOperator:

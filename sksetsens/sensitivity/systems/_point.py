@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from ...linalg import KrylovSettings, PseudoInverse, Solution, probe
 from ...objective import Objective, PointProducts
+from ._solver import Solver
 
 __all__ = [
     "DENSE_COPIES",
@@ -53,15 +54,11 @@ class Point:
     ----------
     objective : Objective
     weights : ndarray of shape (n_params,)
-    curvature : {"hessian", "ggn"}
-    solver : {"auto", "eigh", "dual", "minres", "lsmr"}
-    rcond : float or None
+    solver : Solver
     stationarity : float
         Relative stationarity of the weights.
     rank : int or None
         Rank of H where it is known.
-    solver_tol, solver_max_iter
-        Relative residual and number of products of iterative solves.
     anchor : HeldOutputs or None
         Outputs that corrections of a saturated net bring back.
     holds : bool or None
@@ -72,13 +69,9 @@ class Point:
 
     objective: Objective
     weights: Array
-    curvature: str = "hessian"
-    solver: str = "auto"
-    rcond: float | None = None
+    solver: Solver = Solver()
     stationarity: float = 0.0
     rank: int | None = None
-    solver_tol: float = 1e-8
-    solver_max_iter: int = 1000
     anchor: Any = None
     holds: bool | None = None
     scales: Array | None = None
@@ -87,7 +80,7 @@ class Point:
     def krylov(self) -> KrylovSettings:
         """Tolerance, length and memory of iterative solves."""
         memory = BASIS_SHARE * self.objective.budget()
-        return KrylovSettings(self.solver_tol, self.solver_max_iter, memory)
+        return KrylovSettings(self.solver.tol, self.solver.max_iter, memory)
 
 
 class System(Protocol):
