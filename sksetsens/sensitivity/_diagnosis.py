@@ -348,7 +348,6 @@ def off_manifold(
     length: float,
     *,
     enough: float = 0.0,
-    first_step: Array | None = None,
 ) -> float:
     """Distance to the solution set that stays after correcting, over ``length``.
 
@@ -368,8 +367,6 @@ def off_manifold(
         Euclidean.
     enough : float, default=0.0
         Gradient norm that counts as none, beside rounding: what iterative solves leave.
-    first_step : ndarray of shape (n_params,), default=None
-        The Newton step at the start, where it is known.
 
     Returns
     -------
@@ -377,11 +374,10 @@ def off_manifold(
         Near 0 on a manifold; of order 1 and above where the rank changes; inf where
         the iteration diverges, so far from the solution.
     """
-    w, step = start, first_step
+    w = start
     at_solution = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
     for _ in range(_N_ITERATED_STEPS if gd.is_matrix_free else _N_CHORD_STEPS):
-        if step is None:
-            step = gd.newton_step(w, objective, enough=enough)
+        step = gd.newton_step(w, objective, enough=enough)
         w = w + step
         if not np.linalg.norm(w) <= _DIVERGED * (1.0 + np.linalg.norm(start)):
             return np.inf
@@ -390,7 +386,6 @@ def off_manifold(
             return 0.0
         if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
             break
-        step = None
     # Newton's step with the rank as it is here: new directions carry what is left.
     there = gd.at(objective, w, keep_rank=False)
     step = there.newton_step(enough=enough)

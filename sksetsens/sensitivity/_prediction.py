@@ -154,15 +154,11 @@ def _piece(
         gd, objective, weights, floor=floor, corrected=derivative, before=before
     )
     obstruction = 0.0
-    if not error.is_rounding and rank_can_change(gd):
-        obstruction = off_manifold(
-            gd,
-            objective,
-            weights,
-            float(np.linalg.norm(weights - gd.weights)),
-            enough=gd.resolution(before),
-            first_step=None if n_corrections else error.step,
-        )
+    # A random perturbation, which fit has tried, finds any change of rank that this one
+    # brings; once more where it costs no solves.
+    if not (error.is_rounding or gd.is_matrix_free) and rank_can_change(gd):
+        moved = float(np.linalg.norm(weights - gd.weights))
+        obstruction = off_manifold(gd, objective, weights, moved)
     jumping, moves_kinks = _without_derivative(gd, question.dX)
     return _Piece(
         objective,

@@ -45,16 +45,12 @@ class FirstOrderError:
 
     is_rounding : bool
         Whether there was nothing to predict: the perturbed residual at w is rounding.
-
-    step : ndarray of shape (n_params,) or None
-        The Newton step that the shift error measures.
     """
 
     nonlinearity: float
     shift_error: float
     residual: float
     is_rounding: bool
-    step: Array | None = None
 
     @property
     def worse(self) -> float:
@@ -107,7 +103,7 @@ def first_order_error(
     # A shift of 0 that leaves a Newton step has missed all of the movement.
     moved = max(moved, least_shift, np.finfo(float).tiny)
     shift_error = float(np.linalg.norm(step)) / moved
-    return FirstOrderError(after / before, shift_error, after, False, step)
+    return FirstOrderError(after / before, shift_error, after, False)
 
 
 def reach(
