@@ -81,7 +81,7 @@ def our_answer(problem):
     diagnosis = diagnose(
         gd, is_stationary=problem.converged, polish_status=problem.status
     )
-    _, told = quietly(warn_of, [diagnosis], 1)
+    _, told = quietly(warn_of, [diagnosis])
     flag = "" if diagnosis.is_trustworthy else diagnosis.status
     found = [factorised(rcond)(problem.dX) for rcond in _DAMPINGS]
     return Answer([a.shift for a in found if not a.is_empty], flag), bool(told)
