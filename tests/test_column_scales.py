@@ -224,3 +224,18 @@ class TestScaledPseudoInverse:
         inside = A.T @ rng.standard_normal(4)
         assert scaled.solve(inside).is_consistent
         assert not scaled.solve(b).is_consistent
+
+
+@pytest.mark.parametrize("small", [1e-7, 1.0])
+def test_solvers_by_products_trust_no_kernel_beside_columns_far_apart(small):
+    """What is called kernel may be the curvature of a small column."""
+    Z, y, _ = data()
+    s = np.array([small, 1.0, 1.0, 0.0])  # The last one is dead: a kernel in any case.
+    net = NeuralNetRegressor(
+        Linear, max_epochs=1, lr=1e-17, train_split=None, module__n_outputs=1
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0, solver="minres")
+    found = model.fit(Z * s, y).solution_set_
+    assert found.kernel_dims[0] > 0
+    assert found.trustworthy[0] == (small == 1.0)
+    assert ("standardise X" in found.status[0]) == (small != 1.0)

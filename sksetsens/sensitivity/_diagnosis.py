@@ -60,6 +60,9 @@ _ROUNDING = 1e-14
 _DIVERGED = 1e6
 
 
+# Ratio of columns' sizes whose square reaches the cut-off of solvers by products, which
+# is 1e-10, within two decades.
+_SCALES_APART = 1e4
 # Neglected curvature over the smallest kept eigenvalue: the shift's relative error.
 _NEGLECT_TOL = 1e-2
 
@@ -82,6 +85,11 @@ class Finding(Enum):
     NO_GAP = (
         "the spectrum has no gap at the cut-off {cutoff:.2g}: rank and shift depend on "
         "rcond; add weight decay, or set rcond where the spectrum has a gap"
+    )
+    SCALES_APART = (
+        "columns of X differ in scale by {ratio:.1g}, and without a factorisation in "
+        "their own scales small curvature passes for none: standardise X, add weight "
+        "decay, or use solver='eigh' if the net is small enough"
     )
     RANK_CHANGES = (
         "the rank of H changes along the solution set here (degenerate point): first "
@@ -176,6 +184,9 @@ def diagnose(
         found[saddle] = {"negative": negative}
     if not gd.factor.has_clear_cutoff:
         found[Finding.NO_GAP] = {"cutoff": gd.factor.cutoff}
+    ratio = _unresolved_scales(gd)
+    if ratio > _SCALES_APART:
+        found[Finding.SCALES_APART] = {"ratio": ratio}
     jump = _kink_jump(gd)
     checked = check_derivatives(gd, is_smooth=jump <= _KINK_TOL)
     neglects = gd.neglected_curvature > _NEGLECT_TOL
@@ -197,6 +208,20 @@ def diagnose(
         found[Finding.DERIVATIVES_DISAGREE] = {"disagreement": checked.sentence}
     told = [finding.value.format(**fields) for finding, fields in found.items()]
     return Diagnosis(tuple(found), jump, obstruction, "; ".join(told) or _kind(gd))
+
+
+def _unresolved_scales(gd: GraphicalDerivative) -> float:
+    """Ratio of the columns' sizes where it may hide curvature as ker H; 1 elsewhere.
+
+    Curvature goes by their square, and is lost at the cut-off of a Hessian that is not
+    decomposed in the weights' own scales.
+    """
+    if gd.solver_ != "minres" or gd.solver.rcond is not None or gd.kernel.dim == 0:
+        return 1.0
+    columns = gd.objective.inputs.reshape(gd.objective.n_samples, -1)
+    sizes = np.linalg.norm(columns, axis=0)
+    sizes = sizes[sizes > 0.0]
+    return float(sizes.max() / sizes.min()) if sizes.size else 1.0
 
 
 _APPROXIMATION = {"hessian": "solver='dual'", "ggn": "curvature='ggn'"}
