@@ -496,3 +496,93 @@ def test_the_evidence_costs_a_dozen_gradients(monkeypatch):
     # One at the moved weights and two for H and for B each, beside two derivatives of
     # the outputs in the data and one product each.
     assert count == {"gradients": 5, "losses": 3}
+
+
+class Rounded(nn.Module):
+    """The last column is read to some digits only, the others as they are."""
+
+    def __init__(self, n_features=3, n_outputs=1, digits=5, everywhere=False):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, 3)
+        self.output = nn.Linear(3, n_outputs)
+        self.scale, self.first = 10.0**digits, 0 if everywhere else n_features - 1
+
+    def forward(self, X):
+        X = X.clone()
+        X[:, self.first :] = torch.round(X[:, self.first :] * self.scale) / self.scale
+        return self.output(torch.tanh(self.hidden(X)))
+
+
+@pytest.mark.parametrize("digits", [1, 5, 7])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_rounding_to_many_digits_is_one(digits, everywhere):
+    """Its steps are small beside the data, its derivative is 0 all the same."""
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((24, 3))
+    y = np.sin(X[:, 0]) + 0.3 * X[:, 1]
+    net = NeuralNetRegressor(
+        Rounded,
+        module__digits=digits,
+        module__everywhere=everywhere,
+        optimizer__weight_decay=0.05,
+        max_epochs=5,
+        train_split=None,
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    moduli = model.feature_lipschitz_moduli_[0]
+    assert np.isinf(moduli[2])
+    assert np.isinf(model.lipschitz_modulus_)
+    assert np.isinf(moduli[:2]).all() == everywhere
+
+
+class WithCodes(nn.Module):
+    def __init__(self, n_features=3, n_outputs=1):
+        super().__init__()
+        self.codes = nn.Embedding(4, 2)
+        self.hidden = nn.Linear(4, 3)
+        self.output = nn.Linear(3, n_outputs)
+
+    def forward(self, X):
+        known = torch.cat([X[:, :2], self.codes(X[:, 2].long())], dim=1)
+        return self.output(torch.tanh(self.hidden(known)))
+
+
+def test_codes_at_their_own_edge_leave_other_columns_alone():
+    """A whole code less a rounding is another code; that is no kink of its row."""
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((24, 3))
+    X[:, 2] = rng.integers(0, 4, 24)
+    y = np.sin(X[:, 0]) + 0.3 * X[:, 1] + 0.2 * X[:, 2]
+    net = NeuralNetRegressor(
+        WithCodes, optimizer__weight_decay=0.05, max_epochs=5, train_split=None
+    )
+    fits = [
+        SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X + shift, y)
+        for shift in (0.0, np.array([0.0, 0.0, 0.4]))
+    ]
+    edge, middle = (fit.feature_lipschitz_moduli_[0] for fit in fits)
+    assert np.isinf(edge[2])
+    np.testing.assert_allclose(edge[:2], middle[:2], rtol=1e-6)
+
+
+class RootOfData(nn.Module):
+    def __init__(self, n_features=3, n_outputs=1):
+        super().__init__()
+        self.output = nn.Linear(n_features, n_outputs)
+
+    def forward(self, X):
+        return self.output(X.abs().sqrt())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_data_without_a_finite_derivative_have_no_modulus():
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((24, 3))
+    X[3, 1] = 0.0
+    net = NeuralNetRegressor(
+        RootOfData, optimizer__weight_decay=0.05, max_epochs=5, train_split=None
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, X[:, 0])
+    assert not model.solution_set_.trustworthy[0]
+    assert np.isinf(model.feature_lipschitz_moduli_).all()
+    assert np.isinf(model.sample_lipschitz_moduli_).all()

@@ -149,6 +149,11 @@ def _block_norms(blocks: Array) -> tuple[Array, Array]:
     n_blocks, n_rows, n_columns = blocks.shape
     if n_rows == 0:  # H = 0: nothing moves, whatever the direction
         return np.zeros(n_blocks), np.zeros((n_blocks, n_columns))
+    finite: NDArray[np.bool_] = np.all(np.isfinite(blocks), axis=(1, 2))
+    if not finite.all():  # B has no number there: nothing bounds such a part.
+        norms, directions = _block_norms(np.where(finite[:, None, None], blocks, 0.0))
+        norms[~finite], directions[~finite] = np.inf, np.nan
+        return norms, directions
     is_wide = n_rows <= n_columns
     gram = blocks @ blocks.transpose(0, 2, 1) if is_wide else None
     if gram is None:

@@ -67,6 +67,12 @@ def check_perturbed_data(
         None where the targets do not change.
     """
     X_train = estimator.X_train_
+    if np.ndim(X_perturbed) == 0:
+        raise ValueError(
+            "The 'X_perturbed' parameter must be data of the shape of the training X, "
+            f"{X_train.shape}. Got {X_perturbed!r} instead: for a perturbation of some "
+            "size, set 'perturbation_size' and pass what perturb() returns."
+        )
     _check_dtypes(X_train, X_perturbed)
     # What `perturb` or a changed copy of `X_train_` is has no names to check.
     X_perturbed = check_inputs(

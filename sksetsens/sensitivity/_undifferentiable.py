@@ -38,9 +38,11 @@ _FLAT = 1e-6
 _N_PROBES = 3
 _MAX_GROUPS = 64
 # Halvings of a movement, and the share of the outputs' change that must be left at
-# its end. What is continuous leaves 1e-12 times its steepness.
+# its end: a step of a rounding to that many digits. What is continuous leaves 1e-12
+# times its steepness, and rounding of the outputs.
 _HALVINGS = 40
-_JUMP_TOL = 1e-3
+_JUMP_TOL = 1e-9
+_OUTPUT_ROUNDING = 1e-13
 # Features that a sentence names.
 _MAX_NAMED = 5
 
@@ -122,25 +124,38 @@ def undifferentiable(objective: Objective, weights: Array) -> Undifferentiable:
     rng = np.random.default_rng(2)
     u = rng.standard_normal((objective.n_samples, objective.n_outputs))
     step = _KINK_STEP * sizes * rng.standard_normal(x.shape)
-    ahead, behind = (
-        PointProducts(
-            objective.with_data((x + s).reshape(objective.input_shape)), weights
-        )
-        .input_jacobian_adjoint(u)
-        .reshape(x.shape)
-        for s in (step, -step)
-    )
-    size = np.maximum(np.abs(ahead), np.abs(behind)) * sizes
-    rows = size.max(axis=1, initial=0.0, keepdims=True)
-    rows = np.maximum(rows, _FLAT * rows.max(initial=0.0))
-    change = np.abs(ahead - behind) * sizes
-    bent_rows = (change > _BEND_TOL * rows).any(axis=1)
+    ahead, behind = _both_sides(objective, weights, x, step, u)
     silent = np.flatnonzero(~((ahead != 0.0) | (behind != 0.0)).any(axis=0))
+    kinks, bent_rows = _kinks(ahead, behind, sizes)
+    if len(silent) and kinks.any():
+        # A code that stands at its own edge changes what others are multiplied by.
+        step[:, silent] = 0.0
+        ahead, behind = _both_sides(objective, weights, x, step, u)
+        kinks, bent_rows = _kinks(ahead, behind, sizes)
     jumps = np.zeros(x.shape, dtype=bool)
     for group in np.array_split(silent, min(len(silent), _MAX_GROUPS) or 1):
         if len(group) and _jumps(objective, weights, x, group):
             jumps[:, group] = True
-    return Undifferentiable(jumps, change > _KINK_TOL * rows, bent_rows)
+    return Undifferentiable(jumps, kinks, bent_rows)
+
+
+def _both_sides(
+    objective: Objective, weights: Array, x: Array, step: Array, u: Array
+) -> tuple[Array, Array]:
+    """Derivatives of ``u . f`` in the data, ahead and behind, (n_samples, n_inputs)."""
+    moved = ((x + s).reshape(objective.input_shape) for s in (step, -step))
+    products = (PointProducts(objective.with_data(X), weights) for X in moved)
+    ahead, behind = (p.input_jacobian_adjoint(u).reshape(x.shape) for p in products)
+    return ahead, behind
+
+
+def _kinks(ahead: Array, behind: Array, sizes: Array) -> tuple[Mask, Mask]:
+    """Entries whose derivatives to both sides differ, and rows where any do at all."""
+    size = np.maximum(np.abs(ahead), np.abs(behind)) * sizes
+    rows = size.max(axis=1, initial=0.0, keepdims=True)
+    rows = np.maximum(rows, _FLAT * rows.max(initial=0.0))
+    change = np.abs(ahead - behind) * sizes
+    return change > _KINK_TOL * rows, (change > _BEND_TOL * rows).any(axis=1)
 
 
 def column_sizes(x: Array) -> Array:
@@ -190,7 +205,10 @@ def _jumps(objective: Objective, w: Array, x: Array, group: NDArray[Any]) -> boo
     except (IndexError, KeyError, ValueError, RuntimeError):
         # The net knows some values only: nothing to differentiate along.
         return True
-    return bool((change > _JUMP_TOL * total)[total > 0.0].any())
+    rounding = _OUTPUT_ROUNDING * np.maximum(
+        np.linalg.norm(low, axis=1), np.linalg.norm(high, axis=1)
+    )
+    return bool((change > _JUMP_TOL * total + rounding)[total > 0.0].any())
 
 
 def _ways(x: Array, group: NDArray[Any]) -> tuple[Array, Array]:
