@@ -488,7 +488,7 @@ def test_the_function_refuses_other_estimators():
         (X.astype(str).astype(object), r"Got text \(dtype object\)"),
         (pd.DataFrame(X.astype(str)), r"Got text"),
         (X + 1j, "Complex data not supported"),
-        (None, "Expected 2D array"),
+        (None, "data of the shape of the training X"),
     ],
 )
 def test_perturbed_inputs_are_checked(fitted, method, X_bad, message):
