@@ -117,5 +117,6 @@ right.set(
     ylabel="predicted change",
     title="Predictions for held-out rows (random, 0.03)",
 )
+right.locator_params(nbins=5)
 fig.savefig("quickstart.png", dpi=120)
 print(f"\npicture: {Path('quickstart.png').resolve()}")
