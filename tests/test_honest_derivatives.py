@@ -494,8 +494,9 @@ def test_the_evidence_costs_a_dozen_gradients(monkeypatch):
     monkeypatch.setattr(Objective, "loss", counted_loss)
     assert check_derivatives(again, is_smooth=True).agree
     # One at the moved weights and two for H and for B each, beside two derivatives of
-    # the outputs in the data and one product each.
-    assert count == {"gradients": 5, "losses": 3}
+    # the outputs in the data and one product each; three losses for the gradient, three
+    # for the curvature.
+    assert count == {"gradients": 5, "losses": 6}
 
 
 class Rounded(nn.Module):
@@ -586,3 +587,44 @@ def test_data_without_a_finite_derivative_have_no_modulus():
     assert not model.solution_set_.trustworthy[0]
     assert np.isinf(model.feature_lipschitz_moduli_).all()
     assert np.isinf(model.sample_lipschitz_moduli_).all()
+
+
+class CutGate(nn.Module):
+    """A product whose first factor is cut off: at weights of 0 its gradient is 0."""
+
+    def __init__(self, n_features=3, n_outputs=1, cut=True):
+        super().__init__()
+        self.output = nn.Linear(n_features, n_outputs)
+        self.gate = nn.Parameter(torch.zeros(2))
+        self.cut = cut
+
+    def forward(self, X):
+        gate = self.gate.detach() if self.cut else self.gate
+        return self.output(X) + X[:, :1] * gate[0] * self.gate[1]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_cut_that_only_the_curvature_feels_is_told(cut):
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((24, 3))
+    y = X[:, 0] + np.sin(3.0 * X[:, 1]) + 0.3 * rng.standard_normal(24)
+    net = NeuralNetRegressor(
+        CutGate,
+        module__cut=cut,
+        optimizer__weight_decay=0.2,
+        max_epochs=1,
+        train_split=None,
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    gd = model.graphical_derivatives_[0]
+    w, n = gd.weights, gd.weights.size
+    places = gd.objective.parameter_slices["gate"]
+    assert np.abs(w[places]).max() < 1e-8
+    # Second differences of the loss in the two gates, and H.
+    h, (i, j) = 1e-3, range(n)[places]
+    e, f = h * np.eye(n)[i], h * np.eye(n)[j]
+    loss = gd.objective.loss
+    mixed = loss(w + e + f) - loss(w + e - f) - loss(w - e + f) + loss(w - e - f)
+    agrees = abs(mixed / (4.0 * h**2) - gd.objective.hessian(w)[i, j]) < 1e-6
+    assert agrees == (not cut)
+    assert model.solution_set_.trustworthy[0] == (not cut)

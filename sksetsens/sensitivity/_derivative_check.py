@@ -43,6 +43,17 @@ _MOVE = 1e-2
 _LEAST_MOVE = 1e-3
 
 
+# Second differences of the loss: share of the loss that the longer of two steps may
+# change by H, and its length relative to 1 + |w| at most, and at least (a loss of
+# rounding, as at interpolation, tells nothing); what they may miss of H, what
+# rounding leaves of them, and how far two misses of one cut may lie apart: what is left
+# of a smooth loss falls with the square of the step.
+_LOSS_SHARE, _LONGEST, _SHORTEST = 1e-4, 3e-3, 1e-6
+_CURVATURE_TOL = 1e-4
+_LOSS_ROUNDING = 1e-14
+_SAME_MISS = 0.1
+
+
 class Disagreement(Enum):
     """What is wrong with a derivative. The value is the sentence for the reader."""
 
@@ -55,6 +66,11 @@ class Disagreement(Enum):
         "H is not the derivative of the gradient: forward or get_loss cuts part of the "
         "gradient off from differentiation (torch.no_grad, detach, a custom backward); "
         "take the cut out"
+    )
+    CURVATURE = (
+        "H is not the curvature of the loss: forward or get_loss cuts weights off from "
+        "differentiation that do not move the loss at first order here "
+        "(torch.no_grad, detach); take the cut out"
     )
     CONE = (
         "the loss is not differentiable at this solution: its gradient jumps there (a "
@@ -175,7 +191,36 @@ def _hessian(gd: GraphicalDerivative) -> Disagreement | None:
         lambda h: (gradient(w + h * v) - gradient(w - h * v)) / (2.0 * h),
         PointProducts(gd.objective, w).hessian(v),
     )
-    return _HESSIAN[compared]
+    disagreement = _HESSIAN[compared]
+    if disagreement is None and not _is_curvature_of_loss(gd):
+        return Disagreement.CURVATURE
+    return disagreement
+
+
+def _is_curvature_of_loss(gd: GraphicalDerivative) -> bool:
+    """Whether second differences of the loss are what H says.
+
+    A cut gradient is the derivative of nothing, but may agree with itself: where what
+    is cut off vanishes with the weights, R and H are those of another function. Two
+    steps must agree that the loss curves otherwise, and both stand out from rounding.
+    """
+    objective, w = gd.objective, gd.weights
+    v = np.random.default_rng(6).standard_normal(w.size)
+    v *= (1.0 + float(np.linalg.norm(w))) / np.linalg.norm(v)
+    expected = float(v @ PointProducts(objective, w).hessian(v))
+    here, missed = objective.loss(w), []
+    change = max(abs(expected), np.finfo(float).tiny)
+    longest = min(_LONGEST, float(np.sqrt(2.0 * _LOSS_SHARE * abs(here) / change)))
+    if longest < _SHORTEST:
+        return True
+    for h in (longest, longest / 3.0):
+        ahead, behind = objective.loss(w + h * v), objective.loss(w - h * v)
+        rounding = _LOSS_ROUNDING * max(abs(here), abs(ahead)) / h**2
+        miss = (ahead + behind - 2.0 * here) / h**2 - expected
+        if not abs(miss) > _CURVATURE_TOL * abs(expected) + rounding:
+            return True
+        missed.append(miss)
+    return not abs(missed[0] - missed[1]) <= _SAME_MISS * abs(missed[1])
 
 
 def _data(gd: GraphicalDerivative) -> Disagreement | None:
