@@ -597,12 +597,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         DataConversionWarning
             If the dtype of ``X_perturbed`` cannot hold the training data.
         """
-        change = check_perturbation(
+        perturbation = check_perturbation(
             self, X_perturbed, y_perturbed, caller="sensitivity"
         )
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
         with memory_explained("sensitivity"), bars(self.verbose):
-            return predict_set(change, n_corrections=n_corrections, warn=True)
+            return predict_set(perturbation, n_corrections=n_corrections, warn=True)
 
     def stability_report(
         self,
@@ -659,8 +659,10 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         retrained : SolutionSet
             Solutions that are not stationary are marked in ``status``, not dropped.
         """
-        change = check_perturbation(self, X_perturbed, y_perturbed, caller="retrain")
-        task = self._task.on(change.X_perturbed, change.y_perturbed)
+        perturbation = check_perturbation(
+            self, X_perturbed, y_perturbed, caller="retrain"
+        )
+        task = self._task.on(perturbation.X_perturbed, perturbation.y_perturbed)
         if warm_start:
             derivatives = self.graphical_derivatives_
             with memory_explained("retrain"), bars(self.verbose):

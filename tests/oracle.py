@@ -23,7 +23,7 @@ ROUNDING = 2000.0 * EPS
 # What is kept must stand this far above what is dropped for a rank to exist.
 CLEAR = 1e3
 # Share of a right-hand side outside range H from which no shift exists.
-LEAK = 1e-6
+OUTSIDE = 1e-6
 # Relative step at which Newton has reached the rounding of R.
 STILL = 1e-13
 
@@ -150,7 +150,7 @@ class Spectrum:
     def project(self, v):
         return self.kernel @ (self.kernel.T @ v)
 
-    def leak(self, b):
+    def range_residual(self, b):
         """Share of each column of b outside range H."""
         norms = np.linalg.norm(b, axis=0)
         outside = np.linalg.norm(self.kernel.T @ b, axis=0)
@@ -234,7 +234,7 @@ class Sensitivity:
 
     def is_empty(self, dX):
         b = np.tensordot(self.B, dX, axes=dX.ndim)
-        return bool(self.spectrum.leak(b[:, None])[0] > LEAK)
+        return bool(self.spectrum.range_residual(b[:, None])[0] > OUTSIDE)
 
     def shift(self, dX):
         return self.spectrum.shortest(np.tensordot(self.B, dX, axes=dX.ndim))
@@ -244,7 +244,7 @@ class Sensitivity:
         """``H^+ B`` of shape (p, n, d), NaN in the columns outside range H."""
         columns = self.B.reshape(len(self.B), -1)
         solved = self.spectrum.shortest(columns)
-        solved[:, self.spectrum.leak(columns) > LEAK] = np.nan
+        solved[:, self.spectrum.range_residual(columns) > OUTSIDE] = np.nan
         return solved.reshape(self.B.shape)
 
     def modulus(self, rows=slice(None), columns=slice(None)):

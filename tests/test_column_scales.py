@@ -82,7 +82,7 @@ class TestLeastSquares:
             slope = least_squares(Z + E, y) - least_squares(Z - E, y)
             columns.append(slope / (2.0 * h * scales[j]) / np.append(scales, 1.0))
         exact = np.column_stack(columns)
-        assert np.all(gd.column_leaks == 0.0)
+        assert np.all(gd.column_range_residuals == 0.0)
         assert model.lipschitz_moduli_[0] == pytest.approx(
             np.linalg.norm(exact, 2), rel=1e-5
         )
@@ -145,8 +145,8 @@ def test_a_dead_column_stays_a_kernel():
     assert found.kernel_dims[0] == 1
     axis = np.abs(kernel.spanning_basis()[:, 0])
     np.testing.assert_allclose(axis, np.eye(5)[1], atol=1e-12)
-    leaks = model.graphical_derivatives_[0].column_leaks
-    assert np.all(leaks[:, [0, 2, 3]] <= 1e-10)
+    residuals = model.graphical_derivatives_[0].column_range_residuals
+    assert np.all(residuals[:, [0, 2, 3]] <= 1e-10)
     assert found.trustworthy[0]
 
 

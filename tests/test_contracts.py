@@ -529,14 +529,14 @@ def test_system_kernel_and_inertia(solver, curvature, kind, polish):
 
 
 @every_system
-def test_system_leaks_nothing_where_all_columns_lie_in_range(
+def test_system_has_no_range_residual_where_all_columns_lie_in_range(
     solver, curvature, kind, polish
 ):
     at = built(solver, curvature, kind, polish)
     n, d = at.objective.input_shape
-    leaks = at.system.column_leaks()
-    assert leaks.shape == (n, d)
-    assert leaks.max() <= 1e-6
+    residuals = at.system.column_range_residuals()
+    assert residuals.shape == (n, d)
+    assert residuals.max() <= 1e-6
 
 
 @every_system

@@ -374,7 +374,7 @@ def test_criterion_with_evidence():
     w = gd.weights
     r = problem.X @ w - problem.y
     outside = np.abs(r) / np.hypot(r, w[dead] * np.linalg.norm(problem.X, axis=1))
-    assert whole.leak == pytest.approx(outside.max())
+    assert whole.range_residual == pytest.approx(outside.max())
     assert whole.worst_entry[0] == outside.argmax()
     assert whole.worst_entry[1] == dead
     assert f"feature {dead} leaves range H by" in whole.status
@@ -389,7 +389,7 @@ def test_criterion_with_evidence():
     assert mordukhovich_criterion(gd, rows=[3], features=np.flatnonzero(alive)).holds
 
 
-def test_criterion_leaks_are_those_of_the_dense_matrices():
+def test_criterion_residuals_are_those_of_the_dense_matrices():
     """Against |P_ker b| / |b| in NumPy, for a linear model with collinear features."""
     rng = np.random.RandomState(0)
     X = rng.standard_normal((15, 3))
@@ -404,9 +404,9 @@ def test_criterion_leaks_are_those_of_the_dense_matrices():
     gd = model.fit(X, rng.standard_normal(15)).graphical_derivatives_[0]
     kernel = np.array([1.0, 1.0, 0.0, -1.0]) / np.sqrt(3.0)
     B = gd.B @ np.eye(X.size)
-    leaks = np.abs(kernel @ B) / np.linalg.norm(B, axis=0)
-    np.testing.assert_allclose(gd.column_leaks.ravel(), leaks, atol=1e-10)
-    assert mordukhovich_criterion(gd).leak == pytest.approx(leaks.max())
+    residuals = np.abs(kernel @ B) / np.linalg.norm(B, axis=0)
+    np.testing.assert_allclose(gd.column_range_residuals.ravel(), residuals, atol=1e-10)
+    assert mordukhovich_criterion(gd).range_residual == pytest.approx(residuals.max())
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,6 @@ def test_the_criterion_of_a_live_feature_is_the_same_without_a_factorisation():
         ]
         for s in ("eigh", "minres")
     )
-    assert [c.leak <= c.tolerance for c in exact] == [True, True, False]
-    assert [c.leak <= c.tolerance for c in iterated] == [True, True, False]
+    assert [c.range_residual <= c.tolerance for c in exact] == [True, True, False]
+    assert [c.range_residual <= c.tolerance for c in iterated] == [True, True, False]
     assert iterated[2].worst_entry[1] == 2

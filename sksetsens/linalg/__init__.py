@@ -8,11 +8,11 @@ from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
-from ._leaks import range_leaks
 from ._minimum_residual import ResidualNorms
 from ._norms import operator_norm
 from ._probes import probe
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
+from ._range_residual import range_residuals
 from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
@@ -38,6 +38,6 @@ __all__ = [
     "gram_inverse",
     "operator_norm",
     "probe",
-    "range_leaks",
+    "range_residuals",
     "symmetric_inverse",
 ]

@@ -37,24 +37,24 @@ class MordukhovichCriterion:
     ----------
     holds : bool
         Whether the solution set is Lipschitz-like for perturbations of the entries
-        asked about: the leak is within tolerance, and the solution is one at which the
-        test means something.
+        asked about: the range residual is within tolerance, and the solution is one at
+        which the test means something.
 
     is_certified : bool
         Whether the solution is trustworthy: stationary, a minimum, smooth, of constant
         rank and with a gap in the spectrum. The test speaks of H at the point, which
         says nothing about the set where one of them fails.
 
-    leak : float
+    range_residual : float
         Largest ``|P_ker b| / |b|``, Euclidean, over the columns b of B: the share of a
         column outside range H. Between 0 and 1.
 
     tolerance : float
-        Leak up to which a column counts as inside.
+        Range residual up to which a column counts as inside.
 
     margin : float
-        Factor between leak and tolerance, the larger over the smaller: how clear the
-        verdict is. inf for a leak of 0.
+        Factor between residual and tolerance, the larger over the smaller: how clear
+        the verdict is. inf for a residual of 0.
 
     rank : int
         Rank of H.
@@ -67,8 +67,8 @@ class MordukhovichCriterion:
         and verdict depend on rcond.
 
     worst_entry : tuple of (int, int)
-        Row and feature (of the flattened row) with the largest leak. With iterative
-        solves leaks are told by row and by feature, of which an entry has the smaller:
+        Row and feature (of the flattened row) with the largest residual. Iterative
+        solves tell residuals by row and by feature, of which an entry has the smaller:
         its row and its feature leave range H, the entry itself most likely.
 
     status : str
@@ -77,7 +77,7 @@ class MordukhovichCriterion:
 
     holds: bool
     is_certified: bool
-    leak: float
+    range_residual: float
     tolerance: float
     margin: float
     rank: int
@@ -147,22 +147,26 @@ def _criterion(
     rows: ArrayLike | None,
     features: ArrayLike | None,
 ) -> MordukhovichCriterion:
-    n_samples, n_features = gd.column_leaks.shape
+    n_samples, n_features = gd.column_range_residuals.shape
     moving = selection("rows", rows, n_samples)[:, None]
     moving = moving & selection("features", features, n_features)
-    leaks = np.where(moving, gd.column_leaks, -1.0)
-    row, feature = np.unravel_index(int(leaks.argmax()), leaks.shape)
-    leak = float(leaks[row, feature])
-    inside = leak <= CONSISTENCY_TOL
-    margin = max(leak / CONSISTENCY_TOL, CONSISTENCY_TOL / leak) if leak else np.inf
+    residuals = np.where(moving, gd.column_range_residuals, -1.0)
+    row, feature = np.unravel_index(int(residuals.argmax()), residuals.shape)
+    residual = float(residuals[row, feature])
+    inside = residual <= CONSISTENCY_TOL
+    margin = (
+        max(residual / CONSISTENCY_TOL, CONSISTENCY_TOL / residual)
+        if residual
+        else np.inf
+    )
     certified = diagnosis.is_trustworthy
     status = (
         "Lipschitz-like: every column of B lies in range H"
         if inside
         else f"not Lipschitz-like: the column of B of row {row}, feature {feature} "
-        f"leaves range H by {leak:.2g}"
+        f"leaves range H by {residual:.2g}"
     )
-    if np.isinf(leak):
+    if np.isinf(residual):
         status = (
             f"not certified (no derivative exists along row {row}, feature {feature}: "
             "forward rounds it, or has a kink there)"
@@ -173,7 +177,7 @@ def _criterion(
     return MordukhovichCriterion(
         inside and certified,
         certified,
-        leak,
+        residual,
         CONSISTENCY_TOL,
         float(margin),
         gd.factor.rank,

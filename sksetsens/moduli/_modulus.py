@@ -42,14 +42,14 @@ class Modulus:
     direction : ndarray of the shape of X
         Perturbation of Frobenius norm 1 that attains it; NaN where it is infinite.
 
-    leak : float
+    range_residual : float
         Largest ``|P_ker b| / |b|`` over the columns b of B: the part of B outside
         range H.
     """
 
     value: float
     direction: Array
-    leak: float
+    range_residual: float
 
 
 def modulus(
@@ -72,20 +72,20 @@ def modulus(
     """
     shape = gd.objective.input_shape
     rows = np.ones(shape[0], dtype=bool) if rows is None else rows
-    leak = float(np.max(gd.column_leaks[rows], initial=0.0))
-    if leak > CONSISTENCY_TOL:
-        return Modulus(np.inf, np.full(shape, np.nan), leak)
+    residual = float(np.max(gd.column_range_residuals[rows], initial=0.0))
+    if residual > CONSISTENCY_TOL:
+        return Modulus(np.inf, np.full(shape, np.nan), residual)
     moving = _row_selector(rows, shape)
     if not gd.is_matrix_free:
         value, direction = operator_norm(gd.solution_operator @ moving)
     else:
         before = gd.n_unsolved
         found = operator_norm(gd.solution_operator @ moving, tol=_ITERATED)
-        if np.isnan(leak) or gd.n_unsolved > before:
+        if np.isnan(residual) or gd.n_unsolved > before:
             _warn_of_unsolved()
-            return Modulus(np.inf, np.full(shape, np.nan), leak)
+            return Modulus(np.inf, np.full(shape, np.nan), residual)
         value, direction = found
-    return Modulus(value, moving.matvec(direction).reshape(shape), leak)
+    return Modulus(value, moving.matvec(direction).reshape(shape), residual)
 
 
 def _warn_of_unsolved() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import aslinearoperator
 
-from ..linalg import CONSISTENCY_TOL, operator_norm, range_leaks
+from ..linalg import CONSISTENCY_TOL, operator_norm, range_residuals
 from ..sensitivity import GraphicalDerivative
 from ._modulus import modulus
 
@@ -75,7 +75,7 @@ def dataset_modulus(gd: GraphicalDerivative) -> PartModuli:
 def target_modulus(gd: GraphicalDerivative) -> PartModuli:
     """Modulus of real-valued targets, all together as one part."""
     shape = gd.objective.target_shape
-    if gd.target_leak > CONSISTENCY_TOL:
+    if gd.target_range_residual > CONSISTENCY_TOL:
         return PartModuli(np.array([np.inf]), np.full((1, *shape), np.nan))
     value, direction = operator_norm(gd.target_operator)
     return PartModuli(np.array([value]), direction.reshape(1, *shape))
@@ -84,14 +84,16 @@ def target_modulus(gd: GraphicalDerivative) -> PartModuli:
 def sample_moduli(gd: GraphicalDerivative) -> PartModuli:
     """Modulus of each row's perturbations alone; directions (n_samples, ...)."""
     values, directions = _block_norms(gd.reduced_map().transpose(1, 0, 2))
-    leaks = gd.column_leaks.max(axis=1, initial=0.0)
-    return _certified(values, directions.reshape(gd.objective.input_shape), leaks)
+    residuals = gd.column_range_residuals.max(axis=1, initial=0.0)
+    return _certified(values, directions.reshape(gd.objective.input_shape), residuals)
 
 
 def feature_moduli(gd: GraphicalDerivative) -> PartModuli:
     """Modulus of each feature in all rows; directions (n_features, n_samples)."""
     values, directions = _block_norms(gd.reduced_map().transpose(2, 0, 1))
-    return _certified(values, directions, gd.column_leaks.max(axis=0, initial=0.0))
+    return _certified(
+        values, directions, gd.column_range_residuals.max(axis=0, initial=0.0)
+    )
 
 
 def group_moduli(gd: GraphicalDerivative, groups: NDArray[Any]) -> PartModuli:
@@ -111,8 +113,8 @@ def group_moduli(gd: GraphicalDerivative, groups: NDArray[Any]) -> PartModuli:
         rows = groups == label
         block = reduced[:, rows].reshape(1, len(reduced), -1)
         (values[i],), (direction,) = _block_norms(block)
-        leak = float(gd.column_leaks[rows].max())
-        if leak > CONSISTENCY_TOL:
+        residual = float(gd.column_range_residuals[rows].max())
+        if residual > CONSISTENCY_TOL:
             values[i], direction = np.inf, np.full_like(direction, np.nan)
         directions[rows] = direction.reshape(int(rows.sum()), -1)
     return PartModuli(values, directions.reshape(gd.objective.input_shape))
@@ -131,8 +133,8 @@ def layer_moduli(gd: GraphicalDerivative) -> PartModuli:
         factor, B = gd.restricted(part)
         flat = B.reshape(len(B), -1)
         outside = np.linalg.norm(factor.kernel.project(flat.T), axis=1)
-        leaks = range_leaks(outside, np.linalg.norm(flat, axis=0))
-        if not differentiable or leaks.max(initial=0.0) > CONSISTENCY_TOL:
+        residuals = range_residuals(outside, np.linalg.norm(flat, axis=0))
+        if not differentiable or residuals.max(initial=0.0) > CONSISTENCY_TOL:
             value, direction = np.inf, np.full(flat.shape[1], np.nan)
         else:
             value, direction = operator_norm(aslinearoperator(factor.apply(flat.T).T))
@@ -173,8 +175,8 @@ def _block_norms(blocks: Array) -> tuple[Array, Array]:
     )
 
 
-def _certified(values: Array, directions: Array, leaks: Array) -> PartModuli:
-    fails = leaks > CONSISTENCY_TOL
+def _certified(values: Array, directions: Array, residuals: Array) -> PartModuli:
+    fails = residuals > CONSISTENCY_TOL
     directions = directions.copy()
     directions[fails] = np.nan
     return PartModuli(np.where(fails, np.inf, values), directions)

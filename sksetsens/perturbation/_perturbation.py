@@ -100,7 +100,7 @@ def check_perturbation(
 
     Returns
     -------
-    question : Perturbation
+    perturbation : Perturbation
     """
     final, X_perturbed = unwrap(estimator, X_perturbed, caller=caller)
     check_is_fitted(final)

@@ -344,8 +344,8 @@ def _along_data(gd: GraphicalDerivative) -> float:
     # Columns in units of their own move each by its own size.
     axis = 0 if np.ndim(gd.units[0]) else None
     spread = np.sqrt(np.mean(X**2, axis=axis))
-    # Of entries without a derivative the leak is infinite.
-    stays = gd.column_leaks > CONSISTENCY_TOL
+    # Of entries without a derivative the residual is infinite.
+    stays = gd.column_range_residuals > CONSISTENCY_TOL
     direction = np.where(stays.reshape(X.shape), 0.0, probe(*X.shape))
     found = np.inf
     for size in _DATA_STEPS:

@@ -338,19 +338,19 @@ class GraphicalDerivative:
         return self._system.target_operator
 
     @property
-    def target_leak(self) -> float:
+    def target_range_residual(self) -> float:
         """Share of the derivative of R in the targets outside range H."""
-        return self._system.target_leak
+        return self._system.target_range_residual
 
     @cached_property
-    def column_leaks(self) -> Array:
+    def column_range_residuals(self) -> Array:
         """Share of each column b of B outside range H, ``|P_ker b| / |b|``.
 
         Shape (n_samples, n_inputs); 0 for columns that are rounding beside the largest,
         inf for entries of X along which no derivative exists.
         """
-        leaks = self._system.column_leaks()
-        return np.where(self.undifferentiable.entries, np.inf, leaks)
+        residuals = self._system.column_range_residuals()
+        return np.where(self.undifferentiable.entries, np.inf, residuals)
 
     @cached_property
     def undifferentiable(self) -> Undifferentiable:

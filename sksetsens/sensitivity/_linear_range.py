@@ -76,22 +76,25 @@ def linear_range(
         If ``tol`` is not in (0, 1], or nothing is perturbed.
     """
     check_positive("linear_range", "tol", tol, up_to=1.0)
-    question = check_perturbation(
+    perturbation = check_perturbation(
         estimator, X_perturbed, y_perturbed, caller="linear_range"
     )
-    if question.size == 0.0:
+    if perturbation.size == 0.0:
         raise ValueError(
             "The 'X_perturbed' parameter of linear_range must differ from the training "
             "data. Got the training data: there is no direction to go."
         )
-    pairs = zip(question.derivatives, question.floors, strict=True)
+    pairs = zip(perturbation.derivatives, perturbation.floors, strict=True)
     fraction = np.array(
-        [reach(gd, question.dX, question.dy, tol=tol, floor=f) for gd, f in pairs]
+        [
+            reach(gd, perturbation.dX, perturbation.dy, tol=tol, floor=f)
+            for gd, f in pairs
+        ]
     )
-    moving = np.any(question.dX.reshape(len(question.X), -1) != 0.0, axis=1)
+    moving = np.any(perturbation.dX.reshape(len(perturbation.X), -1) != 0.0, axis=1)
     n_moving = int(np.count_nonzero(moving))
-    size = fraction * question.size
+    size = fraction * perturbation.size
     per_row = np.zeros_like(fraction)
     if n_moving:
-        per_row = fraction * np.linalg.norm(question.dX) / np.sqrt(n_moving)
+        per_row = fraction * np.linalg.norm(perturbation.dX) / np.sqrt(n_moving)
     return LinearRange(fraction, size, per_row, tol)

@@ -62,13 +62,13 @@ class _Piece:
 
 
 def predict_set(
-    question: Perturbation, *, n_corrections: int, warn: bool
+    perturbation: Perturbation, *, n_corrections: int, warn: bool
 ) -> PredictedSolutionSet:
     """Predict the set of solutions on perturbed data.
 
     Parameters
     ----------
-    question : Perturbation
+    perturbation : Perturbation
 
     n_corrections : int
         Newton steps on R(x^p, .) after the prediction (Gauss-Newton in the dual).
@@ -80,10 +80,10 @@ def predict_set(
     -------
     predicted : PredictedSolutionSet
     """
-    base, tol = question.estimator.solution_set_, question.estimator.tol
+    base, tol = perturbation.estimator.solution_set_, perturbation.estimator.tol
     pieces = [
-        _piece(gd, question, n_corrections, floor)
-        for gd, floor in zip(question.derivatives, question.floors, strict=True)
+        _piece(gd, perturbation, n_corrections, floor)
+        for gd, floor in zip(perturbation.derivatives, perturbation.floors, strict=True)
     ]
     weights = np.stack([piece.weights for piece in pieces])
     shift = weights - base.weights
@@ -131,16 +131,19 @@ def predict_set(
     objectives = [piece.objective for piece in pieces]
     if warn:
         _warn_of_solves([piece.affine for piece in pieces])
-        _warn(question, is_empty, changes_rank, relative_error)
+        _warn(perturbation, is_empty, changes_rank, relative_error)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
 
 def _piece(
-    gd: GraphicalDerivative, question: Perturbation, n_corrections: int, floor: float
+    gd: GraphicalDerivative,
+    perturbation: Perturbation,
+    n_corrections: int,
+    floor: float,
 ) -> _Piece:
     """Predict from one solution; residuals up to ``floor`` count as rounding."""
-    objective = gd.objective.with_data(*question.data())
-    affine = gd(question.dX, question.dy)
+    objective = gd.objective.with_data(*perturbation.data())
+    affine = gd(perturbation.dX, perturbation.dy)
     before = gd.residual_norm(objective, gd.weights)
     base_loss = objective.loss(gd.weights)
     if affine.is_empty:
@@ -159,7 +162,7 @@ def _piece(
     if not (error.is_rounding or gd.is_matrix_free) and rank_can_change(gd):
         moved = float(np.linalg.norm(weights - gd.weights))
         obstruction = off_manifold(gd, objective, weights, moved)
-    jumping, moves_kinks = _without_derivative(gd, question.dX)
+    jumping, moves_kinks = _without_derivative(gd, perturbation.dX)
     return _Piece(
         objective,
         weights,
@@ -235,7 +238,7 @@ def _warn_of_solves(affine: list[AffineSet]) -> None:
 
 
 def _warn(
-    question: Perturbation,
+    perturbation: Perturbation,
     is_empty: NDArray[np.bool_],
     changes_rank: NDArray[np.bool_],
     relative_error: Array,
@@ -268,16 +271,16 @@ def _warn(
             "nonlinearity and shift_error). At the worst of them the first order errs "
             f"by {_HOLDS:.0%} from about {share:.1g} of the perturbation on (see "
             "linear_range). Use a smaller perturbation, n_corrections, or retrain."
-            f"{_other_data(question)}",
+            f"{_other_data(perturbation)}",
             NonlinearityWarning,
             stacklevel=user_stacklevel(),
         )
 
 
-def _other_data(question: Perturbation) -> str:
-    """A question where X moves about as far as other rows would be away."""
-    spread = np.linalg.norm(question.X - question.X.mean(axis=0))
-    if np.linalg.norm(question.dX) < 0.5 * spread:
+def _other_data(perturbation: Perturbation) -> str:
+    """A sentence for X that moves about as far as other rows would be away."""
+    spread = np.linalg.norm(perturbation.X - perturbation.X.mean(axis=0))
+    if np.linalg.norm(perturbation.dX) < 0.5 * spread:
         return ""
     return (
         " X_perturbed is as far from the training X as other data would be: are these "

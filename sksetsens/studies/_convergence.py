@@ -116,21 +116,21 @@ def set_convergence(
     if radius is not None:
         check_positive("set_convergence", "radius", radius)
     members = _members(X_sequence)
-    questions = [
+    perturbations = [
         check_perturbation(estimator, X, caller="set_convergence") for X in members
     ]
-    sizes = _shrinking([question.size for question in questions])
-    solutions = questions[0].estimator.solution_set_
+    sizes = _shrinking([perturbation.size for perturbation in perturbations])
+    solutions = perturbations[0].estimator.solution_set_
     trusted = solutions.trustworthy
     if radius is None:
-        radius = _automatic_radius(questions)
+        radius = _automatic_radius(perturbations)
     table = np.array(
         [
             [
-                _both_excesses(gd, question, bool(ok), radius)
-                for gd, ok in zip(question.derivatives, trusted, strict=True)
+                _both_excesses(gd, perturbation, bool(ok), radius)
+                for gd, ok in zip(perturbation.derivatives, trusted, strict=True)
             ]
-            for question in questions
+            for perturbation in perturbations
         ]
     )
     outer, inner, dims = table[..., 0], table[..., 1], table[..., 2]
@@ -177,10 +177,10 @@ def _shrinking(sizes: list[float]) -> Array:
 
 
 def _both_excesses(
-    gd: GraphicalDerivative, question: Perturbation, trusted: bool, radius: float
+    gd: GraphicalDerivative, perturbation: Perturbation, trusted: bool, radius: float
 ) -> tuple[float, float, int]:
     """Outer and inner excess, and the dimension of the retrained piece."""
-    new = retrained_set(gd, question, trusted)
+    new = retrained_set(gd, perturbation, trusted)
     if new is None:
         return np.nan, np.nan, -1
     old = local_set(gd, trusted)
@@ -189,16 +189,18 @@ def _both_excesses(
     return outer, inner, new.directions.dim
 
 
-def _automatic_radius(questions: list[Perturbation]) -> float:
+def _automatic_radius(perturbations: list[Perturbation]) -> float:
     """Twice the largest predicted shift, which keeps every retrained set in sight."""
     shifts = [
         float(np.linalg.norm(affine.shift))
-        for question in questions
-        for affine in (gd(question.dX, question.dy) for gd in question.derivatives)
+        for perturbation in perturbations
+        for affine in (
+            gd(perturbation.dX, perturbation.dy) for gd in perturbation.derivatives
+        )
         if not affine.is_empty
     ]
     largest = max(shifts, default=0.0)
-    lengths = np.linalg.norm(questions[0].estimator.solution_set_.weights, axis=1)
+    lengths = np.linalg.norm(perturbations[0].estimator.solution_set_.weights, axis=1)
     return 2.0 * largest if largest > 0.0 else 0.1 * (1.0 + float(lengths.max()))
 
 

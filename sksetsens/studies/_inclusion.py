@@ -80,15 +80,17 @@ def lipschitz_inclusion(
     and Figure 2.
     """
     check_positive("lipschitz_inclusion", "radius", radius)
-    question = check_perturbation(
+    perturbation = check_perturbation(
         estimator, X_perturbed, y_perturbed, caller="lipschitz_inclusion"
     )
     pairs = zip(
-        question.derivatives, question.estimator.solution_set_.trustworthy, strict=True
+        perturbation.derivatives,
+        perturbation.estimator.solution_set_.trustworthy,
+        strict=True,
     )
-    table = [_inclusion(gd, question, bool(ok), radius) for gd, ok in pairs]
+    table = [_inclusion(gd, perturbation, bool(ok), radius) for gd, ok in pairs]
     excess, second_order = np.array(table).T
-    bound = question.bounds
+    bound = perturbation.bounds
     with np.errstate(invalid="ignore"):
         slack = bound - excess
     holds = (slack >= 0.0) & np.isfinite(bound) & np.isfinite(excess)
@@ -98,16 +100,16 @@ def lipschitz_inclusion(
 
 
 def _inclusion(
-    gd: GraphicalDerivative, question: Perturbation, trusted: bool, radius: float
+    gd: GraphicalDerivative, perturbation: Perturbation, trusted: bool, radius: float
 ) -> tuple[float, float]:
     """Excess beyond the old and beyond the predicted set; NaN, or inf for none."""
-    new, old = retrained_set(gd, question, trusted), local_set(gd, trusted)
+    new, old = retrained_set(gd, perturbation, trusted), local_set(gd, trusted)
     if new is None:
         return np.nan, np.nan
     excess = new.excess(old, gd.weights, radius)
     if excess is None:
         return -np.inf, 0.0
-    affine = gd(question.dX, question.dy)
+    affine = gd(perturbation.dX, perturbation.dy)
     if affine.is_empty:
         return excess, np.inf
     predicted = LocalSet(gd.weights + affine.shift, old.directions)

@@ -45,16 +45,16 @@ def local_set(gd: GraphicalDerivative, trusted: bool) -> LocalSet:
 
 
 def retrained_set(
-    gd: GraphicalDerivative, question: Perturbation, trusted: bool
+    gd: GraphicalDerivative, perturbation: Perturbation, trusted: bool
 ) -> LocalSet | None:
     """The piece on the perturbed data, with the rank that H has there.
 
     None where retraining did not become stationary.
     """
-    objective = gd.objective.with_data(*question.data())
+    objective = gd.objective.with_data(*perturbation.data())
     nudge = 0.0 if trusted else _NUDGE
     polished = continued(
-        gd.weights, gd.factor, objective, tol=question.estimator.tol, nudge=nudge
+        gd.weights, gd.factor, objective, tol=perturbation.estimator.tol, nudge=nudge
     )
     if not polished.converged:
         return None

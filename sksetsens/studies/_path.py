@@ -197,20 +197,20 @@ def follow_path(
     check_positive("follow_path", "tol", tol, up_to=1.0)
     check_positive("follow_path", "min_step", min_step, up_to=1.0)
     check_count("follow_path", "max_steps", max_steps, low=1)
-    question = check_perturbation(
+    perturbation = check_perturbation(
         estimator, X_perturbed, y_perturbed, caller="follow_path"
     )
     walks = [
-        _Walk(gd, question, floor, tol, min_step)
-        for gd, floor in zip(question.derivatives, question.floors, strict=True)
+        _Walk(gd, perturbation, floor, tol, min_step)
+        for gd, floor in zip(perturbation.derivatives, perturbation.floors, strict=True)
     ]
-    base = question.estimator.solution_set_
+    base = perturbation.estimator.solution_set_
     for walk, ok, status in zip(walks, base.trustworthy, base.status, strict=True):
         if ok:
             walk.run(int(max_steps))
         else:
             walk.stop(0.0, f"starts from an untrustworthy solution ({status})")
-    ends = _ends(walks, question)
+    ends = _ends(walks, perturbation)
     for track, ok, status in zip(
         [walk.track for walk in walks], ends.trustworthy, ends.status, strict=True
     ):
@@ -220,9 +220,9 @@ def follow_path(
     return SolutionPath([walk.track for walk in walks], ends)
 
 
-def _ends(walks: list[_Walk], question: Perturbation) -> SolutionSet:
+def _ends(walks: list[_Walk], perturbation: Perturbation) -> SolutionSet:
     """The set at the ends, factorised with the rank that H has there."""
-    tol = question.estimator.tol
+    tol = perturbation.estimator.tol
     polished = [_evidence(walk.here, walk.track, tol) for walk in walks]
     derivatives = [
         walk.here.at(
@@ -266,12 +266,12 @@ class _Walk:
     def __init__(
         self,
         gd: GraphicalDerivative,
-        question: Perturbation,
+        perturbation: Perturbation,
         floor: float,
         tol: float,
         min_step: float,
     ) -> None:
-        self.here, self._question, self._floor = gd, question, floor
+        self.here, self._perturbation, self._floor = gd, perturbation, floor
         self._tol, self._min_step = tol, min_step
         self._negative = gd.factor.inertia[0]
         self._obstacle = ""
@@ -280,8 +280,8 @@ class _Walk:
 
     def run(self, max_steps: int) -> None:
         """Go on to t = 1, or to where it ends."""
-        question, t, h = self._question, 0.0, _FIRST_STEP
-        affine = self.here(question.dX, question.dy)
+        perturbation, t, h = self._perturbation, 0.0, _FIRST_STEP
+        affine = self.here(perturbation.dX, perturbation.dy)
         for _ in range(max_steps):
             self.track.speeds.append(float(np.linalg.norm(affine.shift)))
             if affine.is_empty:
@@ -304,11 +304,11 @@ class _Walk:
         self, t: float, longest: float, affine: AffineSet
     ) -> tuple[float, AffineSet]:
         """Take the longest step that can be corrected; its length, or 0."""
-        question, room = self._question, 1.0 - t
+        perturbation, room = self._perturbation, 1.0 - t
         within = reach(
             self.here,
-            question.dX,
-            question.dy,
+            perturbation.dX,
+            perturbation.dy,
             tol=self._tol,
             floor=self._floor,
             precision=0.3,
@@ -323,7 +323,7 @@ class _Walk:
             arrives = h >= room
             there = self._corrected(1.0 if arrives else t + h, h * affine.shift)
             if there is not None:
-                onward = there(question.dX, question.dy)
+                onward = there(perturbation.dX, perturbation.dy)
                 if self._on_the_branch(there, h, affine, onward):
                     self._arrive(1.0 if arrives else t + h, there)
                     return h, onward
@@ -355,7 +355,7 @@ class _Walk:
     def _corrected(self, t: float, shift: Array) -> GraphicalDerivative | None:
         """The derivative at the solution near the prediction; None without one."""
         gd = self.here
-        objective = gd.objective.with_data(*self._question.data(t))
+        objective = gd.objective.with_data(*self._perturbation.data(t))
         w = gd.weights + shift
         moved = float(np.linalg.norm(shift))
         last = np.inf
@@ -438,12 +438,12 @@ class _Walk:
         return float(np.clip(end, t[-1], 1.0))
 
     def _is_transversal(self) -> bool:
-        dx = self._question.dX.ravel()
+        dx = self._perturbation.dX.ravel()
         b = self.here.B.matvec(dx)
-        if self._question.dy is not None:
-            still = np.zeros_like(self._question.dX)
+        if self._perturbation.dy is not None:
+            still = np.zeros_like(self._perturbation.dX)
             b = b + self.here.objective.cross_product(
-                self.here.weights, still, self._question.dy
+                self.here.weights, still, self._perturbation.dy
             )
         _, z = self.here.factor.weakest
         return abs(float(b @ z)) > _TRANSVERSAL * float(np.linalg.norm(b))

@@ -255,9 +255,9 @@ def _follow(
         # The given estimator keeps its size; fitted arrays are shared.
         sized = copy.copy(final).set_params(perturbation_size=float(size))
         X_new = sized.perturb()
-        question = Perturbation(final, final.X_train_, X_new, final.targets_, None)
-        predicted = predict_set(question, n_corrections=n_corrections, warn=False)
-        row = _evidence(predicted) | {"perturbation_norms": question.size}
+        perturbation = Perturbation(final, final.X_train_, X_new, final.targets_, None)
+        predicted = predict_set(perturbation, n_corrections=n_corrections, warn=False)
+        row = _evidence(predicted) | {"perturbation_norms": perturbation.size}
         row["scores"] = score(predicted)
         if retrain:
             row |= _truth(final, X_new, predicted, score)

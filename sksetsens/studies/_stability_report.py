@@ -172,23 +172,25 @@ def stability_report(
     Networks", AAAI 2025, arXiv 2412.11057, Algorithm 1.
     """
     check_positive("stability_report", "tol", tol, up_to=1.0)
-    question = check_perturbation(
+    perturbation = check_perturbation(
         estimator, X_perturbed, y_perturbed, caller="stability_report"
     )
-    predicted = predict_set(question, n_corrections=0, warn=False)
-    triples = zip(question.derivatives, question.floors, predicted.shift, strict=True)
+    predicted = predict_set(perturbation, n_corrections=0, warn=False)
+    triples = zip(
+        perturbation.derivatives, perturbation.floors, predicted.shift, strict=True
+    )
     holds_to = [
-        reach(gd, question.dX, question.dy, tol=tol, floor=floor, shift=shift)
+        reach(gd, perturbation.dX, perturbation.dy, tol=tol, floor=floor, shift=shift)
         for gd, floor, shift in triples
     ]
-    distance, bound = predicted.shift_norm, question.bounds
+    distance, bound = predicted.shift_norm, perturbation.bounds
     with np.errstate(invalid="ignore"):
         slack = bound - distance
     # In the worst case both are the same number, computed in two ways.
     slack = np.where(np.abs(slack) <= _ROUNDING * distance, 0.0, slack)
     return StabilityReport(
         predicted,
-        question.size,
+        perturbation.size,
         distance,
         bound,
         slack,

@@ -14,7 +14,7 @@ from ...linalg import (
     ScaledPseudoInverse,
     SymmetricPseudoInverse,
     probe,
-    range_leaks,
+    range_residuals,
     symmetric_inverse,
 )
 from ...optimize import scaled_stationarity, weight_scales
@@ -61,12 +61,12 @@ class Dense(Primal):
         rows = self._objective.cross_adjoints(self._w, basis.T)
         return rows / eigenvalues[:, None, None]
 
-    def column_leaks(self) -> Array:
+    def column_range_residuals(self) -> Array:
         if self.factor.kernel_dim == 0:
             return np.zeros(matrix_shape(self._objective))
         inside = self._squared_columns(self.factor.kernel.spanning_basis())
         everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
-        return range_leaks(np.sqrt(inside), np.sqrt(everywhere))
+        return range_residuals(np.sqrt(inside), np.sqrt(everywhere))
 
     def _squared_columns(self, basis: Array) -> Array:
         """``|Q'b|^2`` for each column b of B, for orthonormal columns Q."""
@@ -92,7 +92,7 @@ class Dense(Primal):
         return operator((p, p), self._matrix.__matmul__, self._matrix.__matmul__)
 
     @property
-    def target_leak(self) -> float:
+    def target_range_residual(self) -> float:
         o, w = self._objective, self._w
         basis = self.factor.kernel.spanning_basis().T
         inside = [np.linalg.norm(o.target_adjoint(w, z)) for z in basis]

@@ -262,14 +262,14 @@ class SaturatedDual:
 
     # Of H itself, which tends to zero, nothing is answered.
     neglected = np.inf
-    target_leak = 0.0
+    target_range_residual = 0.0
 
     @property
     def H(self) -> LinearOperator:
         p, product = self._objective.n_params, self._products.hessian
         return operator((p, p), product, product)
 
-    def column_leaks(self) -> Array:
+    def column_range_residuals(self) -> Array:
         return np.zeros(matrix_shape(self._objective))
 
     def _refuse(self, what: str) -> Any:

@@ -38,7 +38,7 @@ _SOLVED_AGAIN = 10.0
 # A layer's block of H that is built from products, one per weight.
 _MAX_BLOCK = 3000
 # Solves each by which rows and features that leave range H are told from the others.
-_MAX_LEAK_PROBES = 32
+_MAX_RESIDUAL_PROBES = 32
 
 
 class MatrixFree(Primal):
@@ -108,29 +108,29 @@ class MatrixFree(Primal):
     def reduced_map(self) -> Array:
         return refuse_basis("'minres'")
 
-    def column_leaks(self) -> Array:
+    def column_range_residuals(self) -> Array:
         # A random combination of columns lies in range H with probability 0 unless all
-        # of them do: what it leaks stands for each.
+        # of them do: its residual stands for each.
         shape = matrix_shape(self._objective)
         dX = probe(*shape)
-        leaks = np.full(shape, self._leak(dX))
-        if not leaks.max(initial=0.0) > CONSISTENCY_TOL:
-            return leaks
+        residuals = np.full(shape, self._residual_of(dX))
+        if not residuals.max(initial=0.0) > CONSISTENCY_TOL:
+            return residuals
         # Some do: an entry can leave range H only where its row and its feature do.
-        return np.minimum(self._leaks_along(dX, 0), self._leaks_along(dX, 1))
+        return np.minimum(self._residuals_along(dX, 0), self._residuals_along(dX, 1))
 
-    def _leaks_along(self, dX: Array, axis: int) -> Array:
-        """Leaks of each row (0) or feature (1), of neighbours together if many."""
-        leaks = np.zeros(dX.shape)
+    def _residuals_along(self, dX: Array, axis: int) -> Array:
+        """Residual of each row (0) or feature (1), of neighbours together if many."""
+        residuals = np.zeros(dX.shape)
         n = dX.shape[axis]
-        for group in np.array_split(np.arange(n), min(n, _MAX_LEAK_PROBES)):
+        for group in np.array_split(np.arange(n), min(n, _MAX_RESIDUAL_PROBES)):
             part = (group,) if axis == 0 else (slice(None), group)
             alone = np.zeros(dX.shape)
             alone[part] = dX[part]
-            leaks[part] = self._leak(alone)
-        return leaks
+            residuals[part] = self._residual_of(alone)
+        return residuals
 
-    def _leak(self, dX: Array) -> float:
+    def _residual_of(self, dX: Array) -> float:
         found = self.solve(dX.reshape(self._objective.input_shape), None)
         return share_outside(found)
 
@@ -147,7 +147,7 @@ class MatrixFree(Primal):
         return inverse, self._objective.cross_adjoints(self._w, units)
 
     @property
-    def target_leak(self) -> float:
+    def target_range_residual(self) -> float:
         dy = probe(*self._objective.target_shape)
         still = np.zeros(self._objective.input_shape)
         return share_outside(self.solve(still, dy))

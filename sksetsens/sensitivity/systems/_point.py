@@ -130,7 +130,7 @@ class System(Protocol):
     def reduced_map(self) -> Array:
         """``H^+ B`` in an orthonormal basis of range H: (rank, n_samples, n_inputs)."""
 
-    def column_leaks(self) -> Array:
+    def column_range_residuals(self) -> Array:
         """``|P_ker b| / |b|`` for each column b of B, (n_samples, n_inputs)."""
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
@@ -141,7 +141,7 @@ class System(Protocol):
         """``H^+`` times the derivative of R in real-valued targets."""
 
     @property
-    def target_leak(self) -> float:
+    def target_range_residual(self) -> float:
         """Share of that derivative outside range H, Frobenius norms."""
 
     def newton_step(

@@ -54,10 +54,10 @@ class RowForm(ZeroOfR, ABC):
     def solve(self, dX: Any, dy: Any) -> Solution:
         return self.factor.solve_factored(self._rho(dX, dy))
 
-    def column_leaks(self) -> Array:
+    def column_range_residuals(self) -> Array:
         return np.zeros(matrix_shape(self._objective))
 
-    target_leak = 0.0
+    target_range_residual = 0.0
 
     def _moved_often(self, dX: Any) -> Array:
         """The same as `_moved`, where many more are to come."""

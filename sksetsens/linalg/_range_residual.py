@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["range_leaks"]
+__all__ = ["range_residuals"]
 
 Array = NDArray[np.float64]
 
@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 _ROUNDING = 1e-10
 
 
-def range_leaks(outside: Array, norms: Array) -> Array:
+def range_residuals(outside: Array, norms: Array) -> Array:
     """``|P_ker b| / |b|`` of each column b, 0 where b is rounding of the largest.
 
     Parameters
@@ -25,7 +25,7 @@ def range_leaks(outside: Array, norms: Array) -> Array:
 
     Returns
     -------
-    leaks : ndarray of the same shape
+    residuals : ndarray of the same shape
         Between 0 and 1.
     """
     real = norms > _ROUNDING * norms.max(initial=0.0)
