@@ -132,11 +132,8 @@ class FullRowRankInverse:
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""
-        norm = float(np.linalg.norm(b))
         inside = self._pull(self.apply_factored_adjoint(b))
-        outside = float(np.linalg.norm(b - inside))
-        residual = outside / norm if norm else 0.0
-        return solution(-self.apply(b), residual, 0.0, True, 0.0)
+        return solution(-self.apply(b), b - inside, b)
 
     # Evidence, from the singular values ----------------------------------------------
 

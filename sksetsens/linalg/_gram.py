@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
 from ._pseudoinverse import (
-    DECADE,
     Solution,
     clear_at,
     cutoff_of_rank,
     gap_at,
-    relative_change,
     solution,
 )
 from ._subspace import Subspace
@@ -100,9 +100,9 @@ class GramPseudoInverse:
         kept = self._kept if cutoff is None else self._sigma > np.sqrt(cutoff)
         return self._u[:, kept], self._sigma[kept], self._vt[kept]
 
-    def apply(self, b: Array) -> Array:
+    def apply(self, b: Array, *, cutoff: float | None = None) -> Array:
         """``(A'A)^+ b`` for vectors of length p in the last axis of b."""
-        _, sigma, vt = self._part(None)
+        _, sigma, vt = self._part(cutoff)
         return ((b @ vt.T) / sigma**2) @ vt
 
     def apply_factored(self, rho: Array, *, cutoff: float | None = None) -> Array:
@@ -121,32 +121,29 @@ class GramPseudoInverse:
         The right-hand side lies in range A' by construction; its residual is what
         singular values under the cut-off take away.
         """
-        value = -self.apply_factored(rho)
         coefficients = self._sigma * (rho @ self._u)
-        norm = float(np.linalg.norm(coefficients))
-        outside = float(np.linalg.norm(coefficients[~self._kept]))
-        return self._assemble(
-            value, outside, norm, lambda c: -self.apply_factored(rho, cutoff=c)
-        )
+
+        def value(cutoff: float) -> Array:
+            return -self.apply_factored(rho, cutoff=cutoff)
+
+        return self._solution(value, coefficients[~self._kept], coefficients)
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""
-        norm = float(np.linalg.norm(b))
-        outside = float(np.linalg.norm(self.kernel.project(b)))
 
-        def moved(cutoff: float) -> Array:
-            _, sigma, vt = self._part(cutoff)
-            return -((b @ vt.T) / sigma**2) @ vt
+        def value(cutoff: float) -> Array:
+            return -self.apply(b, cutoff=cutoff)
 
-        return self._assemble(-self.apply(b), outside, norm, moved)
+        return self._solution(value, self.kernel.project(b), b)
 
-    def _assemble(
-        self, value: Array, outside: float, norm: float, moved: object
+    def _solution(
+        self, value: Callable[[float], Array], outside: Array, b: Array
     ) -> Solution:
-        is_clear = self.has_clear_cutoff
-        change = 0.0
-        if not is_clear:
-            cutoffs = [self.cutoff * DECADE, self.cutoff / DECADE]
-            change = relative_change(value, [moved(c) for c in cutoffs])  # type: ignore[operator]
-        residual = outside / norm if norm > 0 else 0.0
-        return solution(value, residual, change, is_clear, self.cutoff)
+        found = value(self.cutoff)
+        if self.has_clear_cutoff:
+            return solution(found, outside, b)
+
+        def moved(factor: float) -> Array:
+            return value(factor * self.cutoff)
+
+        return solution(found, outside, b, cutoff=self.cutoff, moved=moved)

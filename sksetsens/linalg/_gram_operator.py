@@ -87,7 +87,7 @@ class GramOperatorInverse:
         within = replace(outcome, is_least_squares=False)
         if outcome.is_least_squares:
             within = replace(within, stop="converged")
-        told = assemble(within, self._gram.cutoff_seen, self._gram.settings)
+        told = assemble(within, self._gram.settings)
         return replace(told, value=self._adjoint(outcome.value))
 
     def solve(self, b: Array) -> Solution:
@@ -99,7 +99,7 @@ class GramOperatorInverse:
         residual = float(np.linalg.norm(left)) / norm if norm else 0.0
         n_iter = self._gram.n_products - before
         outcome = self._gram.outcome(value, residual, n_iter)
-        return assemble(outcome, self._gram.cutoff_seen, self._gram.settings)
+        return assemble(outcome, self._gram.settings)
 
     def apply_factored(self, rho: Array) -> Array:
         """``A^+ rho`` for vectors in the last axis."""

@@ -15,7 +15,7 @@ from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
 from ._probed_spectrum import ProbedSpectrum
 from ._probes import probe
-from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Reason, Solution, gap_at, solution
+from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Reason, Solution, empty, gap_at
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
@@ -296,17 +296,12 @@ class KrylovInverse:
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``H v = -b`` with its evidence."""
-        return assemble(self.solved(-b), self.cutoff_seen, self.settings)
+        return assemble(self.solved(-b), self.settings)
 
     def outcome(self, value: Array, residual: float, n_iter: int) -> Outcome:
         """The record of an answer that was put together from several solves."""
         stop = "converged" if residual <= 10.0 * self.settings.tol else "stagnated"
         return Outcome(value, residual, False, n_iter, stop)
-
-    @property
-    def cutoff_seen(self) -> float:
-        """The cut-off of the random start's run, which every solve knows."""
-        return self.cutoff
 
     # Evidence ------------------------------------------------------------------------
 
@@ -402,17 +397,14 @@ class KrylovInverse:
         )
 
 
-def assemble(outcome: Outcome, cutoff: float, settings: KrylovSettings) -> Solution:
+def assemble(outcome: Outcome, settings: KrylovSettings) -> Solution:
     """The record of an iterative solve.
 
     A residual that no iteration can shrink means that there is no solution; one that
     was only not reached means that the answer is not to be trusted.
     """
     if outcome.is_least_squares and outcome.residual > CONSISTENCY_TOL:
-        return replace(
-            solution(outcome.value, outcome.residual, 0.0, True, cutoff),
-            n_iter=outcome.n_iter,
-        )
+        return replace(empty(outcome.value, outcome.residual), n_iter=outcome.n_iter)
     converged = outcome.is_solved or outcome.residual <= settings.tol
     reason = Reason.SOLVED
     if not converged:

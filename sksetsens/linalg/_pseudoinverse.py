@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -179,20 +180,49 @@ def clear_at(magnitudes: Array, cutoff: float) -> bool:
 
 
 def solution(
-    value: Array, residual: float, change: float, is_clear: bool, cutoff: float
+    value: Array,
+    left: Array,
+    b: Array,
+    *,
+    cutoff: float = 0.0,
+    moved: Callable[[float], Array] | None = None,
 ) -> Solution:
-    """Assemble a `Solution`, with NaN for a value that does not exist."""
-    reason = Reason.SOLVED if is_clear else Reason.NO_GAP
+    """Assemble a `Solution`, with NaN for a value that does not exist.
+
+    Parameters
+    ----------
+    value : ndarray of shape (p,)
+        Of the least-squares solution.
+    left, b : ndarray
+        ``H v + b`` and b, in any orthonormal coordinates.
+    cutoff : float
+        Eigenvalues up to this counted as zero.
+    moved : callable, default=None
+        Where the spectrum has no gap there: the value with the cut-off times a factor.
+    """
+    norm = float(np.linalg.norm(b))
+    residual = float(np.linalg.norm(left)) / norm if norm > 0 else 0.0
+    reason, change = Reason.SOLVED, 0.0
+    if moved is not None:
+        reason, change = Reason.NO_GAP, _cutoff_change(value, moved)
     if residual > CONSISTENCY_TOL:
-        reason, value = Reason.EMPTY, np.full_like(value, np.nan)
-    status = reason.told(residual=residual, cutoff=cutoff, change=change)
-    return Solution(value, residual, reason is not Reason.EMPTY, change, status, reason)
+        return empty(value, residual, change)
+    status = reason.told(cutoff=cutoff, change=change)
+    return Solution(value, residual, True, change, status, reason)
 
 
-def relative_change(value: Array, others: list[Array]) -> float:
-    """Largest distance of ``others`` to ``value``, over the norm of ``value``."""
-    norm = float(np.linalg.norm(value))
+def empty(value: Array, residual: float, change: float = 0.0) -> Solution:
+    """The record of a system without a solution."""
+    status = Reason.EMPTY.told(residual=residual)
+    nowhere = np.full_like(value, np.nan)
+    return Solution(nowhere, residual, False, change, status, Reason.EMPTY)
+
+
+def _cutoff_change(value: Array, moved: Callable[[float], Array]) -> float:
+    """Relative change of the value as the cut-off moves a decade up or down."""
+    others = [moved(DECADE), moved(1.0 / DECADE)]
     distance = max(float(np.linalg.norm(other - value)) for other in others)
     if distance == 0.0:
         return 0.0
+    norm = float(np.linalg.norm(value))
     return distance / norm if norm > 0 else np.inf

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from ._pseudoinverse import DECADE, Solution, relative_change, solution
+from ._pseudoinverse import Solution, solution
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
 
@@ -102,14 +102,14 @@ class ScaledPseudoInverse:
         -------
         solution : Solution
         """
-        value, change = -self.apply(b), 0.0
-        if not self.has_clear_cutoff:
-            moved = [self._inner.cutoff * DECADE, self._inner.cutoff / DECADE]
-            change = relative_change(value, [-self.apply(b, cutoff=c) for c in moved])
-        norm = float(np.linalg.norm(b))
-        outside = float(np.linalg.norm(self.kernel.project(b)))
-        residual = outside / norm if norm > 0 else 0.0
-        return solution(value, residual, change, self.has_clear_cutoff, self.cutoff)
+        value, outside = -self.apply(b), self.kernel.project(b)
+        if self.has_clear_cutoff:
+            return solution(value, outside, b)
+
+        def moved(factor: float) -> Array:
+            return -self.apply(b, cutoff=factor * self._inner.cutoff)
+
+        return solution(value, outside, b, cutoff=self.cutoff, moved=moved)
 
     @property
     def scaled_norm(self) -> float:

@@ -7,12 +7,10 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ._pseudoinverse import (
-    DECADE,
     Solution,
     clear_at,
     cutoff_of_rank,
     gap_at,
-    relative_change,
     solution,
 )
 from ._subspace import Subspace
@@ -127,13 +125,11 @@ class SymmetricPseudoInverse:
         -------
         solution : Solution
         """
-        value = -self.apply(b)
-        norm = float(np.linalg.norm(b))
-        outside = float(np.linalg.norm(self.kernel.project(b)))
-        is_clear = self.has_clear_cutoff
-        change = 0.0
-        if not is_clear:
-            moved = [self.cutoff * DECADE, self.cutoff / DECADE]
-            change = relative_change(value, [-self.apply(b, cutoff=c) for c in moved])
-        residual = outside / norm if norm > 0 else 0.0
-        return solution(value, residual, change, is_clear, self.cutoff)
+        value, outside = -self.apply(b), self.kernel.project(b)
+        if self.has_clear_cutoff:
+            return solution(value, outside, b)
+
+        def moved(factor: float) -> Array:
+            return -self.apply(b, cutoff=factor * self.cutoff)
+
+        return solution(value, outside, b, cutoff=self.cutoff, moved=moved)
