@@ -469,7 +469,7 @@ def built(solver, curvature, kind, polish):
     return Built(solver, curvature, kind, polish)
 
 
-def close(found, expected, tol):
+def assert_close(found, expected, tol):
     size = max(np.linalg.norm(expected), 1e-300)
     assert np.linalg.norm(np.asarray(found) - expected) <= tol * size
 
@@ -480,9 +480,9 @@ def test_system_operators(solver, curvature, kind, polish):
     p, size = at.B.shape
     rng = np.random.RandomState(0)
     v, dx = rng.standard_normal(p), rng.standard_normal(size)
-    close(at.system.H.matvec(v), at.H @ v, 1e-8)
-    close(at.system.B.matvec(dx), at.B @ dx, 1e-7)
-    close(at.system.B.rmatvec(v), at.B.T @ v, 1e-7)
+    assert_close(at.system.H.matvec(v), at.H @ v, 1e-8)
+    assert_close(at.system.B.matvec(dx), at.B @ dx, 1e-7)
+    assert_close(at.system.B.rmatvec(v), at.B.T @ v, 1e-7)
 
 
 @every_system
@@ -493,7 +493,7 @@ def test_system_shift(solver, curvature, kind, polish):
     assert solved.is_consistent
     assert solved.converged
     assert solved.residual <= 2e-8
-    close(solved.value, -at.map @ dX.ravel(), at.room)
+    assert_close(solved.value, -at.map @ dX.ravel(), at.room)
 
 
 @every_system
@@ -506,8 +506,8 @@ def test_system_adjoint_identity(solver, curvature, kind, polish):
     forward, back = solution_map.matvec(dx), solution_map.rmatvec(v)
     sizes = np.linalg.norm(forward) * np.linalg.norm(v)
     assert abs(forward @ v - dx @ back) <= at.room * sizes
-    close(forward, at.map @ dx, at.room)
-    close(back, at.map.T @ v, at.room)
+    assert_close(forward, at.map @ dx, at.room)
+    assert_close(back, at.map.T @ v, at.room)
 
 
 @every_system
@@ -562,7 +562,7 @@ def test_system_of_one_tensor(solver, curvature, kind, polish):
         factor, B = at.system.restricted(part)
         inverse = np.linalg.pinv(at.H[part, part], rcond=1e-10, hermitian=True)
         found = factor.apply(B.reshape(len(B), -1).T).T
-        close(found, inverse @ at.B[part], 1e-5)
+        assert_close(found, inverse @ at.B[part], 1e-5)
 
 
 @every_system
@@ -609,7 +609,7 @@ def test_a_shift_that_leaves_the_range(solver):
     X, w = model.X_train_, model.solution_set_.weights[0]
     moved, y = X + 1e-6 * dX, model.y_train_
     shift = np.linalg.lstsq(moved, y, rcond=1e-9)[0] - np.array([w[0], 0.0, w[2]])
-    close(gd(1e-6 * dX).shift, shift, 1e-4)
+    assert_close(gd(1e-6 * dX).shift, shift, 1e-4)
     dX[0, 1] = 1.0
     assert gd(dX).is_empty
 
