@@ -9,7 +9,7 @@ import pytest
 import torch
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 
-from sksetsens import SolutionSetEstimator
+from sksetsens import SolutionSetEstimator, mordukhovich_criterion
 from sksetsens.linalg import ScaledPseudoInverse, SymmetricPseudoInverse
 from sksetsens.sensitivity import GraphicalDerivative, diagnose
 
@@ -148,6 +148,74 @@ def test_a_dead_column_stays_a_kernel():
     residuals = model.graphical_derivatives_[0].column_range_residuals
     assert np.all(residuals[:, [0, 2, 3]] <= 1e-10)
     assert found.trustworthy[0]
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0, 1.0), *SCALES, (1, 1e8, 1, 1)])
+class TestVerdictsDoNotDependOnUnits:
+    """A dead column leaves range H, however large another one is."""
+
+    @staticmethod
+    def fitted(scales):
+        Z, y, rng = data()
+        X = np.column_stack([Z * scales, np.zeros(len(Z))])
+        moved = X.copy()
+        moved[:, 4] = 1e-3 * rng.standard_normal(len(Z))
+        net = NeuralNetRegressor(
+            Linear, module__n_features=5, train_split=None, max_epochs=1, lr=1e-20
+        )
+        model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+        return model.fit(X, y), moved
+
+    @pytest.mark.filterwarnings("ignore::sksetsens.exceptions.IllPosedWarning")
+    def test_moving_the_dead_column_is_ill_posed(self, scales):
+        model, moved = self.fitted(scales)
+        assert model.solution_set_.trustworthy[0]
+        predicted = model.sensitivity(moved)
+        assert predicted.is_empty[0]
+        assert predicted.residual[0] > 1e-2
+        assert np.isinf(model.lipschitz_modulus_)
+        (criterion,) = mordukhovich_criterion(model)
+        assert criterion.is_certified
+        assert not criterion.holds
+        assert criterion.worst_entry[1] == 4
+        np.testing.assert_array_equal(
+            np.isinf(model.feature_lipschitz_moduli_[0]), [False] * 4 + [True]
+        )
+
+    def test_the_live_columns_are_as_without_it(self, scales):
+        model, _ = self.fitted(scales)
+        Z, y, rng = data()
+        dZ = rng.standard_normal(Z.shape)
+        alone = regressor().fit(Z * scales, y)
+        moved = np.column_stack([(Z + 1e-5 * dZ) * scales, np.zeros(len(Z))])
+        predicted = model.sensitivity(moved)
+        expected = alone.sensitivity((Z + 1e-5 * dZ) * scales)
+        assert predicted.trustworthy[0]
+        np.testing.assert_allclose(
+            predicted.shift[0][[0, 1, 2, 3, 5]] * [*scales, 1.0],
+            expected.shift[0] * [*scales, 1.0],
+            rtol=1e-6,
+            atol=1e-9 * np.linalg.norm(expected.shift[0] * [*scales, 1.0]),
+        )
+
+
+class Unbiased(torch.nn.Module):
+    def __init__(self, n_features=4):
+        super().__init__()
+        self.layer = torch.nn.Linear(n_features, 1, bias=False)
+
+    def forward(self, X):
+        return self.layer(X)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0, 1.0), *SCALES])
+def test_a_layer_of_all_weights_has_the_modulus_of_the_net(scales):
+    Z, y, _ = data()
+    net = NeuralNetRegressor(Unbiased, train_split=None, max_epochs=1, lr=1e-17)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(Z * scales, y)
+    (layer,) = model.layer_lipschitz_moduli_[0]
+    assert layer == pytest.approx(model.lipschitz_modulus_, rel=1e-8)
+    assert np.isfinite(layer)
 
 
 def test_the_dual_form():

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from ._norms import UNDERFLOWS
 from ._probes import probe
-from ._pseudoinverse import DECADE, Solution, solution
+from ._pseudoinverse import DECADE, InCommonUnits, Solution, solution
 from ._subspace import Subspace
 from ._symmetric import MIN_DIMENSION, SymmetricPseudoInverse
 
@@ -26,7 +26,7 @@ _SMALL = 400
 _TOL = 1e-3
 
 
-class DefiniteInverse:
+class DefiniteInverse(InCommonUnits):
     """``H^-1`` of a matrix that proved to be positive definite.
 
     The Cholesky factor costs a tenth of the eigendecomposition. That no eigenvalue lies

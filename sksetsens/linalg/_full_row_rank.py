@@ -14,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from ._gram import GramPseudoInverse
 from ._implicit import ImplicitSubspace
 from ._probes import probe
-from ._pseudoinverse import Reason, Solution, solution
+from ._pseudoinverse import InCommonUnits, Reason, Solution, solution
 
 __all__ = ["FullRowRankInverse", "gram_inverse"]
 
@@ -36,7 +36,7 @@ _EIGENVALUE_TOL = 1e-8
 _SMALL = 64
 
 
-class FullRowRankInverse:
+class FullRowRankInverse(InCommonUnits):
     """``(A'A)^+`` for A of shape (m, p) whose m rows proved to be independent.
 
     ``A^+ rho = A' (A A')^-1 rho`` by Cholesky, and once more for what that leaves: the

@@ -9,6 +9,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ._pseudoinverse import (
+    InCommonUnits,
     Solution,
     clear_at,
     cutoff_of_rank,
@@ -21,7 +22,7 @@ from ._symmetric import MIN_DIMENSION
 Array = NDArray[np.float64]
 
 
-class GramPseudoInverse:
+class GramPseudoInverse(InCommonUnits):
     """``(A'A)^+`` for A of shape (m, p), without forming the p x p matrix.
 
     The cut-off acts on eigenvalues of ``A'A`` as in the dense form, but A's singular

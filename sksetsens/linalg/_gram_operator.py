@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings, assemble
-from ._pseudoinverse import Solution
+from ._pseudoinverse import InCommonUnits, Solution
 
 __all__ = ["GramOperatorInverse"]
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
 
 
-class GramOperatorInverse:
+class GramOperatorInverse(InCommonUnits):
     """``(A'A)^+`` through minimum residual solves with the short matrix ``A A'``.
 
     With y from ``A A' y = rho`` the vector ``A'y`` is ``A^+ rho``: the iterates are

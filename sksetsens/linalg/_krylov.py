@@ -15,7 +15,15 @@ from ._lanczos import Lanczos
 from ._minimum_residual import Run, minimise_residual
 from ._probed_spectrum import ProbedSpectrum
 from ._probes import probe
-from ._pseudoinverse import CONSISTENCY_TOL, DECADE, Reason, Solution, empty, gap_at
+from ._pseudoinverse import (
+    CONSISTENCY_TOL,
+    DECADE,
+    InCommonUnits,
+    Reason,
+    Solution,
+    empty,
+    gap_at,
+)
 
 __all__ = ["KrylovInverse", "KrylovSettings", "Outcome"]
 
@@ -96,7 +104,7 @@ class Outcome:
         return self.stop in ("converged", "least_squares")
 
 
-class KrylovInverse:
+class KrylovInverse(InCommonUnits):
     """``H^+`` of a symmetric, possibly singular and indefinite operator, by products.
 
     Solves are iterative: each reports its residual by an exact product, its iterations

@@ -103,6 +103,11 @@ class PseudoInverse(Protocol):
     inertia : tuple of (int, int, int)
         Numbers of negative, zero and positive eigenvalues.
     kernel : Subspace or ImplicitSubspace
+    scales : ndarray of shape (p,) or 1.0
+        Diagonal of S, where rank is judged on ``S H S``.
+    scaled : PseudoInverse
+        Of ``S H S``; itself where S is 1. Norms of ``S b`` and ``v / S`` compare
+        entries that belong to columns of data in different units.
     """
 
     @property
@@ -138,6 +143,14 @@ class PseudoInverse(Protocol):
         """A `Subspace`, or an `ImplicitSubspace`."""
 
     @property
+    def scales(self) -> Array | float:
+        """See above."""
+
+    @property
+    def scaled(self) -> PseudoInverse:
+        """See above."""
+
+    @property
     def has_clear_cutoff(self) -> bool:
         """Whether no eigenvalue lies within a decade of the cut-off."""
 
@@ -156,6 +169,17 @@ class PseudoInverse(Protocol):
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``H v = -b`` with its evidence."""
+
+
+class InCommonUnits:
+    """What inverses share that judge H as it is."""
+
+    scales: Array | float = 1.0
+
+    @property
+    def scaled(self) -> Any:
+        """Of ``S H S`` with S = 1."""
+        return self
 
 
 def gap_at(magnitudes: Array, cutoff: float, noise: float) -> float:

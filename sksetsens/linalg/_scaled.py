@@ -29,7 +29,8 @@ class ScaledPseudoInverse:
     condition that the problem has in better units. By Sylvester's law it has the
     inertia of H, and ``ker H = S ker(S H S)``. ``S (S H S)^+ S`` is a generalised
     inverse G of H, and ``H^+ = P G P`` with the orthogonal projector P on range H.
-    Values, kernel and norms are Euclidean in the weights, as everywhere.
+    Values, kernel and norms are Euclidean in the weights, as everywhere; whether b lies
+    in range H is judged on ``S b``.
 
     Parameters
     ----------
@@ -73,11 +74,11 @@ class ScaledPseudoInverse:
     ) -> None:
         self._H, self.scales = H, scales
         scaled = H * scales[:, None] * scales
-        self._inner = SymmetricPseudoInverse(scaled, noise=noise, rank=rank)
-        self.rank, self.kernel_dim = self._inner.rank, self._inner.kernel_dim
-        self.gap, self.inertia = self._inner.gap, self._inner.inertia
-        self.has_clear_cutoff = self._inner.has_clear_cutoff
-        inside = self._inner.kernel.spanning_basis() * scales[:, None]
+        self.scaled = SymmetricPseudoInverse(scaled, noise=noise, rank=rank)
+        self.rank, self.kernel_dim = self.scaled.rank, self.scaled.kernel_dim
+        self.gap, self.inertia = self.scaled.gap, self.scaled.inertia
+        self.has_clear_cutoff = self.scaled.has_clear_cutoff
+        inside = self.scaled.kernel.spanning_basis() * scales[:, None]
         self.kernel = Subspace(_orthonormal(inside))
 
     def apply(self, b: Array, *, cutoff: float | None = None) -> Array:
@@ -86,7 +87,7 @@ class ScaledPseudoInverse:
         ``cutoff`` replaces the one on the eigenvalues of ``S H S``.
         """
         inside = self._in_range(b) * self.scales
-        return self._in_range(self._inner.apply(inside, cutoff=cutoff) * self.scales)
+        return self._in_range(self.scaled.apply(inside, cutoff=cutoff) * self.scales)
 
     def _in_range(self, v: Array) -> Array:
         return v - self.kernel.project(v) if self.kernel_dim else v
@@ -102,19 +103,16 @@ class ScaledPseudoInverse:
         -------
         solution : Solution
         """
-        value, outside = -self.apply(b), self.kernel.project(b)
+        # b lies in range H where S b lies in range S H S, and how nearly is told there.
+        value, scaled = -self.apply(b), self.scales * b
+        outside = self.scaled.kernel.project(scaled)
         if self.has_clear_cutoff:
-            return solution(value, outside, b)
+            return solution(value, outside, scaled)
 
         def moved(factor: float) -> Array:
-            return -self.apply(b, cutoff=factor * self._inner.cutoff)
+            return -self.apply(b, cutoff=factor * self.scaled.cutoff)
 
-        return solution(value, outside, b, cutoff=self.cutoff, moved=moved)
-
-    @property
-    def scaled_norm(self) -> float:
-        """``|S H S|_2``."""
-        return float(np.abs(self._inner.eigenvalues).max(initial=0.0))
+        return solution(value, outside, scaled, cutoff=self.cutoff, moved=moved)
 
     # Evidence in the units of H -------------------------------------------------------
 
@@ -145,10 +143,10 @@ class ScaledPseudoInverse:
     @cached_property
     def cutoff(self) -> float:
         """As far below the smallest kept eigenvalue of H as it is in ``S H S``."""
-        kept = np.abs(self._inner.range_basis()[1])
+        kept = np.abs(self.scaled.range_basis()[1])
         if not kept.size:
-            return self._inner.cutoff
-        return float(self._inner.cutoff / kept.min() * np.abs(self._range[1]).min())
+            return self.scaled.cutoff
+        return float(self.scaled.cutoff / kept.min() * np.abs(self._range[1]).min())
 
     def range_basis(self) -> tuple[Array, Array]:
         """Eigenvectors of the kept eigenvalues, shape (p, rank), and those."""

@@ -7,6 +7,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ._pseudoinverse import (
+    InCommonUnits,
     Solution,
     clear_at,
     cutoff_of_rank,
@@ -22,7 +23,7 @@ Array = NDArray[np.float64]
 MIN_DIMENSION = 1000
 
 
-class SymmetricPseudoInverse:
+class SymmetricPseudoInverse(InCommonUnits):
     """``H^+`` of a symmetric, possibly singular and indefinite matrix.
 
     Parameters

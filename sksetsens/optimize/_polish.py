@@ -20,7 +20,7 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from ..exceptions import UnsupportedObjectiveError
-from ..linalg import PseudoInverse, ScaledPseudoInverse, SymmetricPseudoInverse
+from ..linalg import PseudoInverse, SymmetricPseudoInverse
 from ..objective import Objective, PointProducts
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
 from ._stationarity import stationarity
@@ -271,7 +271,7 @@ def _chord(
 
     In the scales in which H was decomposed.
     """
-    S = nearby.scales if isinstance(nearby, ScaledPseudoInverse) else 1.0
+    S = nearby.scales
     gradient = objective.gradient(w)
     n_iter = 0
     while n_iter < _CHORD_MAX_ITER:

@@ -55,9 +55,9 @@ class Perturbation:
 
     @property
     def floors(self) -> Array:
-        """Gradient norm per solution up to which a perturbed residual is rounding."""
-        base = self.estimator.solution_set_
-        return 10.0 * np.where(base.converged, base.gradient_norms, 0.0)
+        """Norm of R per solution up to which a perturbed residual is rounding."""
+        left = [gd.residual_norm(gd.objective, gd.weights) for gd in self.derivatives]
+        return 10.0 * np.where(self.estimator.solution_set_.converged, left, 0.0)
 
     @property
     def size(self) -> float:

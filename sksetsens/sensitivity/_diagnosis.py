@@ -290,8 +290,10 @@ def _felt(gd: GraphicalDerivative) -> Array:
     In the units of a badly scaled column the part in ker H, which nothing holds, may be
     longer than all else by decades.
     """
-    scaled = np.ndim(gd.units[0]) > 0
-    return gd.kernel.complement().project(gd.weights) if scaled else gd.weights
+    scales = gd.factor.scales
+    if not isinstance(scales, np.ndarray):
+        return gd.weights
+    return scales * gd.factor.scaled.kernel.complement().project(gd.weights / scales)
 
 
 def _obstruction(gd: GraphicalDerivative) -> float:
@@ -307,9 +309,10 @@ def rank_can_change(gd: GraphicalDerivative) -> bool:
 
 
 def _along_kernel(gd: GraphicalDerivative) -> float:
-    scale = 1.0 + float(np.linalg.norm(gd.weights))
-    directions = gd.kernel.project(_directions(gd, 2))
+    scale = 1.0 + gd.length(_felt(gd))
+    directions = gd.factor.scaled.kernel.project(_directions(gd, 2))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = directions * gd.factor.scales
     found = np.inf
     for rho in _KERNEL_STEPS:
         starts = [gd.weights + rho * scale * z for z in directions]
@@ -330,8 +333,8 @@ def _resolves(gd: GraphicalDerivative, objective: Objective, start: Array) -> bo
 
 
 def _floor(gd: GraphicalDerivative, w: Array) -> float:
-    """Rounding of a gradient."""
-    return _ROUNDING * gd.hessian_norm * (1.0 + float(np.linalg.norm(w)))
+    """Rounding of a gradient, in the units in which H was decomposed."""
+    return _ROUNDING * gd.units[1] * (1.0 + gd.length(w))
 
 
 def _along_data(gd: GraphicalDerivative) -> float:
@@ -342,7 +345,7 @@ def _along_data(gd: GraphicalDerivative) -> float:
     """
     X = gd.objective.inputs
     # Columns in units of their own move each by its own size.
-    axis = 0 if np.ndim(gd.units[0]) else None
+    axis = 0 if isinstance(gd.factor.scales, np.ndarray) else None
     spread = np.sqrt(np.mean(X**2, axis=axis))
     # Of entries without a derivative the residual is infinite.
     stays = gd.column_range_residuals > CONSISTENCY_TOL
@@ -351,7 +354,7 @@ def _along_data(gd: GraphicalDerivative) -> float:
     for size in _DATA_STEPS:
         dX = size * spread * direction
         affine = gd(dX)
-        moved = float(np.linalg.norm(affine.shift))
+        moved = gd.length(affine.shift)
         if affine.is_empty or moved == 0.0:
             return 0.0  # No entry moves the solutions: nothing to judge here.
         objective = gd.objective.with_data(X + dX)
@@ -389,7 +392,7 @@ def off_manifold(
         On the data to solve for, the solution's or perturbed.
     start : ndarray of shape (n_params,)
     length : float
-        Euclidean.
+        Euclidean in the units in which H was decomposed, as all norms here.
     enough : float, default=0.0
         Gradient norm that counts as none, beside rounding: what iterative solves leave.
 
@@ -399,22 +402,22 @@ def off_manifold(
         Near 0 on a manifold; of order 1 and above where the rank changes; inf where
         the iteration diverges, so far from the solution.
     """
-    w = start
-    at_solution = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
+    w, scales = start, gd.factor.scales
+    at_solution = float(np.linalg.norm(scales * gd.objective.gradient(gd.weights)))
     for _ in range(_N_ITERATED_STEPS if gd.is_matrix_free else _N_CHORD_STEPS):
         step = gd.newton_step(w, objective, enough=enough)
         w = w + step
-        if not np.linalg.norm(w) <= _DIVERGED * (1.0 + np.linalg.norm(start)):
+        if not gd.length(w) <= _DIVERGED * (1.0 + gd.length(start)):
             return np.inf
-        norm = float(np.linalg.norm(objective.gradient(w)))
+        norm = float(np.linalg.norm(scales * objective.gradient(w)))
         if norm <= _floor(gd, w) + 10.0 * at_solution + enough:
             return 0.0
-        if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(w):
+        if gd.length(step) <= 1e-14 * gd.length(w):
             break
     # Newton's step with the rank as it is here: new directions carry what is left.
     there = gd.at(objective, w, keep_rank=False)
     step = there.newton_step(enough=enough)
-    away = float(np.linalg.norm(step))
+    away = gd.length(step)
     if length == 0.0:  # No shift is predicted, so that any distance is too far.
         return np.inf if away > 0.0 else 0.0
     return away / length

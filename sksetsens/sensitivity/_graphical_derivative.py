@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ..linalg import PseudoInverse, Reason, ScaledPseudoInverse, Subspace
+from ..linalg import PseudoInverse, Reason, Subspace
 from ..objective import Objective
 from ._undifferentiable import Undifferentiable, undifferentiable
 from .systems import Point, Solver, choose_system
@@ -183,7 +183,8 @@ class GraphicalDerivative:
     def residual_norm(self, objective: Objective, weights: Array) -> float:
         """Norm of what vanishes at a solution on the data of ``objective``.
 
-        ``|R|``, or for a saturated net the norm of its held outputs' movement.
+        ``|S R|`` in the `units` of H, or for a saturated net the norm of its held
+        outputs' movement.
         """
         return self._system.residual_norm(objective, weights)
 
@@ -191,6 +192,10 @@ class GraphicalDerivative:
     def residual_scale(self) -> float:
         """Norm of the derivative in the weights of what `residual_norm` measures."""
         return self._system.residual_scale
+
+    def length(self, v: Array) -> float:
+        """``|v / S|`` of a movement of the weights in the `units` of H."""
+        return float(np.linalg.norm(v / self.factor.scales))
 
     @property
     def n_unsolved(self) -> int:
@@ -227,7 +232,7 @@ class GraphicalDerivative:
         -------
         derivative : GraphicalDerivative
         """
-        factor = self.factor
+        factor, scales = self.factor, self.factor.scales
         rank = factor.rank if keep_rank and not self.is_matrix_free else None
         there = GraphicalDerivative.__new__(GraphicalDerivative)
         there._factorise(
@@ -239,7 +244,7 @@ class GraphicalDerivative:
                 rank,
                 self._system.anchor if keep_rank else None,
                 self._system.anchor is not None,
-                factor.scales if isinstance(factor, ScaledPseudoInverse) else None,
+                scales if isinstance(scales, np.ndarray) else None,
             )
         )
         return there
@@ -284,14 +289,13 @@ class GraphicalDerivative:
 
     @property
     def units(self) -> tuple[Array | float, float]:
-        """Scales of the weights in which H was decomposed, 1.0 for none, and |S H S|_2.
+        """Scales S of the weights in which H was decomposed, 1.0 for none; |S H S|_2.
 
         Norms of steps and residuals compare weights that belong to columns of data in
         different units only in these.
         """
-        if isinstance(self.factor, ScaledPseudoInverse):
-            return self.factor.scales, self.factor.scaled_norm
-        return 1.0, self.hessian_norm
+        eigenvalues = self.factor.scaled.eigenvalues
+        return self.factor.scales, float(np.abs(eigenvalues).max(initial=0.0))
 
     @property
     def H(self) -> LinearOperator:

@@ -41,10 +41,18 @@ class _Piece:
     affine: AffineSet
     base_loss: float
     loss: float = np.nan
+    gradient_norm: float = np.nan
     error: FirstOrderError = _UNKNOWN
     obstruction: float = np.nan
     jumping: tuple[int, ...] = ()
     moves_kinks: bool = False
+
+    @property
+    def stationarity(self) -> float:
+        """Relative residual of the perturbed problem; NaN of an empty piece."""
+        length = 1.0 + self.derivative.length(self.weights)
+        scale = self.derivative.residual_scale * length
+        return self.error.residual / scale if scale != 0.0 else 0.0
 
     @property
     def lacks_derivative(self) -> bool:
@@ -91,17 +99,11 @@ def predict_set(
     relative_error = np.array([piece.error.worse for piece in pieces])
     changes_rank = np.array([piece.changes_rank for piece in pieces])
     lacks_derivative = np.array([piece.lacks_derivative for piece in pieces])
-    gradient_norms = np.array([piece.error.residual for piece in pieces])
-    scales = np.array([piece.derivative.residual_scale for piece in pieces])
-    scales = scales * (1.0 + np.linalg.norm(weights, axis=1))
-    relative = np.divide(
-        gradient_norms, scales, out=np.zeros(len(pieces)), where=scales > 0
-    )
-    relative[is_empty] = np.nan
+    relative = np.array([piece.stationarity for piece in pieces])
     evidence = {
         "losses": np.array([piece.loss for piece in pieces]),
         "base_losses": np.array([piece.base_loss for piece in pieces]),
-        "gradient_norms": gradient_norms,
+        "gradient_norms": np.array([piece.gradient_norm for piece in pieces]),
         "stationarity": relative,
         "converged": relative <= tol,
         **spectral_evidence([piece.derivative for piece in pieces]),
@@ -156,11 +158,12 @@ def _piece(
     error = first_order_error(
         gd, objective, weights, floor=floor, corrected=derivative, before=before
     )
+    gradient_norm = float(np.linalg.norm(objective.gradient(weights)))
     obstruction = 0.0
     # A random perturbation, which fit has tried, finds any change of rank that this one
     # brings; once more where it costs no solves.
     if not (error.is_rounding or gd.is_matrix_free) and rank_can_change(gd):
-        moved = float(np.linalg.norm(weights - gd.weights))
+        moved = gd.length(weights - gd.weights)
         obstruction = off_manifold(gd, objective, weights, moved)
     jumping, moves_kinks = _without_derivative(gd, perturbation.dX)
     return _Piece(
@@ -170,6 +173,7 @@ def _piece(
         affine,
         base_loss,
         objective.loss(weights),
+        gradient_norm,
         error,
         obstruction,
         jumping,

@@ -35,7 +35,8 @@ class FirstOrderError:
     Attributes
     ----------
     nonlinearity : float
-        ``|R(x^p, predicted)| / |R(x^p, w)|``.
+        ``|R(x^p, predicted)| / |R(x^p, w)|``, Euclidean in the units in which H was
+        decomposed, as all below.
 
     shift_error : float
         ``|H^+ R(x^p, predicted)|`` over the distance moved.
@@ -94,15 +95,15 @@ def first_order_error(
     if before is None:
         before = gd.residual_norm(objective, gd.weights)
     after = gd.residual_norm(objective, weights)
-    moved = float(np.linalg.norm(weights - gd.weights))
-    length = 1.0 + float(np.linalg.norm(gd.weights))
+    moved = gd.length(weights - gd.weights)
+    length = 1.0 + gd.length(gd.weights)
     if before <= max(floor, _ROUNDING * gd.residual_scale * length):
         return FirstOrderError(0.0, 0.0, after, True)
     enough = gd.resolution(before)
     step = (corrected or gd).newton_step(weights, objective, enough=enough)
     # A shift of 0 that leaves a Newton step has missed all of the movement.
     moved = max(moved, least_shift, np.finfo(float).tiny)
-    shift_error = float(np.linalg.norm(step)) / moved
+    shift_error = gd.length(step) / moved
     return FirstOrderError(after / before, shift_error, after, False)
 
 

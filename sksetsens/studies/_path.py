@@ -336,7 +336,7 @@ class _Walk:
 
     def _least_shift(self) -> float:
         """Length of movements whose error is not worth a shorter step."""
-        return _NEGLIGIBLE * (1.0 + float(np.linalg.norm(self.here.weights)))
+        return _NEGLIGIBLE * (1.0 + self.here.length(self.here.weights))
 
     def _on_the_branch(
         self, there: GraphicalDerivative, h: float, here: AffineSet, onward: AffineSet
@@ -346,8 +346,9 @@ class _Walk:
             return True
         moved = there.weights - self.here.weights
         expected = 0.5 * h * (here.shift + onward.shift)
-        missed = float(there.kernel.complement_norm(moved - expected))
-        if missed <= self._tol * max(float(np.linalg.norm(moved)), self._least_shift()):
+        left = (moved - expected) / there.factor.scales
+        missed = float(there.factor.scaled.kernel.complement_norm(left))
+        if missed <= self._tol * max(there.length(moved), self._least_shift()):
             return True
         self._obstacle = _TOO_CURVED
         return False
@@ -357,13 +358,13 @@ class _Walk:
         gd = self.here
         objective = gd.objective.with_data(*self._perturbation.data(t))
         w = gd.weights + shift
-        moved = float(np.linalg.norm(shift))
+        moved = gd.length(shift)
         last = np.inf
         self._obstacle = _TOO_CURVED
         for _ in range(_N_CHORD_STEPS):
             step = gd.newton_step(w, objective)
-            w, length = w + step, float(np.linalg.norm(step))
-            if length <= _ARRIVED * (1.0 + float(np.linalg.norm(w))):
+            w, length = w + step, gd.length(step)
+            if length <= _ARRIVED * (1.0 + gd.length(w)):
                 break
             if not length <= _CONTRACTION * last:
                 return None
@@ -375,8 +376,8 @@ class _Walk:
         if there.factor.inertia[0] != self._negative:
             self._obstacle = _SINGULAR
             return None
-        left = float(np.linalg.norm(objective.gradient(w)))
-        scale = there.hessian_norm * max(moved, self._floor)
+        left = there.residual_norm(objective, w)
+        scale = there.residual_scale * max(moved, self._floor)
         if not self._same_rank(there) or left > 10.0 * self._floor + _LEFT * scale:
             self._obstacle = _NEW_RANK
             return None

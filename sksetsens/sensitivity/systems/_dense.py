@@ -47,7 +47,8 @@ class Dense(Primal):
         matrix = _gauss_newton(point) if point.solver.curvature == "ggn" else None
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
-        super().__init__(point, _factorised(point, matrix))
+        factor, self._noise = _factorised(point, matrix)
+        super().__init__(point, factor)
         self._matrix, self._rcond, self._point = matrix, point.solver.rcond, point
 
     @property
@@ -64,26 +65,29 @@ class Dense(Primal):
     def column_range_residuals(self) -> Array:
         if self.factor.kernel_dim == 0:
             return np.zeros(matrix_shape(self._objective))
-        inside = self._squared_columns(self.factor.kernel.spanning_basis())
-        everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
+        inside = self._squared_columns(self.factor.scaled.kernel.spanning_basis())
+        range_basis = self.factor.scaled.range_basis()[0]
+        everywhere = inside + self._squared_columns(range_basis)
         return range_residuals(np.sqrt(inside), np.sqrt(everywhere))
 
     def _squared_columns(self, basis: Array) -> Array:
-        """``|Q'b|^2`` for each column b of B, for orthonormal columns Q."""
+        """``|Q'S b|^2`` for each column b of B, for orthonormal columns Q."""
         total = np.zeros(matrix_shape(self._objective))
         for start in range(0, basis.shape[1], _BLOCK):
-            block = basis[:, start : start + _BLOCK].T
+            block = basis[:, start : start + _BLOCK].T * self.factor.scales
             total += (self._objective.cross_adjoints(self._w, block) ** 2).sum(axis=0)
         return total
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         units = np.eye(self._objective.n_params)[part]
-        # The same cut-off as of the whole H, which a layer of all weights is.
-        inverse = SymmetricPseudoInverse(
-            self._matrix[part, part],
-            rcond=self._rcond,
-            noise=STATIONARITY_NOISE * self._point.stationarity,
-        )
+        # Scales and cut-off as of the whole H, which a layer of all weights is.
+        block, factor = self._matrix[part, part], self.factor
+        inverse: PseudoInverse
+        if isinstance(factor, ScaledPseudoInverse):
+            inverse = ScaledPseudoInverse(block, factor.scales[part], noise=self._noise)
+        else:
+            rcond, noise = self._rcond, self._noise
+            inverse = SymmetricPseudoInverse(block, rcond=rcond, noise=noise)
         return inverse, self._objective.cross_adjoints(self._w, units)
 
     @property
@@ -94,17 +98,18 @@ class Dense(Primal):
     @property
     def target_range_residual(self) -> float:
         o, w = self._objective, self._w
-        basis = self.factor.kernel.spanning_basis().T
+        basis = self.factor.scaled.kernel.spanning_basis().T * self.factor.scales
         inside = [np.linalg.norm(o.target_adjoint(w, z)) for z in basis]
         if not np.any(inside):
             return 0.0
         # E|B'z|^2 = |B|_F^2 for z standard normal.
-        everywhere = np.linalg.norm(o.target_adjoint(w, probe(len(w))))
+        z = probe(len(w)) * self.factor.scales
+        everywhere = np.linalg.norm(o.target_adjoint(w, z))
         return float(np.linalg.norm(inside) / everywhere)
 
 
-def _factorised(point: Point, matrix: Array) -> Factor:
-    """H, in the weights' own scales where they lie decades apart.
+def _factorised(point: Point, matrix: Array) -> tuple[Factor, float]:
+    """H, in the weights' own scales where they lie decades apart, and its noise.
 
     R is blind to weights of small scale. Where these are not stationary in their own
     scales, and H has a rank in those that is not seen in common ones, the form without
@@ -113,19 +118,21 @@ def _factorised(point: Point, matrix: Array) -> Factor:
     noise = STATIONARITY_NOISE * point.stationarity
     scales = point.scales
     if scales is not None:
-        return ScaledPseudoInverse(matrix, scales, noise=noise, rank=point.rank)
+        scaled = ScaledPseudoInverse(matrix, scales, noise=noise, rank=point.rank)
+        return scaled, noise
     if point.solver.rcond is None and point.rank is None:
         scales = weight_scales(point.objective, point.weights, matrix)
     plain = partial(symmetric_inverse, matrix, rcond=point.solver.rcond, noise=noise)
     if scales is None:
-        return plain(rank=point.rank)
+        return plain(rank=point.rank), noise
     gradient = point.objective.gradient(point.weights)
     left = scaled_stationarity(matrix, scales, gradient, point.weights)
-    scaled = ScaledPseudoInverse(matrix, scales, noise=STATIONARITY_NOISE * left)
+    scaled_noise = STATIONARITY_NOISE * left
+    scaled = ScaledPseudoInverse(matrix, scales, noise=scaled_noise)
     if scaled.has_clear_cutoff:
-        return scaled
+        return scaled, scaled_noise
     common, hidden = plain(), ScaledPseudoInverse(matrix, scales)
-    return scaled if hidden.rank > common.rank else common
+    return (scaled, scaled_noise) if hidden.rank > common.rank else (common, noise)
 
 
 def _gauss_newton(point: Point) -> Array:

@@ -153,7 +153,7 @@ class System(Protocol):
         """
 
     def residual_norm(self, objective: Objective, weights: Array) -> float:
-        """Norm of what ought to vanish: ``|R|``, or the held outputs' movement."""
+        """Norm of what ought to vanish: ``|S R|``, or the held outputs' movement."""
 
     @property
     def residual_scale(self) -> float:
@@ -176,11 +176,11 @@ class ZeroOfR:
         return ""
 
     def residual_norm(self, objective: Objective, weights: Array) -> float:
-        return float(np.linalg.norm(objective.gradient(weights)))
+        return float(np.linalg.norm(self.factor.scales * objective.gradient(weights)))
 
     @property
     def residual_scale(self) -> float:
-        return float(np.abs(self.factor.eigenvalues).max(initial=0.0))
+        return float(np.abs(self.factor.scaled.eigenvalues).max(initial=0.0))
 
     @property
     def has_full_row_rank(self) -> bool:
