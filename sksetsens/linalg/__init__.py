@@ -10,9 +10,9 @@ from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
 from ._minimum_residual import ResidualNorms
 from ._norms import operator_norm
-from ._probes import probe
+from ._probes import probe, probe_generator
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
-from ._range_residual import range_residuals
+from ._range_residual import outside_range, range_residuals
 from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
@@ -37,7 +37,9 @@ __all__ = [
     "SymmetricPseudoInverse",
     "gram_inverse",
     "operator_norm",
+    "outside_range",
     "probe",
+    "probe_generator",
     "range_residuals",
     "symmetric_inverse",
 ]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._implicit import ImplicitSubspace
-from ._krylov import KrylovInverse, KrylovSettings, assemble
-from ._pseudoinverse import InCommonUnits, Solution
+from ._krylov import KrylovInverse, KrylovSettings, Outcome, assemble
+from ._pseudoinverse import InCommonUnits, Solution, solution
 
 __all__ = ["GramOperatorInverse"]
 
@@ -92,14 +92,15 @@ class GramOperatorInverse(InCommonUnits):
 
     def solve(self, b: Array) -> Solution:
         """Shortest solution of ``A'A v = -b`` for any b of shape (p,)."""
-        before = self._gram.n_products
-        value = -self.apply(b)
-        norm = float(np.linalg.norm(b))
-        left = self._adjoint(self._A(value)) + b
-        residual = float(np.linalg.norm(left)) / norm if norm else 0.0
+        before, unsolved = self._gram.n_products, self.n_unsolved
+        half = self.apply_factored_adjoint(b)
+        value = -self.apply_factored(half)
+        found = solution(value, b - self._adjoint(half), b)
         n_iter = self._gram.n_products - before
-        outcome = self._gram.outcome(value, residual, n_iter)
-        return assemble(outcome, self._gram.settings)
+        if self.n_unsolved == unsolved:
+            return replace(found, n_iter=n_iter)
+        ended = Outcome(value, found.residual, False, n_iter, "max_iter")
+        return assemble(ended, self._gram.settings)
 
     def apply_factored(self, rho: Array) -> Array:
         """``A^+ rho`` for vectors in the last axis."""

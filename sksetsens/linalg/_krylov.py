@@ -306,11 +306,6 @@ class KrylovInverse(InCommonUnits):
         """Shortest solution of ``H v = -b`` with its evidence."""
         return assemble(self.solved(-b), self.settings)
 
-    def outcome(self, value: Array, residual: float, n_iter: int) -> Outcome:
-        """The record of an answer that was put together from several solves."""
-        stop = "converged" if residual <= 10.0 * self.settings.tol else "stagnated"
-        return Outcome(value, residual, False, n_iter, stop)
-
     # Evidence ------------------------------------------------------------------------
 
     @cached_property

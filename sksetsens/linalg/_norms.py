@@ -30,10 +30,11 @@ def operator_norm(operator: LinearOperator, *, tol: float = 0.0) -> tuple[float,
     Returns
     -------
     norm : float
-        Largest singular value.
+        Largest singular value; inf where products are not finite.
 
     direction : ndarray of shape (n,)
-        Unit vector u with ``|operator @ u| = norm``, largest entry positive.
+        Unit vector u with ``|operator @ u| = norm``, largest entry positive; NaN where
+        the norm is infinite.
 
     Examples
     --------
@@ -49,6 +50,8 @@ def operator_norm(operator: LinearOperator, *, tol: float = 0.0) -> tuple[float,
         short = operator.T if m <= n else operator
         dense = short @ np.eye(min(m, n))
         dense = dense.T if m <= n else dense
+        if not np.isfinite(dense).all():
+            return np.inf, np.full(n, np.nan)
         _, sigma, vt = np.linalg.svd(dense, full_matrices=False)
         norm, u = float(sigma[0]), vt[0]
     else:
@@ -61,7 +64,7 @@ def _lanczos(operator: LinearOperator, tol: float) -> tuple[float, Array]:
     start = probe(min(m, n))
     image = operator.rmatvec(start) if m <= n else operator.matvec(start)
     size = float(np.abs(image).max())
-    if np.isnan(size) or size == np.inf:
+    if not np.isfinite(size):
         return np.inf, np.full(n, np.nan)
     if size < np.finfo(float).tiny:
         # A random start in the kernel: the operator is zero, and ARPACK would raise.

@@ -1,11 +1,13 @@
-"""The share of each column of B that lies outside range H: one definition."""
+"""The share of a vector that lies outside range H: one definition."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["range_residuals"]
+from ._pseudoinverse import PseudoInverse
+
+__all__ = ["outside_range", "range_residuals"]
 
 Array = NDArray[np.float64]
 
@@ -13,8 +15,30 @@ Array = NDArray[np.float64]
 _ROUNDING = 1e-10
 
 
+def outside_range(factor: PseudoInverse, b: Array) -> tuple[Array, Array]:
+    """``|P S b|`` and ``|S b|`` with the projector P on the kernel of ``S H S``.
+
+    b lies in range H where S b lies in range ``S H S``; in these units no entry of b is
+    hidden by another one that belongs to a larger column of data.
+
+    Parameters
+    ----------
+    factor : PseudoInverse
+        Of H.
+    b : ndarray of shape (..., p)
+
+    Returns
+    -------
+    outside, norms : ndarray of shape (...)
+        Euclidean.
+    """
+    scaled = b * factor.scales
+    outside = factor.scaled.kernel.project(scaled)
+    return np.linalg.norm(outside, axis=-1), np.linalg.norm(scaled, axis=-1)
+
+
 def range_residuals(outside: Array, norms: Array) -> Array:
-    """``|P_ker b| / |b|`` of each column b, 0 where b is rounding of the largest.
+    """``|P_ker b| / |b|`` of each column b of B.
 
     Parameters
     ----------
@@ -26,7 +50,10 @@ def range_residuals(outside: Array, norms: Array) -> Array:
     Returns
     -------
     residuals : ndarray of the same shape
-        Between 0 and 1.
+        Between 0 and 1; 0 where b is rounding of the largest, inf where it is not
+        finite.
     """
-    real = norms > _ROUNDING * norms.max(initial=0.0)
-    return np.divide(outside, norms, out=np.zeros_like(norms), where=real)
+    finite = np.isfinite(norms)
+    real = norms > _ROUNDING * norms.max(initial=0.0, where=finite)
+    shares = np.divide(outside, norms, out=np.zeros_like(norms), where=real & finite)
+    return np.where(finite, shares, np.inf)

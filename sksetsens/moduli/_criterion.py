@@ -47,7 +47,8 @@ class MordukhovichCriterion:
 
     range_residual : float
         Largest ``|P_ker b| / |b|``, Euclidean, over the columns b of B: the share of a
-        column outside range H. Between 0 and 1.
+        column outside range H. Between 0 and 1; inf along an entry that has no
+        derivative, NaN where iterative solves ended too early to tell.
 
     tolerance : float
         Range residual up to which a column counts as inside.
@@ -166,7 +167,14 @@ def _criterion(
         else f"not Lipschitz-like: the column of B of row {row}, feature {feature} "
         f"leaves range H by {residual:.2g}"
     )
-    if np.isinf(residual):
+    if np.isnan(residual):
+        status = (
+            "not certified: iterative solves ended before solver_tol; raise "
+            "solver_max_iter or solver_tol, or use solver='eigh' or 'dual' if the net "
+            "is small enough"
+        )
+        certified = False
+    elif np.isinf(residual):
         status = (
             f"not certified (no derivative exists along row {row}, feature {feature}: "
             "forward rounds it, or has a kink there)"

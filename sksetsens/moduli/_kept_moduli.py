@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..sensitivity import GraphicalDerivative, Linearisation
@@ -14,6 +14,7 @@ from ._parts import (
     dataset_modulus,
     feature_moduli,
     group_moduli,
+    infinite_moduli,
     layer_moduli,
     sample_moduli,
     target_modulus,
@@ -41,7 +42,7 @@ class KeptModuli:
     def __init__(self, linearisation: Linearisation) -> None:
         self._linearisation = linearisation
         self._by_level: dict[str, list[PartModuli]] = {}
-        self._worst: dict[bytes, Modulus] = {}
+        self._worst: dict[bytes, Modulus | None] = {}
 
     def by_part(
         self, level: str, groups: NDArray[Any] | None = None
@@ -55,29 +56,34 @@ class KeptModuli:
             Labels of groups of rows, which are then the parts. These are not kept.
         """
         if groups is not None:
-            return self._certified(lambda gd: group_moduli(gd, groups))
+            labels = len(np.unique(groups))
+            return [
+                group_moduli(gd, groups) if ok else infinite_moduli(gd, level, labels)
+                for gd, ok in self._judged
+            ]
         if level not in self._by_level:
-            self._by_level[level] = self._certified(_LEVELS[level])
+            compute = _LEVELS[level]
+            self._by_level[level] = [
+                compute(gd) if ok else infinite_moduli(gd, level)
+                for gd, ok in self._judged
+            ]
         return self._by_level[level]
 
-    def worst(self, rows: NDArray[Any]) -> Modulus:
-        """The largest modulus over the solutions where only some rows move.
+    def worst(self, rows: NDArray[Any]) -> Modulus | None:
+        """The largest modulus over the trustworthy solutions where only some rows move.
 
-        Sizes come and go, as in a search or a curve; the direction stays.
+        None without such a solution. Sizes come and go, as in a search or a curve; the
+        direction stays.
         """
         key = rows.tobytes()
         if key not in self._worst:
-            found = [modulus(gd, rows) for gd in self._linearisation.derivatives]
-            self._worst[key] = max(found, key=lambda m: m.value)
+            found = [modulus(gd, rows) for gd, ok in self._judged if ok]
+            self._worst[key] = max(found, key=lambda m: m.value, default=None)
         return self._worst[key]
 
-    def _certified(
-        self, function: Callable[[GraphicalDerivative], PartModuli]
-    ) -> list[PartModuli]:
-        pairs = zip(
-            self._linearisation.derivatives, self._linearisation.diagnoses, strict=True
-        )
-        return [
-            parts if diagnosis.is_trustworthy else parts.uncertified()
-            for parts, diagnosis in ((function(gd), d) for gd, d in pairs)
-        ]
+    @property
+    def _judged(self) -> list[tuple[GraphicalDerivative, bool]]:
+        """The derivatives, and whether first order may be trusted there."""
+        kept = self._linearisation
+        trusted = (diagnosis.is_trustworthy for diagnosis in kept.diagnoses)
+        return list(zip(kept.derivatives, trusted, strict=True))

@@ -21,7 +21,7 @@ from ..exceptions import SolverWarning
 from ..linalg import CONSISTENCY_TOL, operator_norm
 from ..sensitivity import GraphicalDerivative
 
-__all__ = ["Modulus", "modulus"]
+__all__ = ["Modulus", "certified_norm", "modulus"]
 
 Array = NDArray[np.float64]
 
@@ -76,16 +76,49 @@ def modulus(
     if residual > CONSISTENCY_TOL:
         return Modulus(np.inf, np.full(shape, np.nan), residual)
     moving = _row_selector(rows, shape)
-    if not gd.is_matrix_free:
-        value, direction = operator_norm(gd.solution_operator @ moving)
-    else:
-        before = gd.n_unsolved
-        found = operator_norm(gd.solution_operator @ moving, tol=_ITERATED)
-        if np.isnan(residual) or gd.n_unsolved > before:
-            _warn_of_unsolved()
-            return Modulus(np.inf, np.full(shape, np.nan), residual)
-        value, direction = found
+    value, direction = certified_norm(gd, gd.solution_operator @ moving, residual)
+    if not np.isfinite(value):
+        return Modulus(np.inf, np.full(shape, np.nan), residual)
     return Modulus(value, moving.matvec(direction).reshape(shape), residual)
+
+
+def certified_norm(
+    gd: GraphicalDerivative, operator: LinearOperator, residual: float
+) -> tuple[float, Array]:
+    """Spectral norm of an operator made of solves, and the direction that attains it.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        Whose solves they are.
+    operator : LinearOperator of shape (n_params, n)
+        ``H^+`` times some columns.
+    residual : float
+        Range residual of these columns; NaN where solves ended too early to tell.
+
+    Returns
+    -------
+    norm : float
+        inf where the columns leave range H, or where solves end before their tolerance.
+    direction : ndarray of shape (n,)
+        NaN for an infinite norm.
+
+    Warns
+    -----
+    SolverWarning
+        If solves end before their tolerance.
+    """
+    nothing = np.inf, np.full(operator.shape[1], np.nan)
+    if residual > CONSISTENCY_TOL:
+        return nothing
+    if not gd.is_matrix_free:
+        return operator_norm(operator)
+    before = gd.n_unsolved
+    found = nothing if np.isnan(residual) else operator_norm(operator, tol=_ITERATED)
+    if np.isnan(residual) or gd.n_unsolved > before:
+        _warn_of_unsolved()
+        return nothing
+    return found
 
 
 def _warn_of_unsolved() -> None:

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import aslinearoperator
 
-from ..linalg import CONSISTENCY_TOL, operator_norm, range_residuals
+from ..linalg import CONSISTENCY_TOL, operator_norm, outside_range, range_residuals
 from ..sensitivity import GraphicalDerivative
-from ._modulus import modulus
+from ._modulus import certified_norm, modulus
 
 __all__ = [
     "PartModuli",
     "dataset_modulus",
     "feature_moduli",
     "group_moduli",
+    "infinite_moduli",
     "layer_moduli",
     "sample_moduli",
     "target_modulus",
@@ -59,11 +60,31 @@ class PartModuli:
     def __len__(self) -> int:
         return len(self.values)
 
-    def uncertified(self) -> PartModuli:
-        """All infinite, without directions."""
-        return PartModuli(
-            np.full_like(self.values, np.inf), np.full_like(self.directions, np.nan)
-        )
+
+def infinite_moduli(
+    gd: GraphicalDerivative, level: str, n_groups: int = 0
+) -> PartModuli:
+    """What is told of a solution that is not trustworthy: all infinite, no directions.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+    level : {"dataset", "sample", "feature", "layer", "group", "target"}
+    n_groups : int, default=0
+        Of level "group".
+    """
+    shape = gd.objective.input_shape
+    n_features = int(np.prod(shape[1:]))
+    n_layers = len(gd.objective.parameter_slices)
+    n_parts, of_directions = {
+        "dataset": (1, (1, *shape)),
+        "target": (1, (1, *gd.objective.target_shape)),
+        "sample": (shape[0], shape),
+        "group": (n_groups, shape),
+        "feature": (n_features, (n_features, shape[0])),
+        "layer": (n_layers, (n_layers, *shape)),
+    }[level]
+    return PartModuli(np.full(n_parts, np.inf), np.full(of_directions, np.nan))
 
 
 def dataset_modulus(gd: GraphicalDerivative) -> PartModuli:
@@ -74,10 +95,9 @@ def dataset_modulus(gd: GraphicalDerivative) -> PartModuli:
 
 def target_modulus(gd: GraphicalDerivative) -> PartModuli:
     """Modulus of real-valued targets, all together as one part."""
+    operator, residual = gd.target_operator, gd.target_range_residual
+    value, direction = certified_norm(gd, operator, residual)
     shape = gd.objective.target_shape
-    if gd.target_range_residual > CONSISTENCY_TOL:
-        return PartModuli(np.array([np.inf]), np.full((1, *shape), np.nan))
-    value, direction = operator_norm(gd.target_operator)
     return PartModuli(np.array([value]), direction.reshape(1, *shape))
 
 
@@ -132,8 +152,7 @@ def layer_moduli(gd: GraphicalDerivative) -> PartModuli:
     for part in gd.objective.parameter_slices.values():
         factor, B = gd.restricted(part)
         flat = B.reshape(len(B), -1)
-        outside = np.linalg.norm(factor.kernel.project(flat.T), axis=1)
-        residuals = range_residuals(outside, np.linalg.norm(flat, axis=0))
+        residuals = range_residuals(*outside_range(factor, flat.T))
         if not differentiable or residuals.max(initial=0.0) > CONSISTENCY_TOL:
             value, direction = np.inf, np.full(flat.shape[1], np.nan)
         else:

@@ -12,9 +12,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from ..linalg import KrylovInverse, KrylovSettings
+from ..linalg import KrylovInverse, KrylovSettings, probe
 from ..objective import Objective, PointProducts
-from ._stationarity import stationarity
+from ._stationarity import STILL_SHRINKING, stationarity
 
 __all__ = ["is_quadratic_interpolation", "levenberg_marquardt"]
 
@@ -28,8 +28,6 @@ _JACOBIAN_SHARE = 0.5
 # Relative residual of steps by products: an inexact step is as good while far away.
 _STEP_TOL = 1e-6
 _STEP_MAX_ITER = 300
-# A step that shrinks |rho| by less makes no progress worth another one.
-_STILL_SHRINKING = 0.5
 
 
 def is_quadratic_interpolation(objective: Objective, w: Array) -> bool:
@@ -89,7 +87,7 @@ def levenberg_marquardt(
             mu = max(mu / 10.0, 1e-15) if accepted else mu * 10.0
         if not accepted:
             break
-        shrank = np.linalg.norm(moved) < _STILL_SHRINKING * np.linalg.norm(rho)
+        shrank = np.linalg.norm(moved) < STILL_SHRINKING * np.linalg.norm(rho)
         w, rho = candidate, moved
         # |H| costs several gradients: ask only where the answer can be yes.
         near = np.linalg.norm(rho) <= np.sqrt(tol) * first
@@ -132,7 +130,7 @@ def _iterated_steps(objective: Objective, w: Array, blocks: Array) -> Solve:
         return (blocks @ products.jacobian(pull(u))[..., None]).ravel()
 
     # The mean eigenvalue, from one random vector.
-    z = np.random.default_rng(0).standard_normal(objective.n_equations)
+    z = probe(objective.n_equations)
     scale = float(z @ gram(z)) / len(z)
     settings = KrylovSettings(_STEP_TOL, _STEP_MAX_ITER, objective.budget(0.5))
 

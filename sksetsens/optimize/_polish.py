@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
 from ..exceptions import UnsupportedObjectiveError
-from ..linalg import PseudoInverse, SymmetricPseudoInverse
+from ..linalg import PseudoInverse, SymmetricPseudoInverse, probe
 from ..objective import Objective, PointProducts
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
-from ._stationarity import stationarity
-from ._trust_region import trust_region_newton
+from ._stationarity import STILL_SHRINKING, stationarity
+from ._trust_region import MAX_DENSE, SMALL, trust_region_newton
 
 __all__ = [
-    "NEWTON_MAX_PARAMS",
     "Polished",
     "check_curvature",
     "polish",
@@ -36,11 +36,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-# Up to this many weights a zero of R that is no minimum is continued by dense Newton.
-NEWTON_MAX_PARAMS = 3000
 _ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
-_LBFGS_MAX_ITER = 2000
 # Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
 # costs as much as a thousand gradients, not where it is never formed.
 _LBFGS_BEFORE_NEWTON = {
@@ -48,7 +45,6 @@ _LBFGS_BEFORE_NEWTON = {
     "large": (1e-8, 3000),
     "huge": (1e-6, 1000),
 }
-_SMALL = 300
 # Share of the initial curvature below which gradient and Hessian vanished together.
 _SATURATED = 1e-8
 _SATURATION = (
@@ -58,8 +54,6 @@ _SATURATION = (
 )
 # Growth of the weights' norm from which L-BFGS has left the scale of the training.
 _STRAYED = 10.0
-# A step that shrinks |R| by less makes no progress worth another one.
-_STILL_SHRINKING = 0.5
 
 
 @dataclass(frozen=True)
@@ -147,7 +141,7 @@ def check_curvature(objective: Objective, weights: Array) -> None:
     UnsupportedObjectiveError
         If H times a vector is not finite: no factorisation would end.
     """
-    v = np.random.default_rng(5).standard_normal(weights.size)
+    v = probe(weights.size)
     if np.isfinite(PointProducts(objective, weights).hessian(v)).all():
         return
     raise UnsupportedObjectiveError(
@@ -168,9 +162,10 @@ def _polished(
 ) -> Polished:
     start = np.asarray(weights, dtype=np.float64)
     initial = float(np.linalg.norm(objective.gradient(start)))
-    w, n_iter, methods = start, 0, []
+    w, n_iter, methods, here = start, 0, [], None
     for name, step in _plan(objective, start, warm, keep_index, nearby):
         w, iterations = step(objective, w, tol)
+        here = None
         n_iter += iterations
         methods.append(name)
         if name == "lbfgs":
@@ -180,11 +175,13 @@ def _polished(
                 break
             if np.linalg.norm(w) > _STRAYED * (1.0 + np.linalg.norm(start)):
                 w = start
-        elif _relative(objective, w) <= tol:
-            break
-    report = _report(objective, w, initial, n_iter, "+".join(methods), tol)
-    floor = _SATURATED * initial_curvature
-    if floor > 0.0 and objective.hessian_norm(w) < floor:
+        else:
+            here = _Place.of(objective, w)
+            if here.relative <= tol:
+                break
+    here = here or _Place.of(objective, w)
+    report = _report(objective, w, initial, n_iter, "+".join(methods), tol, here)
+    if here.hessian_norm < _SATURATED * initial_curvature:
         return replace(report, converged=False, status=_SATURATION)
     return report
 
@@ -202,7 +199,7 @@ def _plan(
     # rounding of null eigenvalues.
     if nearby is not None and not (interpolates and nearby.kernel_dim):
         plan.append(("chord", partial(_chord, nearby)))
-    if keep_index and objective.n_params <= NEWTON_MAX_PARAMS:
+    if keep_index and objective.n_params <= MAX_DENSE:
         return [*plan, ("newton-root", _newton_root)]
     if interpolates:
         plan.append(("levenberg-marquardt", levenberg_marquardt))
@@ -211,23 +208,37 @@ def _plan(
     return [*plan, ("newton", trust_region_newton)]
 
 
-def _relative(objective: Objective, w: Array) -> float:
-    return stationarity(objective, w, float(np.linalg.norm(objective.gradient(w))))
+@dataclass(frozen=True)
+class _Place:
+    """Norms of R and H at some weights, and how stationary they are."""
+
+    gradient_norm: float
+    hessian_norm: float
+    relative: float
+
+    @classmethod
+    def of(cls, objective: Objective, w: Array) -> Self:
+        R, H = float(np.linalg.norm(objective.gradient(w))), objective.hessian_norm(w)
+        return cls(R, H, stationarity(objective, w, R, H))
 
 
 def _report(
-    objective: Objective, w: Array, initial: float, n_iter: int, method: str, tol: float
+    objective: Objective,
+    w: Array,
+    initial: float,
+    n_iter: int,
+    method: str,
+    tol: float,
+    here: _Place,
 ) -> Polished:
-    norm = float(np.linalg.norm(objective.gradient(w)))
-    relative = stationarity(objective, w, norm)
-    converged = bool(relative <= tol)
-    status = "stationary" if converged else _why_not(objective, w, relative, tol)
+    converged = bool(here.relative <= tol)
+    status = "stationary" if converged else _why_not(objective, w, here.relative, tol)
     return Polished(
         w,
         objective.loss(w),
-        norm,
+        here.gradient_norm,
         initial,
-        relative,
+        here.relative,
         n_iter,
         method,
         converged,
@@ -285,15 +296,15 @@ def _chord(
 
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    size = "small" if objective.n_params <= _SMALL else "large"
-    if objective.n_params > NEWTON_MAX_PARAMS:
+    size = "small" if objective.n_params <= SMALL else "large"
+    if objective.n_params > MAX_DENSE:
         size = "huge"
     coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
     return _lbfgs(objective, w, max(tol, coarse), max_iter)
 
 
 def _lbfgs(
-    objective: Objective, w: Array, tol: float, max_iter: int = _LBFGS_MAX_ITER
+    objective: Objective, w: Array, tol: float, max_iter: int
 ) -> tuple[Array, int]:
     scale = objective.hessian_norm(w) * (1.0 + float(np.linalg.norm(w)))
     result = scipy.optimize.minimize(
@@ -328,7 +339,7 @@ def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int
         else:
             break
         w, gradient = w + t * step, moved
-        shrank = np.linalg.norm(gradient) < _STILL_SHRINKING * norm
-        if not shrank and _relative(objective, w) <= tol:
+        shrank = np.linalg.norm(gradient) < STILL_SHRINKING * norm
+        if not shrank and _Place.of(objective, w).relative <= tol:
             break
     return w, n_iter

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from ..linalg import probe
 from ..objective import Objective, PointProducts
 
 __all__ = ["scaled_stationarity", "weight_scales"]
@@ -71,7 +72,7 @@ def _agrees(
     objective: Objective, weights: Array, diagonal: Array, doubtful: NDArray[np.intp]
 ) -> bool:
     """Whether products at weights moved by rounding show the same diagonal."""
-    moves = np.random.default_rng(7).standard_normal(weights.size)
+    moves = probe(weights.size, stream=7)
     products = PointProducts(objective, weights * (1.0 + _MOVED * moves))
     unit = np.zeros(weights.size)
     for i in doubtful:

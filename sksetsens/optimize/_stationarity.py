@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..linalg import probe
 from ..objective import SINGLE_FROM, Objective, PointProducts
 
-__all__ = ["stationarity"]
+__all__ = ["STILL_SHRINKING", "stationarity"]
 
 Array = NDArray[np.float64]
+
+# A step that shrinks the residual by less makes no progress worth another one.
+STILL_SHRINKING = 0.5
 
 # Relative gradients above this are far from every tolerance: H is taken at its word.
 _EXAMINED = 1e-4
@@ -23,7 +27,12 @@ _FOLLOWS = 0.5
 _FIRST_STEP, _LAST_STEP, _GROWTH = 1e-12, 1e-2, 100.0
 
 
-def stationarity(objective: Objective, weights: Array, gradient_norm: float) -> float:
+def stationarity(
+    objective: Objective,
+    weights: Array,
+    gradient_norm: float,
+    hessian_norm: float | None = None,
+) -> float:
     r"""Relative stationarity :math:`|R| / (|H|_2 (1 + |w|))`.
 
     The numerator over :math:`|H|_2` is the length of the Newton step along the
@@ -39,7 +48,7 @@ def stationarity(objective: Objective, weights: Array, gradient_norm: float) -> 
     if gradient_norm == 0.0:
         return 0.0
     length = 1.0 + float(np.linalg.norm(weights))
-    norm = objective.hessian_norm(weights)
+    norm = objective.hessian_norm(weights) if hessian_norm is None else hessian_norm
     if not (norm > 0.0 and np.isfinite(norm)):
         return np.inf
     relative = gradient_norm / (norm * length)
@@ -52,7 +61,7 @@ def _share_followed(objective: Objective, w: Array, gradient_norm: float) -> flo
     """Slope of R over |H v| along a stiff direction v; 1 where R follows H."""
     single = objective.n_params >= SINGLE_FROM
     hessian = PointProducts(objective, w, single=single).hessian
-    v = hessian(np.random.default_rng(1).standard_normal(w.size))
+    v = hessian(probe(w.size, stream=1))
     v = v / np.linalg.norm(v)
     expected = float(np.linalg.norm(hessian(v)))
     length = 1.0 + float(np.linalg.norm(w))

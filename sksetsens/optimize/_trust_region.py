@@ -11,19 +11,20 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from .._progress import progress
-from ..linalg import Lanczos, ResidualNorms
+from ..linalg import Lanczos, ResidualNorms, probe
 from ..objective import Objective, PointProducts
 from ._scales import weight_scales
+from ._stationarity import STILL_SHRINKING
 
-__all__ = ["trust_region_newton"]
+__all__ = ["MAX_DENSE", "SMALL", "trust_region_newton"]
 
 Array = NDArray[np.float64]
 
 _NEWTON_MAX_ITER = 30
 # Weights up to which a Hessian costs milliseconds, and iterations are plentiful.
-_SMALL = 300
+SMALL = 300
 # Weights up to which H is formed; beyond it is projected on a Krylov space.
-_DENSE = 3000
+MAX_DENSE = 3000
 # Products per projected step, and what they leave of |R|: a tenth from afar, less the
 # nearer the solution is, for superlinear convergence (Eisenstat and Walker 1996).
 _KRYLOV_STEPS = 200
@@ -32,8 +33,6 @@ _FORCING = 0.1
 _ROUNDING = 1e-15
 # Relative step below which Newton, at quadratic convergence, has arrived.
 _STILL = 1e-8
-# A step that shrinks |R| by less makes no progress worth another one.
-_STILL_SHRINKING = 0.5
 # An iteration that has used its budget goes on, a third of it at a time and up to so
 # many times as long, while each part leaves this share of |R| or less.
 _EXTENSIONS = 4
@@ -111,7 +110,7 @@ class _Problem:
             S = self._scales
             H = self._objective.hessian(u * S) * S[:, None] * S
             return _QuadraticModel(H, gradient, u)
-        if self.n_params <= _DENSE:
+        if self.n_params <= MAX_DENSE:
             return _QuadraticModel(self._objective.hessian(u), gradient, u)
         return _KrylovModel(self._objective, gradient, u)
 
@@ -138,7 +137,7 @@ def _iterate(
         previous, start = value, w
         w, value, gradient, radius = _trusted_step(problem, model, w, value, radius)
         norm = float(np.linalg.norm(gradient))
-        shrank = norm < _STILL_SHRINKING * best_norm
+        shrank = norm < STILL_SHRINKING * best_norm
         # In a curved valley |R| rises while the loss falls: that is progress too.
         advanced = norm < best_norm or previous - value > 1e-6 * abs(previous)
         since_best = 0 if advanced else since_best + 1
@@ -172,7 +171,7 @@ def _last_steps(
         length = model.norm * (1.0 + float(np.linalg.norm(w)))
         candidate = w - model.solve(gradient, norm / length)
         moved = problem.value_and_gradient(candidate)[1]
-        if not float(np.linalg.norm(moved)) < _STILL_SHRINKING * norm:
+        if not float(np.linalg.norm(moved)) < STILL_SHRINKING * norm:
             return w, n_iter
         w, gradient, norm = candidate, moved, float(np.linalg.norm(moved))
     return w, _LAST_STEPS
@@ -180,7 +179,7 @@ def _last_steps(
 
 def _newton_budget(n_params: int) -> int:
     """Iterations allowed: many where an iteration costs milliseconds."""
-    return _NEWTON_MAX_ITER * (5 if n_params <= _SMALL else 1)
+    return _NEWTON_MAX_ITER * (5 if n_params <= SMALL else 1)
 
 
 class _Model(Protocol):
@@ -244,7 +243,7 @@ class _QuadraticModel:
     @cached_property
     def norm(self) -> float:
         """|H|_2 to a few per cent, by power iteration."""
-        v = np.random.RandomState(0).standard_normal(len(self.H))
+        v = probe(len(self.H))
         norm = 0.0
         for _ in range(30):
             v = self.H @ v

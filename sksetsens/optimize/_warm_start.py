@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..linalg import PseudoInverse
+from ..linalg import PseudoInverse, probe
 from ..objective import Objective
 from ._polish import Polished, polish
 
@@ -43,9 +43,7 @@ def continued(
     polished : Polished
     """
     if nudge:
-        along = factor.kernel.project(
-            np.random.RandomState(0).standard_normal(start.size)
-        )
+        along = factor.kernel.project(probe(start.size))
         length = float(np.linalg.norm(along))
         if length > 0.0:
             start = start + nudge * (1.0 + np.linalg.norm(start)) / length * along

@@ -240,6 +240,11 @@ def _worst_case(estimator: Any, X: Any, rows: NDArray[np.bool_]) -> Array:
             "perturbation='worst_case', which refers to the training data."
         )
     worst = estimator._moduli.worst(rows)
+    if worst is None:
+        raise ValueError(
+            "The 'perturbation' parameter must not be 'worst_case' where no solution "
+            "is trustworthy (see solution_set_.status): there is no modulus to attain."
+        )
     if not np.isfinite(worst.value):
         raise ValueError(
             "The 'perturbation' parameter must not be 'worst_case' where the "

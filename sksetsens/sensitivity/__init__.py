@@ -10,10 +10,11 @@ from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linear_range import LinearRange, linear_range
 from ._linearise import Linearisation, collect, linearise, warn_of
 from ._prediction import predict_set
-from ._reach import reach
+from ._reach import HOLDS_TOL, reach
 from ._sensitivity import sensitivity
 
 __all__ = [
+    "HOLDS_TOL",
     "AffineSet",
     "Coderivative",
     "Diagnosis",

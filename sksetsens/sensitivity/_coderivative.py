@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..linalg import CONSISTENCY_TOL
+from ..linalg import CONSISTENCY_TOL, outside_range
 from ._graphical_derivative import GraphicalDerivative
 
 __all__ = ["Coderivative", "CoderivativeValue"]
@@ -29,22 +29,27 @@ class CoderivativeValue:
     Attributes
     ----------
     value : ndarray of the shape of X
-        ``-B' H^+ p``; NaN where the set is empty.
+        ``-B' H^+ p``; NaN where the set is empty, and along entries of X that have no
+        derivative.
 
     residual : float
-        ``|P_ker p| / |p|``, Euclidean; 0 for p = 0.
+        ``|P_ker p| / |p|``, Euclidean in the units of H; 0 for p = 0.
 
     is_empty : bool
         Whether p leaves range H.
 
     status : str
         One sentence.
+
+    converged : bool
+        Whether iterative solves met their tolerance.
     """
 
     value: Array
     residual: float
     is_empty: bool
     status: str
+    converged: bool = True
 
 
 class Coderivative:
@@ -86,12 +91,25 @@ class Coderivative:
                 f"The 'p' parameter of Coderivative must be a finite array of shape "
                 f"{gd.weights.shape}. Got shape {p.shape} instead."
             )
-        norm = float(np.linalg.norm(p))
-        outside = float(np.linalg.norm(gd.kernel.project(p)))
+        unsolved = gd.n_unsolved
+        outside, norm = (float(length) for length in outside_range(gd.factor, p))
         residual = outside / norm if norm > 0 else 0.0
         shape = gd.objective.input_shape
-        if residual > CONSISTENCY_TOL:
+        if residual > CONSISTENCY_TOL and gd.n_unsolved == unsolved:
             status = f"empty: p leaves range H (relative residual {residual:.2g})"
             return CoderivativeValue(np.full(shape, np.nan), residual, True, status)
-        value = -gd.solution_operator.rmatvec(p).reshape(shape)
-        return CoderivativeValue(value, residual, False, "solved")
+        value = -gd.solution_operator.rmatvec(p)
+        status = "solved"
+        unknown = gd.undifferentiable.entries.ravel()
+        if unknown.any():
+            value = np.where(unknown, np.nan, value)
+            status += f"; NaN along {unknown.sum()} entries of X without a derivative"
+        converged = gd.n_unsolved == unsolved
+        if not converged:
+            status = (
+                "iterative solves ended before solver_tol: raise solver_max_iter or "
+                "solver_tol, or use solver='eigh' or 'dual' if the net is small enough"
+            )
+        return CoderivativeValue(
+            value.reshape(shape), residual, False, status, converged
+        )

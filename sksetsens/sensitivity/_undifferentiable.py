@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..linalg import probe_generator
 from ..objective import Objective, PointProducts
 
 __all__ = ["Undifferentiable", "column_sizes", "named", "undifferentiable"]
@@ -121,7 +122,7 @@ def undifferentiable(objective: Objective, weights: Array) -> Undifferentiable:
     """
     x = objective.inputs.reshape(objective.n_samples, -1)
     sizes = column_sizes(x)
-    rng = np.random.default_rng(2)
+    rng = probe_generator(2)
     u = rng.standard_normal((objective.n_samples, objective.n_outputs))
     step = _KINK_STEP * sizes * rng.standard_normal(x.shape)
     ahead, behind = _both_sides(objective, weights, x, step, u)

@@ -26,7 +26,7 @@ from .._validation import check_count, selection, unwrap, user_stacklevel
 from ..exceptions import IllPosedWarning
 from ..optimize import continued
 from ..perturbation import check_inputs
-from ..sensitivity import GraphicalDerivative, reach
+from ..sensitivity import HOLDS_TOL, GraphicalDerivative, reach
 from ._goals import Goal, PredictionGoal, WeightGoal, shortest_perturbation
 
 __all__ = ["TargetPerturbation", "target_perturbation"]
@@ -37,8 +37,6 @@ Array = NDArray[np.float64]
 _REACHED = 1e-8
 # Distance to the target, relative to 1 + |w|, below which the set contains it.
 _CONTAINED = 1e-12
-# Error of the first order that `holds_to` speaks of.
-_HOLDS = 0.1
 # Unreachable share from which a partial answer is warned of.
 _PARTIAL = 1e-2
 
@@ -234,7 +232,7 @@ def _solve(
         dX = dX + further
         reached = _retrained(gd, dX, final.tol)
     floor = 10.0 * float(np.linalg.norm(gd.objective.gradient(gd.weights)))
-    holds_to = reach(gd, dX, tol=_HOLDS, floor=floor)
+    holds_to = reach(gd, dX, tol=HOLDS_TOL, floor=floor)
     missing = (np.nan, np.nan) if reached is None else goal.missing(reached)
     error, to_point = (m / requested if requested else m for m in missing)
     return TargetPerturbation(

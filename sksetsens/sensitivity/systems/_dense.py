@@ -79,7 +79,8 @@ class Dense(Primal):
         return total
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
-        units = np.eye(self._objective.n_params)[part]
+        units = np.zeros((part.stop - part.start, self._objective.n_params))
+        units[:, part] = np.eye(len(units))
         # Scales and cut-off as of the whole H, which a layer of all weights is.
         block, factor = self._matrix[part, part], self.factor
         inverse: PseudoInverse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,13 @@ class MatrixFree(Primal):
         p = self._objective.n_params
         return operator((p, p), self._product, self._product)
 
+    @cached_property
+    def _cross_rounding(self) -> float:
+        """Rounding of ``B dx`` for a unit dx; E|Bz|^2 = |B|_F^2 for z normal."""
+        B = self.B
+        size = float(np.linalg.norm(B.matvec(probe(B.shape[1]))))
+        return _PRODUCT_ROUNDING * size
+
     @property
     def solution_operator(self) -> LinearOperator:
         """``H^+ B``; what is rounding of ``B dx`` is not solved for.
@@ -88,10 +96,7 @@ class MatrixFree(Primal):
         Iterations for singular values end among vectors with ``B dx = 0``, whose
         computed products leave range H.
         """
-        B, factor = self.B, self.factor
-        # E|Bz|^2 = |B|_F^2 for z standard normal.
-        probe = np.random.default_rng(0).standard_normal(B.shape[1])
-        rounding = _PRODUCT_ROUNDING * float(np.linalg.norm(B.matvec(probe)))
+        B, factor, rounding = self.B, self.factor, self._cross_rounding
 
         def forward(dx: Array) -> Array:
             noise = rounding * float(np.linalg.norm(dx))
@@ -112,6 +117,8 @@ class MatrixFree(Primal):
         # A random combination of columns lies in range H with probability 0 unless all
         # of them do: its residual stands for each.
         shape = matrix_shape(self._objective)
+        if self.factor.kernel.dim == 0:
+            return np.zeros(shape)
         dX = probe(*shape)
         residuals = np.full(shape, self._residual_of(dX))
         if not residuals.max(initial=0.0) > CONSISTENCY_TOL:
@@ -135,9 +142,11 @@ class MatrixFree(Primal):
         return share_outside(found)
 
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
-        units = np.eye(self._objective.n_params)[part] if _fits(part) else None
-        if units is None:
-            return refuse_basis(f"'minres' for {part.stop - part.start} weights")
+        size = part.stop - part.start
+        if size > _MAX_BLOCK:
+            return refuse_basis(f"'minres' for {size} weights")
+        units = np.zeros((size, self._objective.n_params))
+        units[:, part] = np.eye(size)
         block = np.stack([self._product(unit)[part] for unit in units])
         inverse = SymmetricPseudoInverse(
             0.5 * (block + block.T),
@@ -148,6 +157,8 @@ class MatrixFree(Primal):
 
     @property
     def target_range_residual(self) -> float:
+        if self.factor.kernel.dim == 0:
+            return 0.0
         dy = probe(*self._objective.target_shape)
         still = np.zeros(self._objective.input_shape)
         return share_outside(self.solve(still, dy))
@@ -169,10 +180,6 @@ class _GaussNewton:
         moved = self._products.jacobian(v)[..., None]
         pulled = self._products.jacobian_adjoint((self._curvature @ moved)[..., 0])
         return pulled + self._objective.penalty_product(self._w, v)
-
-
-def _fits(part: slice) -> bool:
-    return part.stop - part.start <= _MAX_BLOCK
 
 
 def share_outside(found: Solution) -> float:
