@@ -400,9 +400,12 @@ def _curve(fails=(False, False, True), n_folds=2, **arrays):
         "shift_norms": values,
         "nonlinearity": nonlinearity,
         "shift_errors": nonlinearity,
-        "trustworthy": np.ones((n, n_folds)),
     }
-    return SensitivityCurve(**{**settings, **arrays})
+    settings.update(arrays)
+    settings.setdefault(
+        "trustworthy", (settings["nonlinearity"] < 0.5).astype(np.float64)
+    )
+    return SensitivityCurve(**settings)
 
 
 def test_lines_are_means_over_the_folds():

@@ -88,7 +88,8 @@ class OutputDerivatives(ObjectiveBase):
         near = noise.reshape(outputs.shape)
         points = [outputs, near, near.sigmoid()]
         if self.has_real_targets and self._y.numel() == outputs.numel():
-            points.append(self._y.reshape(outputs.shape) + near * self._y.std())
+            spread = self._y.std(correction=0)
+            points.append(self._y.reshape(outputs.shape) + near * spread)
         # Random tangents: losses that a common shift leaves alone are flat along it.
         tangent = self._tensor(rng.standard_normal(noise.shape))
         return any(self._curves(w, point, tangent) for point in points)

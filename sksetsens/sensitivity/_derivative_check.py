@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from ..linalg import probe, probe_generator
 from ..objective import PointProducts
 from ._graphical_derivative import GraphicalDerivative
 from ._undifferentiable import column_sizes
@@ -159,7 +160,7 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
     Two directions must agree that they do not: one number may be steady by chance.
     """
     objective = gd.objective.untilted()
-    rng = np.random.default_rng(3)
+    rng = probe_generator(3)
     reach = np.abs(gd.weights)
     reach = reach + _LEAST_MOVE * (float(np.sqrt(np.mean(reach**2))) or 1.0)
     w = gd.weights + _MOVE * reach * rng.standard_normal(reach.size)
@@ -185,7 +186,7 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
 
 def _hessian(gd: GraphicalDerivative) -> Disagreement | None:
     gradient, w = gd.objective.gradient, gd.weights
-    v = np.random.default_rng(4).standard_normal(w.size)
+    v = probe(w.size, stream=4)
     v *= (1.0 + float(np.linalg.norm(w))) / np.linalg.norm(v)
     compared = _compare(
         lambda h: (gradient(w + h * v) - gradient(w - h * v)) / (2.0 * h),
@@ -202,10 +203,11 @@ def _is_curvature_of_loss(gd: GraphicalDerivative) -> bool:
 
     A cut gradient is the derivative of nothing, but may agree with itself: where what
     is cut off vanishes with the weights, R and H are those of another function. Two
-    steps must agree that the loss curves otherwise, and both stand out from rounding.
+    steps must agree that the loss curves otherwise while R does not, and both stand out
+    from rounding.
     """
     objective, w = gd.objective, gd.weights
-    v = np.random.default_rng(6).standard_normal(w.size)
+    v = probe(w.size, stream=6)
     v *= (1.0 + float(np.linalg.norm(w))) / np.linalg.norm(v)
     expected = float(v @ PointProducts(objective, w).hessian(v))
     here, missed = objective.loss(w), []
@@ -218,6 +220,10 @@ def _is_curvature_of_loss(gd: GraphicalDerivative) -> bool:
         rounding = _LOSS_ROUNDING * max(abs(here), abs(ahead)) / h**2
         miss = (ahead + behind - 2.0 * here) / h**2 - expected
         if not abs(miss) > _CURVATURE_TOL * abs(expected) + rounding:
+            return True
+        # Kinks between here and there bend R as they bend the loss.
+        bend = objective.gradient(w + h * v) - objective.gradient(w - h * v)
+        if not abs(v @ bend / (2.0 * h) - expected) <= _SAME_MISS * abs(miss):
             return True
         missed.append(miss)
     return not abs(missed[0] - missed[1]) <= _SAME_MISS * abs(missed[1])
@@ -232,7 +238,7 @@ def _data(gd: GraphicalDerivative) -> Disagreement | None:
     objective = gd.objective
     x = objective.inputs
     flat = x.reshape(len(x), -1)
-    dx = column_sizes(flat) * np.random.default_rng(5).standard_normal(flat.shape)
+    dx = column_sizes(flat) * probe(*flat.shape, stream=5)
     missing = gd.undifferentiable
     still = missing.jumps | missing.bent_rows[:, None]
     dx = np.where(still, 0.0, dx).reshape(x.shape)

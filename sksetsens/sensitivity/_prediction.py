@@ -17,16 +17,15 @@ from ..sets import PredictedSolutionSet
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linearise import spectral_evidence
-from ._reach import FirstOrderError, first_order_error
+from ._reach import HOLDS_TOL, FirstOrderError, first_order_error
 from ._undifferentiable import named
 
 __all__ = ["predict_set"]
 
 Array = NDArray[np.float64]
 
-# Share of the perturbed residual that the prediction leaves. Up to a tenth the shift
-# is first-order accurate; above a half the prediction removed less than it claims.
-_HOLDS, _FAILS = 0.1, 0.5
+# Error of the first order above which the prediction removed less than it claims.
+_FAILS = 0.5
 # Of an empty piece.
 _UNKNOWN = FirstOrderError(np.nan, np.nan, np.nan, False)
 
@@ -61,7 +60,7 @@ class _Piece:
         At a kink the derivative to one side may be the one that was asked for: there
         the measured error decides.
         """
-        return bool(self.jumping) or (self.moves_kinks and self.error.worse > _HOLDS)
+        return bool(self.jumping) or (self.moves_kinks and self.error.worse > HOLDS_TOL)
 
     @property
     def changes_rank(self) -> bool:
@@ -219,7 +218,7 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
             "X moves in entries on a kink of the net (relu(x) or abs(x) at 0, a tie of "
             f"a maximum), where the derivative is one-sided: {left}; retrain"
         )
-    if piece.error.worse <= _HOLDS:
+    if piece.error.worse <= HOLDS_TOL:
         return f"first order holds: {left}"
     if piece.error.worse < _FAILS:
         return f"first order is rough: {left}; set n_corrections=1"
@@ -268,12 +267,12 @@ def _warn(
     if far.any():
         worst = int(np.nanargmax(relative_error))
         # The error grows about in proportion to the perturbation.
-        share = _HOLDS / relative_error[worst]
+        share = HOLDS_TOL / relative_error[worst]
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
             f"{len(far)} solutions (largest error {relative_error[worst]:.2g}; see "
             "nonlinearity and shift_error). At the worst of them the first order errs "
-            f"by {_HOLDS:.0%} from about {share:.1g} of the perturbation on (see "
+            f"by {HOLDS_TOL:.0%} from about {share:.1g} of the perturbation on (see "
             "linear_range). Use a smaller perturbation, n_corrections, or retrain."
             f"{_other_data(perturbation)}",
             NonlinearityWarning,

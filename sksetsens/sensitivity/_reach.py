@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from ..objective import Objective
 from ._graphical_derivative import GraphicalDerivative
 
-__all__ = ["FirstOrderError", "first_order_error", "reach"]
+__all__ = ["HOLDS_TOL", "FirstOrderError", "first_order_error", "reach"]
 
 Array = NDArray[np.float64]
+
+# Error up to which the first order counts as holding.
+HOLDS_TOL = 0.1
 
 # |R| / (|H| (1 + |w|)) below this is rounding.
 _ROUNDING = 1e-15

@@ -24,9 +24,6 @@ from ..sets import PredictedSolutionSet, SolutionSet
 
 __all__ = ["SensitivityCurve", "sensitivity_curve"]
 
-# Share of the perturbed residual that a prediction may leave, as in its status.
-_FAILS = 0.5
-
 Array = NDArray[np.float64]
 
 
@@ -99,7 +96,7 @@ class SensitivityCurve:
     @property
     def first_order_fails(self) -> NDArray[np.bool_]:
         """Where a prediction cannot be trusted at some solution, (n_sizes, n_folds)."""
-        return ~(self.nonlinearity <= _FAILS) | (self.trustworthy < 1.0)
+        return ~(self.trustworthy >= 1.0)
 
 
 def sensitivity_curve(
