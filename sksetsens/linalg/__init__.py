@@ -16,6 +16,7 @@ from ._range_residual import outside_range, range_residuals
 from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
+from ._tangent import TangentInverse, independent_rows
 
 __all__ = [
     "CONSISTENCY_TOL",
@@ -35,7 +36,9 @@ __all__ = [
     "Solution",
     "Subspace",
     "SymmetricPseudoInverse",
+    "TangentInverse",
     "gram_inverse",
+    "independent_rows",
     "operator_norm",
     "outside_range",
     "probe",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import aslinearoperator
 
-from ..linalg import CONSISTENCY_TOL, operator_norm, outside_range, range_residuals
+from ..linalg import CONSISTENCY_TOL, operator_norm
 from ..sensitivity import GraphicalDerivative
 from ._modulus import certified_norm, modulus
 
@@ -150,13 +150,11 @@ def layer_moduli(gd: GraphicalDerivative) -> PartModuli:
     differentiable = not gd.undifferentiable.entries.any()
     values, directions = [], []
     for part in gd.objective.parameter_slices.values():
-        factor, B = gd.restricted(part)
-        flat = B.reshape(len(B), -1)
-        residuals = range_residuals(*outside_range(factor, flat.T))
+        moved, residuals = gd.restricted_map(part)
         if not differentiable or residuals.max(initial=0.0) > CONSISTENCY_TOL:
-            value, direction = np.inf, np.full(flat.shape[1], np.nan)
+            value, direction = np.inf, np.full(moved.shape[1], np.nan)
         else:
-            value, direction = operator_norm(aslinearoperator(factor.apply(flat.T).T))
+            value, direction = operator_norm(aslinearoperator(moved))
         values.append(value)
         directions.append(direction.reshape(shape))
     return PartModuli(np.array(values), np.stack(directions))

@@ -6,7 +6,9 @@ NumPy arrays. May import: networks, _validation, _compat, exceptions.
 
 from ._checks import bare_net, check_objective, initialised_net, shape_targets
 from ._freezing import rehearse_freezing
+from ._gates import Kinks
 from ._isolation import isolated, kernels_kept, single_threaded
+from ._kink_functions import Ramps
 from ._memory import memory_explained
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
@@ -14,8 +16,10 @@ from ._stacked import Trained, train_together, why_not_together
 
 __all__ = [
     "SINGLE_FROM",
+    "Kinks",
     "Objective",
     "PointProducts",
+    "Ramps",
     "Trained",
     "bare_net",
     "check_objective",

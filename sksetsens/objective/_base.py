@@ -18,6 +18,7 @@ from ._criteria import analysed_criterion
 from ._decay import weight_decay
 from ._layerwise import linear_layers
 from ._net_function import NetFunction
+from ._ramps import Gating
 
 Array = NDArray[np.float64]
 Tensor = torch.Tensor
@@ -54,8 +55,9 @@ class ObjectiveBase:
         self._decays = weight_decay(net)
         self._split_parameters()
         self._tilt: Tensor | None = None
-        # Data, constants and weights of the outputs that were evaluated last.
-        self._kept_outputs: tuple[Any, Any, Any, Any] = (None, None, None, None)
+        self._gating: Gating | None = None
+        # What the outputs belong to that were evaluated last, their weights, they.
+        self._kept_outputs: tuple[Any, Any, Any] = ((), None, None)
         # What the last gradient belongs to, its weights, the value and itself.
         self._kept_gradient: tuple[Any, Any, float, Any] = ((), None, 0.0, None)
         self.batch_size = batch_size
@@ -125,7 +127,7 @@ class ObjectiveBase:
         other._core = NetFunction(skeleton_net(net, module, net.criterion_))
         other._tilt = None  # It belongs to other weights.
         other._split_parameters()
-        other._kept_outputs = (None, None, None, None)
+        other._kept_outputs = ((), None, None)
         other._kept_gradient = ((), None, 0.0, None)
         other._measure()
         return other
@@ -277,7 +279,7 @@ class ObjectiveBase:
             for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
         }
 
-    def _call(self, w: Tensor, *args: Any) -> Tensor:
+    def _call(self, w: Tensor, *args: Any, rows: Any = None) -> Tensor:
         constants = self._constants
         if w.dtype != self._dtype:
             constants = {
@@ -286,10 +288,12 @@ class ObjectiveBase:
             }
         values = {**self._unflatten(w), **constants}
         with self._core.turn:
-            return functional_call(self._core, values, args)
+            gates = {"gating": self._gating, "rows": rows}
+            return functional_call(self._core, values, args, gates)
 
-    def _forward(self, w: Tensor, x: Tensor) -> Tensor:
-        return self._call(w, "outputs", x)
+    def _forward(self, w: Tensor, x: Tensor, rows: Any = None) -> Tensor:
+        """Outputs of x, which holds those rows of the data; None for all."""
+        return self._call(w, "outputs", x, rows=rows)
 
     def _loss(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         data_term = self._call(w, "loss", outputs, x, y)
@@ -359,19 +363,23 @@ class ObjectiveBase:
 
     def _outputs(self, w: Tensor) -> Tensor:
         """Outputs of all rows, kept for questions about the same weights."""
-        x, constants, at, outputs = self._kept_outputs
-        if x is self._x and constants is self._constants and torch.equal(at, w):
+        owners, at, outputs = self._kept_outputs
+        asked = self._x, self._constants, self._gating
+        same = all(one is other for one, other in zip(owners, asked, strict=False))
+        if owners and same and torch.equal(at, w):
             return outputs
         outputs = self._evaluated(w)
-        self._kept_outputs = self._x, self._constants, w.detach().clone(), outputs
+        self._kept_outputs = asked, w.detach().clone(), outputs
         return outputs
 
     def _evaluated(self, w: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self._forward(w, self._x[b]) for b in self._batches()])
+            parts = [self._forward(w, self._x[b], b) for b in self._batches()]
+            return torch.cat(parts)
 
     def _on_rows(self, X: NDArray[Any]) -> Self:
         other = copy.copy(self)
+        other._gating = None  # It belongs to the data.
         other._x = self._tensor(X)
         other.n_samples = other._x.shape[0]
         return other
@@ -403,7 +411,14 @@ class ObjectiveBase:
 
     @property
     def _owners(self) -> tuple[Any, ...]:
-        return self._x, self._y, self._constants, self.decay, self._tilt
+        return (
+            self._x,
+            self._y,
+            self._constants,
+            self.decay,
+            self._tilt,
+            self._gating,
+        )
 
     # Values ----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ class LinearLayers:
         Parameters
         ----------
         forward : callable
-            Outputs of rows at fixed weights.
+            Outputs at fixed weights of x and the rows of the data that it holds.
         x : Tensor of shape (n_rows, ...)
         r : Tensor of shape (n_rows, n_outputs)
             Gradient of the loss in the outputs.
@@ -147,10 +148,11 @@ class LinearLayers:
         """
         total = x.new_zeros((self._n_params, self._n_params))
         step = self._n_rows(x)
-        chunks = (t.split(step) for t in (x, r, curvature))
         with DERIVATIVES, self._core.turn:
-            for rows, r_rows, c_rows in zip(*chunks, strict=True):
-                self._add_lower(total, forward, rows, r_rows, c_rows)
+            for start in range(0, len(x), step):
+                rows = slice(start, start + step)
+                of_rows = partial(forward, rows=rows)
+                self._add_lower(total, of_rows, x[rows], r[rows], curvature[rows])
         upper = torch.tril(total, -1).T
         total = torch.tril(total) + upper
         places = torch.cat([layer.places.reshape(-1) for layer in self._layers])

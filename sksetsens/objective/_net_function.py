@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from ._isolation import ATTENTION, DERIVATIVES, Turn
+from ._ramps import Gating, RampMode
 
 Tensor = torch.Tensor
 
@@ -65,15 +66,27 @@ class NetFunction(torch.nn.Module):
         super().__setstate__({**state, "net": net, "turn": Turn()})
         net.__dict__["module_"] = self.module
 
-    def forward(self, task: str, *args: Tensor) -> Tensor:
-        """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y)."""
+    def forward(
+        self,
+        task: str,
+        *args: Tensor,
+        gating: Gating | None = None,
+        rows: Any = None,
+    ) -> Tensor:
+        """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y).
+
+        Ramps are evaluated by a gating where there is one; ``rows`` are then those of
+        all the data that x holds.
+        """
         with _plain_attention() if self.attends else contextlib.nullcontext():
             if task == "outputs":
-                return self.net.infer(args[0])
+                with _gated(gating, rows, in_loss=False):
+                    return self.net.infer(args[0])
             if task == "value":
                 args = (self.net.infer(args[0]), *args)
             outputs, x, y = args
-            return self.net.get_loss(outputs, y, X=x, training=True)
+            with _gated(gating, rows, in_loss=True):
+                return self.net.get_loss(outputs, y, X=x, training=True)
 
     def note_attention(self, x: Tensor) -> None:
         """Look whether the module evaluates attention on a few rows.
@@ -97,6 +110,12 @@ class _AttentionSeen(TorchFunctionMode):
     ) -> Any:
         self.any |= getattr(func, "__name__", "") in _ATTENTION
         return func(*args, **(kwargs or {}))
+
+
+def _gated(gating: Gating | None, rows: Any, *, in_loss: bool) -> Any:
+    if gating is None:
+        return contextlib.nullcontext()
+    return RampMode(gating, rows, in_loss)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from torch.func import grad, grad_and_value
 
 from ._base import Array, Tensor
+from ._kink_functions import KinkFunctions
 from ._kinks import KinkCounter
 from ._net_function import map_rows, push
-from ._output_derivatives import OutputDerivatives
 from ._products import PointProducts
 
 # Share of the root mean square by which inputs and weights move to see which ties of
@@ -28,7 +29,7 @@ _PRODUCT_TOL = 1e-9
 SINGLE_FROM = 10_000
 
 
-class Objective(OutputDerivatives):
+class Objective(KinkFunctions):
     r"""Full-batch objective :math:`L(x, w)` of a skorch net and its derivatives.
 
     .. math:: L(x, w) = \ell(f(x, w), y) + \tfrac12 \sum_j \lambda_j w_j^2
@@ -106,13 +107,13 @@ class Objective(OutputDerivatives):
             self._outputs(w), w, self._x, self._y
         )
         rows = (
-            grad(self._pairing, argnums=wrt)(w, self._x[b], r[b])
+            grad(partial(self._pairing, b), argnums=wrt)(w, self._x[b], r[b])
             for b in self._batches()
         )
         return value, self._sum_up(direct, rows, wrt)
 
-    def _pairing(self, w: Tensor, x: Tensor, r: Tensor) -> Tensor:
-        return (self._forward(w, x) * r).sum()
+    def _pairing(self, rows: slice, w: Tensor, x: Tensor, r: Tensor) -> Tensor:
+        return (self._forward(w, x, rows) * r).sum()
 
     @staticmethod
     def _sum_up(
@@ -160,7 +161,7 @@ class Objective(OutputDerivatives):
         )
         rows = (
             push(
-                grad(self._pairing, argnums=wrt),
+                grad(partial(self._pairing, b), argnums=wrt),
                 (w, self._x[b], r[b]),
                 (dw, None if dx is None else dx[b], dr[b]),
             )[1]
@@ -173,7 +174,11 @@ class Objective(OutputDerivatives):
     ) -> tuple[Tensor, Tensor]:
         """Outputs of all rows and their derivative."""
         parts = [
-            push(self._forward, (w, self._x[b]), (dw, None if dx is None else dx[b]))
+            push(
+                partial(self._forward, rows=b),
+                (w, self._x[b]),
+                (dw, None if dx is None else dx[b]),
+            )
             for b in self._batches()
         ]
         outputs, moved = zip(*parts, strict=True)
@@ -247,7 +252,7 @@ class Objective(OutputDerivatives):
             return None
         w = self._tensor(weights)
         H = self._layers.hessian(
-            lambda x: self._forward(w, x),
+            partial(self._forward, w),
             self._x,
             self._tensor(self.output_gradient(weights)),
             self._tensor(self.output_hessian(weights)),

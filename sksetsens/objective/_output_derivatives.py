@@ -27,11 +27,16 @@ class OutputDerivatives(ObjectiveBase):
     ) -> Array:
         """Jacobian of each row's outputs, or of what ``after`` makes of them."""
 
-        def one_row(w_: Tensor, x_: Tensor) -> Tensor:
-            outputs = self._forward(w_, x_.unsqueeze(0))
+        def one_row(w_: Tensor, x_: Tensor, row: slice | None = None) -> Tensor:
+            outputs = self._forward(w_, x_.unsqueeze(0), row)
             return (outputs if after is None else after(outputs)).reshape(-1)
 
         def jacobians(rows: Tensor) -> Tensor:
+            if self._gating is not None:  # Each row has gates of its own.
+                each = jacrev(one_row, argnums=argnum)
+                ones = (slice(i, i + 1) for i in range(len(rows)))
+                pairs = zip(rows, ones, strict=True)
+                return torch.stack([each(w, row, one) for row, one in pairs])
             try:
                 together = vmap(jacrev(one_row, argnums=argnum), in_dims=(None, 0))
                 return together(w, rows)
@@ -41,6 +46,7 @@ class OutputDerivatives(ObjectiveBase):
 
         size = self.n_params if argnum == 0 else self._x[0].numel()
         step = self._tangent_rows(self.n_outputs * (size + self._activations))
+        step = self.n_samples if self._gating is not None else step
         blocks = [self._numpy(jacobians(rows)) for rows in self._x.split(step)]
         return np.concatenate(blocks).reshape(self.n_samples, -1, size)
 

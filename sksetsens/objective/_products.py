@@ -9,6 +9,7 @@ without a second reverse derivative, every product starts anew in row batches.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ class PointProducts:
             total = torch.zeros_like(w)
             rows = o._tensor(u)
             for b in o._batches():
-                outputs = o._forward(w, o._x[b])
+                outputs = o._forward(w, o._x[b], b)
                 total += self._derivative(outputs, w, rows[b].reshape(outputs.shape))
         return self._numpy(total)
 
@@ -186,7 +187,8 @@ class PointProducts:
         found = np.empty((len(rows), o.n_params), _NUMPY[self._dtype])
         for row in np.unique(rows):
             with torch.enable_grad():
-                f = o._forward(w, o._x[row : row + 1].to(self._dtype)).reshape(-1)
+                one = slice(row, row + 1)
+                f = o._forward(w, o._x[one].to(self._dtype), one).reshape(-1)
             for j in np.flatnonzero(rows == row):
                 along = self._tensor(directions[j])
                 found[j] = self._derivative(f, w, along).cpu().numpy()
@@ -197,7 +199,9 @@ class PointProducts:
         o = self._objective
         direction = o._tensor(dx).reshape(o._x.shape)
         moved = [
-            push(lambda x: o._forward(self._weights, x), (o._x[b],), (direction[b],))[1]
+            push(
+                partial(o._forward, self._weights, rows=b), (o._x[b],), (direction[b],)
+            )[1]
             for b in o._batches()
         ]
         return o._numpy(torch.cat(moved)).reshape(o.n_samples, o.n_outputs)
@@ -210,7 +214,7 @@ class PointProducts:
             parts = []
             for b in o._batches():
                 x = o._x[b].detach().requires_grad_()
-                outputs = o._forward(self._weights, x)
+                outputs = o._forward(self._weights, x, b)
                 if not outputs.requires_grad:  # Cut off from the data altogether.
                     parts.append(torch.zeros_like(x))
                     continue

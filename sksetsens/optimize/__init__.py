@@ -4,6 +4,7 @@ Trust-region Newton, Levenberg-Marquardt, L-BFGS, warm starts; knows objectives 
 H only. May import: objective, linalg, and what is below.
 """
 
+from ._kinks import stationary_on_kinks
 from ._polish import Polished, check_curvature, polish, stationarity
 from ._scales import scaled_stationarity, weight_scales
 from ._warm_start import continued
@@ -15,5 +16,6 @@ __all__ = [
     "polish",
     "scaled_stationarity",
     "stationarity",
+    "stationary_on_kinks",
     "weight_scales",
 ]

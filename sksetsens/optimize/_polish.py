@@ -7,22 +7,25 @@ perturbation size, so each training is followed by one of
 - Levenberg-Marquardt with the step taken in the dual, where a quadratic loss has
   fewer outputs than weights (interpolation);
 - trust-region Newton on the exact Hessian, dense or on Krylov spaces;
-- L-BFGS, before Newton from a cold start.
+- L-BFGS, before Newton from a cold start;
+- a homotopy to the kinks of nets with ramps, and Newton on these.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
 
 import numpy as np
-import scipy.optimize
 from numpy.typing import NDArray
 
 from ..exceptions import UnsupportedObjectiveError
 from ..linalg import PseudoInverse, SymmetricPseudoInverse, probe
-from ..objective import Objective, PointProducts
+from ..objective import Kinks, Objective, PointProducts
+from ._active_kinks import KinkSolution
+from ._kinks import continued_on_kinks, minimised_on_kinks
+from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
 from ._stationarity import STILL_SHRINKING, stationarity
 from ._trust_region import MAX_DENSE, SMALL, trust_region_newton
@@ -75,6 +78,8 @@ class Polished:
         Whether ``stationarity <= tol``.
     status : str
         One sentence.
+    kinks : Kinks
+        On which the weights are stationary: R is then that at their gates.
     """
 
     weights: Array
@@ -86,6 +91,7 @@ class Polished:
     method: str
     converged: bool
     status: str
+    kinks: Kinks = field(default_factory=Kinks.none)
 
 
 def polish(
@@ -126,10 +132,14 @@ def polish(
     UnsupportedObjectiveError
         If H is not finite where it ends.
     """
-    polished = _polished(
-        objective, weights, tol, warm, keep_index, nearby, initial_curvature
-    )
-    check_curvature(objective, polished.weights)
+    kinks, objective = objective.kinks, objective.off_kinks()
+    if _can_have_kinks(objective, weights, keep_index):
+        polished = _polished_on_kinks(objective, weights, kinks, tol, warm)
+    else:
+        polished = _polished(
+            objective, weights, tol, warm, keep_index, nearby, initial_curvature
+        )
+    check_curvature(objective.on_kinks(polished.kinks), polished.weights)
     return polished
 
 
@@ -149,6 +159,52 @@ def check_curvature(objective: Objective, weights: Array) -> None:
         "there, as a root at zero has none. Use a criterion and a module that are "
         "smooth at the solution, for example the square of the root."
     )
+
+
+def _can_have_kinks(objective: Objective, w: Array, keep_index: bool) -> bool:
+    """Whether minimisers may sit on kinks that are to be solved for.
+
+    Where a net interpolates, forces vanish with the residual.
+    """
+    if keep_index or objective.n_params > MAX_DENSE or not objective.has_ramps:
+        return False
+    return not (is_quadratic_interpolation(objective, w) or _runs_away(objective, w))
+
+
+def _polished_on_kinks(
+    objective: Objective, start: Array, kinks: Kinks, tol: float, warm: bool
+) -> Polished:
+    initial = float(np.linalg.norm(objective.gradient(start)))
+    if warm:
+        found = continued_on_kinks(objective, start, kinks)
+    else:
+        found = minimised_on_kinks(objective, start)
+    w, gated = found.weights, found.active.fixed(objective)
+    here = _Place.of(gated, w)
+    relative = max(here.relative, found.off_kinks)
+    solved = found.is_consistent and found.is_minimum
+    converged = bool(solved and relative <= tol)
+    return Polished(
+        w,
+        objective.loss(w),
+        here.gradient_norm,
+        initial,
+        relative,
+        found.n_iter,
+        "kinks",
+        converged,
+        "stationary" if converged else _why_not_on_kinks(objective, found, relative),
+        found.kinks if solved else Kinks.none(),
+    )
+
+
+def _why_not_on_kinks(
+    objective: Objective, found: KinkSolution, relative: float
+) -> str:
+    if _runs_away(objective, found.weights):
+        return _why_not(objective, found.weights, relative, 0.0)
+    head = f"not stationary on its kinks: relative residual {relative:.2g}"
+    return f"{head}; train longer, or add weight decay"
 
 
 def _polished(
@@ -300,27 +356,7 @@ def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, in
     if objective.n_params > MAX_DENSE:
         size = "huge"
     coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
-    return _lbfgs(objective, w, max(tol, coarse), max_iter)
-
-
-def _lbfgs(
-    objective: Objective, w: Array, tol: float, max_iter: int
-) -> tuple[Array, int]:
-    scale = objective.hessian_norm(w) * (1.0 + float(np.linalg.norm(w)))
-    result = scipy.optimize.minimize(
-        objective.value_and_gradient,
-        w,
-        jac=True,
-        method="L-BFGS-B",
-        options={
-            "maxiter": max_iter,
-            "maxfun": 2 * max_iter,
-            "maxcor": 30,
-            "ftol": 0.0,
-            "gtol": tol * scale / np.sqrt(w.size),
-        },
-    )
-    return (result.x if np.isfinite(result.fun) else w), int(result.nit)
+    return lbfgs(objective, w, max(tol, coarse), max_iter)
 
 
 def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:

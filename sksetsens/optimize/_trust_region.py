@@ -48,7 +48,7 @@ _PATIENCE = 6
 
 
 def trust_region_newton(
-    objective: Objective, w: Array, tol: float
+    objective: Objective, w: Array, tol: float, *, enough: float = 0.0
 ) -> tuple[Array, int]:
     """Trust-region Newton on the exact Hessian, with exact subproblems.
 
@@ -68,6 +68,8 @@ def trust_region_newton(
     tol : float
         Relative stationarity asked for; the iteration goes on below it while steps
         still move the weights, to rounding.
+    enough : float, default=0.0
+        Where positive, ``|R|`` at which it ends, whatever the tolerance.
 
     Returns
     -------
@@ -75,8 +77,8 @@ def trust_region_newton(
         Point with the smallest gradient.
     n_iter : int
     """
-    w, n_iter, model = _iterate(_Problem(objective), w, tol)
-    if not isinstance(model, _QuadraticModel):
+    w, n_iter, model = _iterate(_Problem(objective), w, tol, enough)
+    if enough or not isinstance(model, _QuadraticModel):
         return w, n_iter
     scales = weight_scales(objective, model.at, model.H)
     if scales is None:
@@ -116,12 +118,12 @@ class _Problem:
 
 
 def _iterate(
-    problem: _Problem, w: Array, tol: float
+    problem: _Problem, w: Array, tol: float, enough: float = 0.0
 ) -> tuple[Array, int, _Model | None]:
     """The iteration in the problem's own units, and its last model."""
     value, gradient = problem.value_and_gradient(w)
     norm = best_norm = float(np.linalg.norm(gradient))
-    if norm == 0.0:
+    if norm <= enough:
         return w, 0, None
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
@@ -149,9 +151,11 @@ def _iterate(
         length = float(np.linalg.norm(w - start)) / (1.0 + float(np.linalg.norm(w)))
         still = length <= _STILL or not shrank
         done = relative <= tol and (relative <= _ROUNDING or still)
+        if enough:
+            done = best_norm <= enough
         if done or since_best >= _PATIENCE or radius == 0.0 or norm == 0.0:
             break
-    if done and isinstance(model, _QuadraticModel):
+    if not enough and done and isinstance(model, _QuadraticModel):
         best, more = _last_steps(problem, model, best)
         n_iter += more
     return best, n_iter, model

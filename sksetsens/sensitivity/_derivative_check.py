@@ -159,7 +159,7 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
 
     Two directions must agree that they do not: one number may be steady by chance.
     """
-    objective = gd.objective.untilted()
+    objective = gd.smooth.untilted()
     rng = probe_generator(3)
     reach = np.abs(gd.weights)
     reach = reach + _LEAST_MOVE * (float(np.sqrt(np.mean(reach**2))) or 1.0)
@@ -185,12 +185,12 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
 
 
 def _hessian(gd: GraphicalDerivative) -> Disagreement | None:
-    gradient, w = gd.objective.gradient, gd.weights
+    gradient, w = gd.smooth.gradient, gd.weights
     v = probe(w.size, stream=4)
     v *= (1.0 + float(np.linalg.norm(w))) / np.linalg.norm(v)
     compared = _compare(
         lambda h: (gradient(w + h * v) - gradient(w - h * v)) / (2.0 * h),
-        PointProducts(gd.objective, w).hessian(v),
+        PointProducts(gd.smooth, w).hessian(v),
     )
     disagreement = _HESSIAN[compared]
     if disagreement is None and not _is_curvature_of_loss(gd):
@@ -206,7 +206,7 @@ def _is_curvature_of_loss(gd: GraphicalDerivative) -> bool:
     steps must agree that the loss curves otherwise while R does not, and both stand out
     from rounding.
     """
-    objective, w = gd.objective, gd.weights
+    objective, w = gd.smooth, gd.weights
     v = probe(w.size, stream=6)
     v *= (1.0 + float(np.linalg.norm(w))) / np.linalg.norm(v)
     expected = float(v @ PointProducts(objective, w).hessian(v))
@@ -235,7 +235,7 @@ def _data(gd: GraphicalDerivative) -> Disagreement | None:
     Rows with a kink stay where they are, however small it is for the outputs: it may be
     larger for R.
     """
-    objective = gd.objective
+    objective = gd.smooth
     x = objective.inputs
     flat = x.reshape(len(x), -1)
     dx = column_sizes(flat) * probe(*flat.shape, stream=5)

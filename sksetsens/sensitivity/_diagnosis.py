@@ -19,6 +19,7 @@ from ..linalg import CONSISTENCY_TOL, probe
 from ..objective import SINGLE_FROM, Objective
 from ._derivative_check import check_derivatives
 from ._graphical_derivative import GraphicalDerivative
+from ._revival import revival_slope
 
 __all__ = [
     "OBSTRUCTION_TOL",
@@ -67,6 +68,11 @@ _SCALES_APART = 1e4
 _NEGLECT_TOL = 1e-2
 
 
+# Gates nearer to 0 or 1, and dead units with less of a slope against revival, are no
+# longer what they are within any perturbation worth the name.
+_STRICT, _ALIVE = 1e-6, 1e-3
+
+
 class Finding(Enum):
     """What denies first order its trust at a solution.
 
@@ -98,6 +104,19 @@ class Finding(Enum):
     KINK = (
         "the objective has a kink here{where}: the curvature jumps by {jump:.0%} and H "
         "is one of several; use a smooth activation (tanh, softplus){loss}"
+    )
+    NOT_STRICT = (
+        "a kink is about to change: its gate is within {strictness:.1g} of 0 or 1, "
+        "where the solutions move differently to both sides; add weight decay, or train "
+        "from another start"
+    )
+    TWIN_KINKS = (
+        "kinks that move together (of duplicated rows) part where the data does: no "
+        "first order describes that; remove duplicated rows, or weight them"
+    )
+    REVIVAL = (
+        "a dead unit lowers the loss when it revives (slope {slope:.2g} of its "
+        "curvature): no minimum, or about to be none; train from another start"
     )
     HOLDS_OUTPUTS = (
         "{note}; H itself, whose kernel and signs would tell a minimum, is not "
@@ -187,6 +206,13 @@ def diagnose(
     ratio = _unresolved_scales(gd)
     if ratio > _SCALES_APART:
         found[Finding.SCALES_APART] = {"ratio": ratio}
+    if gd.strictness < _STRICT:
+        found[Finding.NOT_STRICT] = {"strictness": max(gd.strictness, 0.0)}
+    if gd.has_twin_kinks:
+        found[Finding.TWIN_KINKS] = {}
+    slope = revival_slope(gd) if is_stationary else np.inf
+    if slope < _ALIVE:
+        found[Finding.REVIVAL] = {"slope": slope}
     jump = _kink_jump(gd)
     checked = check_derivatives(gd, is_smooth=jump <= _KINK_TOL)
     neglects = gd.neglected_curvature > _NEGLECT_TOL
@@ -237,11 +263,19 @@ def _about_kinks(gd: GraphicalDerivative, jump: float) -> dict[str, Any]:
 def _kind(gd: GraphicalDerivative) -> str:
     """What a trustworthy solution is."""
     told = ""
+    n_dead = gd.kinks.n_dead_units
+    if n_dead:
+        told = f"; {n_dead} dead unit{'s' if n_dead > 1 else ''}"
     if gd.objective.is_tilted:
-        told = " (early-stopped: of the objective tilted by the gradient left)"
+        told += " (early-stopped: of the objective tilted by the gradient left)"
     if gd.undifferentiable.sentence:
         told += f"; {gd.undifferentiable.sentence}"
-    dim = gd.factor.kernel_dim
+    dim, n = gd.factor.kernel_dim, len(gd.kinks)
+    if n:
+        where = f"{n} kink{'s' if n > 1 else ''}"
+        if dim == 0:
+            return f"minimum on {where}: positive definite on their tangent space{told}"
+        return f"minimum on {where}, in a set of dimension {dim}{told}"
     if dim == 0:
         return f"isolated minimum: H is positive definite{told}"
     estimated = "" if gd.factor.is_rank_exact else " or so (estimated)"
@@ -262,7 +296,7 @@ def _kink_jump(gd: GraphicalDerivative) -> float:
     units, hessian_norm = gd.units
 
     def gradient(w: Array) -> Array:
-        return units * gd.objective.gradient(units * w)
+        return units * gd.smooth.gradient(units * w)
 
     w = gd.weights / units
     h = _KINK_STEP * (1.0 + float(np.linalg.norm(_felt(gd) / units)))
@@ -402,14 +436,14 @@ def off_manifold(
         Near 0 on a manifold; of order 1 and above where the rank changes; inf where
         the iteration diverges, so far from the solution.
     """
-    w, scales = start, gd.factor.scales
-    at_solution = float(np.linalg.norm(scales * gd.objective.gradient(gd.weights)))
+    w = start
+    at_solution = gd.length_of_residual(gd.objective, gd.weights)
     for _ in range(_N_ITERATED_STEPS if gd.is_matrix_free else _N_CHORD_STEPS):
         step = gd.newton_step(w, objective, enough=enough)
         w = w + step
         if not gd.length(w) <= _DIVERGED * (1.0 + gd.length(start)):
             return np.inf
-        norm = float(np.linalg.norm(scales * objective.gradient(w)))
+        norm = gd.length_of_residual(objective, w)
         if norm <= _floor(gd, w) + 10.0 * at_solution + enough:
             return 0.0
         if gd.length(step) <= 1e-14 * gd.length(w):

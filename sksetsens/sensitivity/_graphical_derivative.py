@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ..linalg import PseudoInverse, Reason, Subspace
-from ..objective import Objective
+from ..objective import Kinks, Objective
+from ..optimize import stationary_on_kinks
 from ._undifferentiable import Undifferentiable, undifferentiable
-from .systems import Point, Solver, choose_system
+from .systems import Kinked, Point, Solver, choose_system
 
 __all__ = ["AffineSet", "GraphicalDerivative"]
 
@@ -188,6 +189,10 @@ class GraphicalDerivative:
         """
         return self._system.residual_norm(objective, weights)
 
+    def length_of_residual(self, objective: Objective, weights: Array) -> float:
+        """``|S R|`` in the `units` of H; at kinks, of their system K."""
+        return self._system.length_of_residual(objective, weights)
+
     @property
     def residual_scale(self) -> float:
         """Norm of the derivative in the weights of what `residual_norm` measures."""
@@ -232,6 +237,8 @@ class GraphicalDerivative:
         -------
         derivative : GraphicalDerivative
         """
+        if isinstance(self._system, Kinked):
+            objective = self._system.gated(objective, weights)
         factor, scales = self.factor, self.factor.scales
         rank = factor.rank if keep_rank and not self.is_matrix_free else None
         there = GraphicalDerivative.__new__(GraphicalDerivative)
@@ -248,6 +255,32 @@ class GraphicalDerivative:
             )
         )
         return there
+
+    def on_other_kinks(
+        self, objective: Objective, weights: Array
+    ) -> GraphicalDerivative | None:
+        """The derivative at the solution next to weights, on whatever kinks it sits.
+
+        Parameters
+        ----------
+        objective : Objective
+            On nearby data.
+        weights : ndarray of shape (n_params,)
+            What is predicted of its solution.
+
+        Returns
+        -------
+        derivative : GraphicalDerivative or None
+            None where the net has no kinks, or no such solution was found.
+        """
+        plain = objective.off_kinks()
+        if not (self.kinks.holds and plain.has_ramps):
+            return None
+        found = stationary_on_kinks(plain, weights, self.kinks)
+        if found is None:
+            return None
+        at, kinks = found
+        return GraphicalDerivative(plain.on_kinks(kinks), at, solver=self.solver)
 
     def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:
         """Solutions' first-order movement when the data moves by ``dX``.
@@ -298,6 +331,43 @@ class GraphicalDerivative:
         return self.factor.scales, float(np.abs(eigenvalues).max(initial=0.0))
 
     @property
+    def kinks(self) -> Kinks:
+        """Kinks on which the solution sits, with their gates, and its dead units."""
+        return self.objective.kinks
+
+    @property
+    def strictness(self) -> float:
+        """Smallest distance of a kink's gate to 0 and 1; 0 of a concave kink.
+
+        inf where there are no kinks.
+        """
+        if not isinstance(self._system, Kinked):
+            return np.inf
+        gates, forces = self.kinks.gates, self._system.forces
+        inside = np.where(forces > 0.0, np.minimum(gates, 1.0 - gates), 0.0)
+        return float(inside.min(initial=np.inf))
+
+    @property
+    def has_twin_kinks(self) -> bool:
+        """Whether kinks move together in the weights, and part with the data."""
+        return isinstance(self._system, Kinked) and self._system.has_twins
+
+    def gate_tangent(self, shift: Array, dX: Any, dy: Any = None) -> Array:
+        """Movement of the kinks' gates with weights and data, shape (n_kinks,)."""
+        if not isinstance(self._system, Kinked):
+            return np.zeros(0)
+        return self._system.gate_tangent(shift, dX, dy)
+
+    @cached_property
+    def smooth(self) -> Objective:
+        """The objective with all gates held as they are at the solution."""
+        if not self.kinks.holds:
+            return self.objective
+        inputs = self.objective.ramps(self.weights).inputs
+        pattern = {call: t > 0.0 for call, t in inputs.items()}
+        return self.objective.on_kinks(self.kinks, pattern)
+
+    @property
     def H(self) -> LinearOperator:
         """Curvature as a linear operator, shape (n_params, n_params)."""
         return self._system.H
@@ -334,7 +404,7 @@ class GraphicalDerivative:
         basis : ndarray of shape (n_params, rank)
         reduced_map : ndarray of shape (rank, n_samples, n_inputs)
         """
-        return self.factor.range_basis()[0], self.reduced_map()
+        return self._system.movement_basis(), self.reduced_map()
 
     @property
     def target_operator(self) -> LinearOperator:
@@ -377,6 +447,23 @@ class GraphicalDerivative:
             Their rows of B.
         """
         return self._system.restricted(part)
+
+    def restricted_map(self, part: slice) -> tuple[Array, Array]:
+        """Movement per perturbation of X where some of the weights alone may move.
+
+        Parameters
+        ----------
+        part : slice
+            Of the flat weights, k of them.
+
+        Returns
+        -------
+        moved : ndarray of shape (k, n_samples * n_inputs)
+            ``H^+ B`` of the problem in these weights.
+        residuals : ndarray of shape (n_samples * n_inputs,)
+            Share of each column outside the range of its H.
+        """
+        return self._system.restricted_map(part)
 
     def newton_step(
         self,

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import check_positive
-from ..perturbation import check_perturbation
+from ..perturbation import Perturbation, check_perturbation
+from ._breaks import first_break
+from ._graphical_derivative import GraphicalDerivative
 from ._reach import reach
 
 __all__ = ["LinearRange", "linear_range"]
@@ -25,8 +27,9 @@ class LinearRange:
     ----------
     fraction : ndarray of shape (n_solutions,)
         Largest share t of the perturbation at which the error of the first order stays
-        within ``tol``, to 1 per cent; above 1 where it holds further than asked. 0
-        where the predicted set is empty, inf where no limit was found.
+        within ``tol``, to 1 per cent, and no kink has joined or left; above 1 where it
+        holds further than asked. 0 where the predicted set is empty, inf where no limit
+        was found.
 
     size : ndarray of shape (n_solutions,)
         The same as a Frobenius norm of the perturbation.
@@ -43,6 +46,16 @@ class LinearRange:
     size: Array
     size_per_row: Array
     tol: float
+
+
+def _reach(
+    gd: GraphicalDerivative, perturbation: Perturbation, tol: float, floor: float
+) -> float:
+    """Where the error exceeds ``tol``, or the first kink joins or leaves."""
+    dX, dy = perturbation.dX, perturbation.dy
+    shift = gd(dX, dy).shift
+    found = reach(gd, dX, dy, tol=tol, floor=floor, shift=shift)
+    return min(found, first_break(gd, shift, dX, dy))
 
 
 def linear_range(
@@ -85,12 +98,7 @@ def linear_range(
             "data. Got the training data: there is no direction to go."
         )
     pairs = zip(perturbation.derivatives, perturbation.floors, strict=True)
-    fraction = np.array(
-        [
-            reach(gd, perturbation.dX, perturbation.dy, tol=tol, floor=f)
-            for gd, f in pairs
-        ]
-    )
+    fraction = np.array([_reach(gd, perturbation, tol, f) for gd, f in pairs])
     moving = np.any(perturbation.dX.reshape(len(perturbation.X), -1) != 0.0, axis=1)
     n_moving = int(np.count_nonzero(moving))
     size = fraction * perturbation.size

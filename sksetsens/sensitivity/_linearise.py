@@ -18,7 +18,14 @@ from ._diagnosis import Diagnosis, diagnose
 from ._graphical_derivative import GraphicalDerivative
 from .systems import Solver
 
-__all__ = ["Linearisation", "collect", "linearise", "spectral_evidence", "warn_of"]
+__all__ = [
+    "Linearisation",
+    "collect",
+    "kink_evidence",
+    "linearise",
+    "spectral_evidence",
+    "warn_of",
+]
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def collect(
         "converged": np.array([point.converged for point in polished]),
         "trustworthy": np.array([d.is_trustworthy for d in diagnoses]),
         "status": np.array([d.status for d in diagnoses]),
+        **kink_evidence(derivatives),
         **spectral_evidence(derivatives),
     }
     weights = np.stack([point.weights for point in polished])
@@ -98,6 +106,15 @@ def collect(
     objectives = [gd.objective for gd in derivatives]
     solutions = SolutionSet(weights, evidence, kernels, objectives)
     return Linearisation(solutions, list(derivatives), list(diagnoses))
+
+
+def kink_evidence(derivatives: Sequence[GraphicalDerivative]) -> dict:
+    """Kinks and dead units of each solution."""
+    kinks = [gd.kinks for gd in derivatives]
+    return {
+        "n_kinks": np.array([len(k) for k in kinks]),
+        "n_dead_units": np.array([k.n_dead_units for k in kinks]),
+    }
 
 
 def spectral_evidence(derivatives: Sequence[GraphicalDerivative]) -> dict:

@@ -14,9 +14,10 @@ from ..linalg import Reason
 from ..objective import Objective
 from ..perturbation import Perturbation
 from ..sets import PredictedSolutionSet
+from ._breaks import first_break
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._graphical_derivative import AffineSet, GraphicalDerivative
-from ._linearise import spectral_evidence
+from ._linearise import kink_evidence, spectral_evidence
 from ._reach import HOLDS_TOL, FirstOrderError, first_order_error
 from ._undifferentiable import named
 
@@ -45,6 +46,7 @@ class _Piece:
     obstruction: float = np.nan
     jumping: tuple[int, ...] = ()
     moves_kinks: bool = False
+    first_break: float = np.nan
 
     @property
     def stationarity(self) -> float:
@@ -115,6 +117,8 @@ def predict_set(
         "shift_error": np.array([piece.error.shift_error for piece in pieces]),
         "solver_converged": np.array([piece.affine.converged for piece in pieces]),
         "n_products": np.array([piece.affine.n_iter for piece in pieces]),
+        "first_break": np.array([piece.first_break for piece in pieces]),
+        **kink_evidence([piece.derivative for piece in pieces]),
         "trustworthy": base.trustworthy
         & ~is_empty
         & np.array([piece.affine.converged for piece in pieces])
@@ -144,20 +148,19 @@ def _piece(
 ) -> _Piece:
     """Predict from one solution; residuals up to ``floor`` count as rounding."""
     objective = gd.objective.with_data(*perturbation.data())
+    plain = objective.off_kinks()
     affine = gd(perturbation.dX, perturbation.dy)
     before = gd.residual_norm(objective, gd.weights)
-    base_loss = objective.loss(gd.weights)
+    base_loss = plain.loss(gd.weights)
     if affine.is_empty:
         return _Piece(objective, affine.shift, gd, affine, base_loss)
     weights, derivative = gd.weights + affine.shift, gd
-    for _ in range(n_corrections):
-        weights = weights + gd.at(objective, weights).newton_step()
     if n_corrections:
-        derivative = gd.at(objective, weights)
+        weights, derivative = _corrected(gd, objective, weights, n_corrections)
     error = first_order_error(
         gd, objective, weights, floor=floor, corrected=derivative, before=before
     )
-    gradient_norm = float(np.linalg.norm(objective.gradient(weights)))
+    gradient_norm = derivative.length_of_residual(objective, weights)
     obstruction = 0.0
     # A random perturbation, which fit has tried, finds any change of rank that this one
     # brings; once more where it costs no solves.
@@ -171,13 +174,29 @@ def _piece(
         derivative,
         affine,
         base_loss,
-        objective.loss(weights),
+        plain.loss(weights),
         gradient_norm,
         error,
         obstruction,
         jumping,
         moves_kinks,
+        first_break(gd, affine.shift, perturbation.dX, perturbation.dy),
     )
+
+
+def _corrected(
+    gd: GraphicalDerivative, objective: Objective, weights: Array, n_steps: int
+) -> tuple[Array, GraphicalDerivative]:
+    """Weights after Newton steps on the perturbed data, and the derivative there.
+
+    Kinks are exchanged where others hold there.
+    """
+    exchanged = gd.on_other_kinks(objective, weights)
+    if exchanged is not None:
+        return exchanged.weights, exchanged
+    for _ in range(n_steps):
+        weights = weights + gd.at(objective, weights).newton_step()
+    return weights, gd.at(objective, weights)
 
 
 def _without_derivative(
@@ -211,6 +230,8 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         f"{piece.error.nonlinearity:.2g} of the perturbed residual is left, the next "
         f"correction is {piece.error.shift_error:.2g} of the shift"
     )
+    if piece.first_break < 1.0:
+        left = f"kinks change from {piece.first_break:.2g} of it on; {left}"
     if piece.derivative.note:
         left = f"{piece.derivative.note}; {left}"
     if piece.lacks_derivative:

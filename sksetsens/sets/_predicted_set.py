@@ -97,6 +97,10 @@ class PredictedSolutionSet(SolutionSet):
     n_products : ndarray of int of shape (n_solutions,)
         Products of the iterative solve; 0 for factorisations.
 
+    first_break : ndarray of shape (n_solutions,)
+        Smallest share t of the perturbation at which a kink joins or leaves, to first
+        order: from there on the solutions move differently. inf where none does.
+
     status : ndarray of str of shape (n_solutions,)
         One sentence each.
     """
@@ -113,6 +117,7 @@ class PredictedSolutionSet(SolutionSet):
         "shift_error",
         "solver_converged",
         "n_products",
+        "first_break",
     )
 
     shift: Array
@@ -125,6 +130,7 @@ class PredictedSolutionSet(SolutionSet):
     shift_error: Array
     solver_converged: NDArray[np.bool_]
     n_products: NDArray[np.int64]
+    first_break: Array
 
     def __init__(
         self,

@@ -79,6 +79,14 @@ class SolutionSet:
     inertias : ndarray of int of shape (n_solutions, 3)
         Numbers of negative, zero and positive eigenvalues of H.
 
+    n_kinks : ndarray of int of shape (n_solutions,)
+        Inputs of piecewise-linear operations (ReLU, maxima, absolute errors, ...) on
+        whose kink the solution sits. Rank, gap and inertia are then those of H at
+        their gates, on the tangent space of the kinks.
+
+    n_dead_units : ndarray of int of shape (n_solutions,)
+        Units whose inputs are 0 in all rows, with all their weights.
+
     trustworthy : ndarray of bool of shape (n_solutions,)
         Whether first-order sensitivity means what it says there.
 
@@ -96,6 +104,8 @@ class SolutionSet:
         "ranks_are_exact",
         "gaps",
         "inertias",
+        "n_kinks",
+        "n_dead_units",
         "trustworthy",
         "status",
     )
@@ -112,6 +122,8 @@ class SolutionSet:
     ranks_are_exact: NDArray[np.bool_]
     gaps: Array
     inertias: NDArray[np.int64]
+    n_kinks: NDArray[np.int64]
+    n_dead_units: NDArray[np.int64]
     trustworthy: NDArray[np.bool_]
     status: NDArray[np.str_]
 

@@ -13,7 +13,7 @@ import os
 import sys
 import uuid
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from joblib import Memory
 
 from .._validation import user_stacklevel
 from .._version import __version__
+from ..objective import Kinks
 from ..optimize import Polished
 from ..sets import read_arrays, write_arrays
 from ._fingerprint import UnstableValueError, fingerprint
@@ -33,7 +34,7 @@ __all__ = ["RestartCache"]
 
 _KIND = "Restart"
 # Raised when the meaning of a file or of its key changes.
-_FORMAT = 1
+_FORMAT = 2
 # Parameters of a net that are overridden by every restart, or that change no weight.
 _WITHOUT_EFFECT = {"train_split", "verbose", "warm_start"}
 
@@ -180,8 +181,8 @@ def _named_digest(name: str, value: Any) -> tuple[str, str]:
 def _to_arrays(restart: Restart) -> dict[str, Any]:
     if restart.polished is None:
         raise ValueError("a restart without weights")
-    polished = {**asdict(replace(restart.polished, weights=np.empty(0)))}
-    del polished["weights"]
+    polished = asdict(restart.polished)
+    weights, kinks = polished.pop("weights"), polished.pop("kinks")
     record = {
         "seed": restart.seed,
         "duration": restart.duration,
@@ -193,7 +194,8 @@ def _to_arrays(restart: Restart) -> dict[str, Any]:
     states = {f"state/{name}": value for name, value in restart.state.items()}
     return {
         "record": np.array(json.dumps(record, default=_plain)),
-        "weights": restart.polished.weights,
+        "weights": weights,
+        **{f"kinks/{name}": np.asarray(value) for name, value in kinks.items()},
         **states,
     }
 
@@ -212,12 +214,16 @@ def _from_arrays(arrays: dict[str, Any], seed: int) -> Restart:
     if record["seed"] != seed:
         raise ValueError(f"The file belongs to the seed {record['seed']}.")
     names = [name for name in arrays if name.startswith("state/")]
+    kinks = {field.name: arrays[f"kinks/{field.name}"] for field in fields(Kinks)}
+    kinks["n_dead_units"] = int(kinks["n_dead_units"])
     return Restart(
         seed,
         record["duration"],
         state={name.removeprefix("state/"): arrays[name] for name in names},
         history=record["history"],
         trainable=tuple(record["trainable"]),
-        polished=Polished(arrays["weights"], **record["polished"]),
+        polished=Polished(
+            arrays["weights"], **record["polished"], kinks=Kinks(**kinks)
+        ),
         backend=record["backend"],
     )

@@ -138,8 +138,11 @@ def linearise_restarts(
     """
     trainable = _one_choice_of_weights(restarts)
     objective = objective.with_trainable(trainable)
-    objectives = [objective.with_state(restart.state) for restart in restarts]
     polished = [r.polished for r in restarts if r.polished is not None]
+    objectives = [
+        objective.with_state(restart.state).on_kinks(point.kinks)
+        for restart, point in zip(restarts, polished, strict=True)
+    ]
     if not task.polish:
         objectives = [
             o.tilted(o.gradient(point.weights))
@@ -182,6 +185,10 @@ def continue_solutions(
     polished = [
         continued(gd.weights, gd.factor, objective, tol=task.tol)
         for objective, gd in zip(objectives, derivatives, strict=True)
+    ]
+    objectives = [
+        objective.on_kinks(point.kinks)
+        for objective, point in zip(objectives, polished, strict=True)
     ]
     found = linearise(objectives, polished, solver)
     _tell_of_other_branches(found.solution_set, derivatives, task)

@@ -12,6 +12,7 @@ from ._assembled_dual import AssembledDual
 from ._dense import Dense
 from ._dual import Dual
 from ._held_outputs import SaturatedDual, is_saturated
+from ._kinked import Kinked
 from ._matrix_free import MatrixFree
 from ._matrix_free_dual import MatrixFreeDual
 from ._point import (
@@ -72,6 +73,9 @@ def choose_system(point: Point) -> System:
         If the form does not apply or does not fit in memory.
     """
     check_size(point)
+    if len(point.objective.kinks):
+        _check_dense_memory(point)
+        return Kinked(point)
     if point.solver.name == "auto":
         return _choose(point)
     return _FORMS[point.solver.name](point)

@@ -28,7 +28,7 @@ from ._point import (
 )
 from ._primal import Primal
 
-__all__ = ["Dense"]
+__all__ = ["Dense", "gauss_newton"]
 
 Array = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class Dense(Primal):
     name = "eigh"
 
     def __init__(self, point: Point) -> None:
-        matrix = _gauss_newton(point) if point.solver.curvature == "ggn" else None
+        matrix = gauss_newton(point) if point.solver.curvature == "ggn" else None
         if matrix is None:
             matrix = point.objective.hessian(point.weights)
         factor, self._noise = _factorised(point, matrix)
@@ -136,7 +136,8 @@ def _factorised(point: Point, matrix: Array) -> tuple[Factor, float]:
     return (scaled, scaled_noise) if hidden.rank > common.rank else (common, noise)
 
 
-def _gauss_newton(point: Point) -> Array:
+def gauss_newton(point: Point) -> Array:
+    """``J' Lambda J`` plus the penalty's Hessian, shape (p, p)."""
     objective, w = point.objective, point.weights
     if not objective.is_separable(w):
         raise ValueError(

@@ -27,6 +27,7 @@ from ...linalg import (
 from ...objective import SINGLE_FROM, Objective, PointProducts
 from ._point import (
     Point,
+    WithFactor,
     curvature_of_rows,
     factorisation_budget,
     matrix_shape,
@@ -150,7 +151,7 @@ def is_saturated(objective: Objective, weights: Array) -> bool:
     return bool(apart and with_it[largest * _SATURATED < top].all())
 
 
-class SaturatedDual:
+class SaturatedDual(WithFactor):
     """``A v = -Q D dx`` with A the gradients of the held combinations Q of outputs."""
 
     name = "dual"

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ...linalg import KrylovSettings, PseudoInverse, Solution, probe
+from ...linalg import (
+    KrylovSettings,
+    PseudoInverse,
+    Solution,
+    outside_range,
+    probe,
+    range_residuals,
+)
 from ...objective import Objective, PointProducts
 from ._solver import Solver
 
@@ -20,6 +27,7 @@ __all__ = [
     "STATIONARITY_NOISE",
     "Point",
     "System",
+    "WithFactor",
     "ZeroOfR",
     "curvature_of_rows",
     "factorisation_budget",
@@ -136,6 +144,15 @@ class System(Protocol):
     def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
         """H of some weights alone, and their rows of B, (k, n_samples, n_inputs)."""
 
+    def restricted_map(self, part: slice) -> tuple[Array, Array]:
+        """``H^+ B`` of some weights alone, (k, n), and columns' range residuals."""
+
+    def movement_basis(self) -> Array:
+        """Orthonormal basis of what `reduced_map` maps to, (n_params, rank)."""
+
+    def length_of_residual(self, objective: Objective, weights: Array) -> float:
+        """``|S R|``, or of a solution on kinks the norm of K."""
+
     @property
     def target_operator(self) -> LinearOperator:
         """``H^+`` times the derivative of R in real-valued targets."""
@@ -164,19 +181,38 @@ class System(Protocol):
         """Whether the equations that the solutions obey are independent."""
 
 
-class ZeroOfR:
+class WithFactor:
+    """What all systems share."""
+
+    factor: Any
+    restricted: Callable[[slice], tuple[PseudoInverse, Array]]
+
+    def restricted_map(self, part: slice) -> tuple[Array, Array]:
+        factor, B = self.restricted(part)
+        flat = B.reshape(len(B), -1)
+        residuals = range_residuals(*outside_range(factor, flat.T))
+        return factor.apply(flat.T).T, residuals
+
+    def movement_basis(self) -> Array:
+        basis: Array = self.factor.range_basis()[0]
+        return basis
+
+    def length_of_residual(self, objective: Objective, weights: Array) -> float:
+        return float(np.linalg.norm(self.factor.scales * objective.gradient(weights)))
+
+
+class ZeroOfR(WithFactor):
     """What systems share whose solutions are zeros of R."""
 
     anchor: Any = None
     is_iterative = False
-    factor: Any
 
     @property
     def note(self) -> str:
         return ""
 
     def residual_norm(self, objective: Objective, weights: Array) -> float:
-        return float(np.linalg.norm(self.factor.scales * objective.gradient(weights)))
+        return self.length_of_residual(objective, weights)
 
     @property
     def residual_scale(self) -> float:

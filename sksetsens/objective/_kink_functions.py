@@ -1,0 +1,250 @@
+"""The kinks of a net as functions of weights and data, and objectives at given gates.
+
+A kink is a ramp whose input t is 0 (`Kinks`). Its input is a function of weights and
+data like an output, with gradients Z in the weights and D in the data; its force is the
+derivative of the loss along the ramp's value.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.func import vmap
+
+from ._base import Array, Tensor
+from ._gates import Held, Kinks, Plain, Recorder, Smoothed
+from ._net_function import push
+from ._output_derivatives import OutputDerivatives
+from ._ramps import Gating
+
+__all__ = ["KinkFunctions", "Ramps"]
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Ramps:
+    """All ramps of a net at some weights.
+
+    Attributes
+    ----------
+    inputs : dict of int to ndarray
+        Of each operation, in its own shape.
+    forces : dict of int to ndarray
+        Derivative of the loss along the ramps' values.
+    """
+
+    inputs: dict[int, Array]
+    forces: dict[int, Array]
+
+    def at(self, kinks: Kinks) -> tuple[Array, Array]:
+        """Inputs and forces of some kinks, shape (n_kinks,) each."""
+        return self._taken(self.inputs, kinks), self._taken(self.forces, kinks)
+
+    @staticmethod
+    def _taken(values: dict[int, Array], kinks: Kinks) -> Array:
+        pairs = zip(kinks.calls, kinks.places, strict=True)
+        return np.array([values[call].flat[place] for call, place in pairs])
+
+
+class KinkFunctions(OutputDerivatives):
+    """What an objective knows of its ramps."""
+
+    _kinks: Kinks | None = None
+    # Number of rows they belong to, and number of ramps of each operation.
+    _known_ramp_sizes: tuple[int, dict[int, int]] | None = None
+
+    # Objectives at other gates -----------------------------------------------------
+
+    def _gated(self, gating: Gating | None, kinks: Kinks | None) -> Self:
+        other = copy.copy(self)
+        other._gating, other._kinks = gating, kinks
+        return other
+
+    def smoothed(self, eps: float, scales: dict[int, float]) -> Self:
+        """The objective with rounded kinks, see `Smoothed`."""
+        return self._gated(Smoothed(eps, scales), None)
+
+    def on_kinks(self, kinks: Kinks, pattern: dict[int, Mask] | None = None) -> Self:
+        """The objective with the gates of kinks held: smooth where they are all.
+
+        Parameters
+        ----------
+        kinks : Kinks
+        pattern : dict of int to ndarray of bool, default=None
+            Gates of all other ramps; None to let them follow the signs.
+        """
+        if not kinks.holds and pattern is None:
+            return self._gated(None, None)
+        return self._gated(self._held(kinks, pattern), kinks)
+
+    def off_kinks(self) -> Self:
+        """The objective as it is, no gate held."""
+        return self if self._gating is None else self._gated(None, None)
+
+    @property
+    def kinks(self) -> Kinks:
+        """Kinks whose gates are held."""
+        return Kinks.none() if self._kinks is None else self._kinks
+
+    def _held(self, kinks: Kinks, pattern: dict[int, Mask] | None) -> Held:
+        sizes = self._ramp_sizes
+        gates: dict[int, tuple[Tensor, Tensor]] = {}
+        for call, size in sizes.items():
+            held, values = np.zeros(size, dtype=bool), np.zeros(size)
+            if pattern is not None:
+                held[:], values[:] = True, pattern[call].ravel()
+            on, fixed = kinks.of_call(call)
+            held[on], held[fixed] = True, True
+            values[on] = kinks.gates[kinks.calls == call]
+            values[fixed] = kinks.fixed_gates[kinks.fixed_calls == call]
+            if held.any():
+                mask = torch.as_tensor(held, device=self._device)
+                gates[call] = mask, self._tensor(values)
+        return Held(gates, self.n_samples)
+
+    @property
+    def _ramp_sizes(self) -> dict[int, int]:
+        # The shapes of the operations do not change with weights and data.
+        known = self._known_ramp_sizes
+        if known is None or known[0] != self.n_samples:
+            recorder = self._recorded(self._tensor(self.weights))
+            sizes = {call: t.numel() for call, t in recorder.inputs.items()}
+            known = self.n_samples, sizes
+            self._known_ramp_sizes = known
+        return known[1]
+
+    # Ramps ----------------------------------------------------------------------------
+
+    @property
+    def has_ramps(self) -> bool:
+        """Whether the net or its loss has piecewise-linear operations."""
+        return bool(self._ramp_sizes)
+
+    def _recorded(self, w: Tensor, *, moved: bool = False) -> Recorder:
+        recorder = Recorder(self._gating or Plain(), moved=moved)
+        with torch.set_grad_enabled(moved):
+            value = self._gated(recorder, None)._total(w, self._x, self._y)
+            offsets = list(recorder.offsets.values())
+            if offsets:
+                forces = torch.autograd.grad(value, offsets, materialize_grads=True)
+                recorder.offsets = dict(zip(recorder.offsets, forces, strict=True))
+        return recorder
+
+    def ramps(self, weights: Array) -> Ramps:
+        """Inputs and forces of all ramps, at the gates of this objective."""
+        recorder = self._recorded(self._tensor(weights), moved=True)
+        inputs = {call: self._numpy(t) for call, t in recorder.inputs.items()}
+        forces = {call: self._numpy(t) for call, t in recorder.offsets.items()}
+        return Ramps(inputs, forces)
+
+    def ramp_tangents(
+        self, weights: Array, dw: Array, dX: Any = None, dy: Any = None
+    ) -> dict[int, Array]:
+        """Movement of all ramps' inputs as weights and data move."""
+        calls: list[int] = []
+
+        def inputs(w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            recorder = Recorder(self._gating or Plain())
+            self._gated(recorder, None)._total(w, x, y)
+            calls[:] = recorder.inputs
+            return tuple(recorder.inputs.values())
+
+        moved = push(inputs, self._primals(weights), self._tangents(dw, dX, dy))[1]
+        return {call: self._numpy(t) for call, t in zip(calls, moved, strict=True)}
+
+    def _primals(self, weights: Array) -> tuple[Tensor, Tensor, Tensor]:
+        return self._tensor(weights), self._x, self._y
+
+    def _tangents(self, dw: Any, dX: Any, dy: Any) -> tuple[Tensor | None, ...]:
+        dw_t = None if dw is None else self._tensor(dw)
+        dx_t = None if dX is None else self._tensor(dX).reshape(self._x.shape)
+        return dw_t, dx_t, None if dy is None else self._target_tangent(dy)
+
+    # Kinks ----------------------------------------------------------------------------
+
+    def _inputs_at(self, kinks: Kinks, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Inputs of the kinks' ramps, shape (n_kinks,)."""
+        recorder = Recorder(self._gating or Plain())
+        gated = self._gated(recorder, None)
+        outputs = gated._forward(w, x)
+        if (kinks.calls < 0).any():
+            gated._outer(outputs, w, x, y)
+        parts = []
+        for call in dict.fromkeys(kinks.calls.tolist()):
+            places = torch.as_tensor(kinks.places[kinks.calls == call])
+            parts.append(recorder.inputs[call].reshape(-1)[places.to(w.device)])
+        return torch.cat(parts) if parts else w.new_zeros(0)
+
+    def kink_jacobian(self, weights: Array, kinks: Kinks | None = None) -> Array:
+        """Z, gradients of the kinks' inputs in w, shape (n_kinks, n_params).
+
+        Of other ramps than the objective's kinks where they are given.
+        """
+        kinks = self.kinks if kinks is None else kinks
+        w, x, y = self._primals(weights)
+        w = w.requires_grad_()
+        with torch.enable_grad():
+            t = self._inputs_at(kinks, w, x, y)
+        return self._pulled_back(t, w, self.n_params)
+
+    def kink_input_jacobian(self, weights: Array, kinks: Kinks | None = None) -> Array:
+        """D, gradients of the kinks' inputs in X, (n_kinks, n_samples, n_inputs)."""
+        kinks = self.kinks if kinks is None else kinks
+        w, x, y = self._primals(weights)
+        x = x.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            t = self._inputs_at(kinks, w, x, y)
+        size = self._x[0].numel()
+        return self._pulled_back(t, x, x.numel()).reshape(-1, self.n_samples, size)
+
+    def _pulled_back(self, t: Tensor, leaf: Tensor, size: int) -> Array:
+        if not (len(t) and t.requires_grad):
+            return np.zeros((len(t), size))
+
+        def row(u: Tensor) -> Tensor:
+            (found,) = torch.autograd.grad(
+                t, leaf, u, retain_graph=True, materialize_grads=True
+            )
+            return found.reshape(-1)
+
+        units = torch.eye(len(t), dtype=t.dtype, device=t.device)
+        try:
+            rows = [vmap(row)(block) for block in units.split(64)]
+        except RuntimeError:
+            rows = [torch.stack([row(u) for u in units])]
+        return self._numpy(torch.cat(rows))
+
+    def kink_tangent(self, weights: Array, dX: Any = None, dy: Any = None) -> Array:
+        """Movement of the kinks' inputs with the data, shape (n_kinks,)."""
+        tangents = self._tangents(None, dX, dy)
+        if all(t is None for t in tangents):
+            return np.zeros(len(self.kinks))
+        inputs = partial(self._inputs_at, self.kinks)
+        return self._numpy(push(inputs, self._primals(weights), tangents)[1])
+
+    def kink_adjoint(self, weights: Array, u: Array) -> Array:
+        """D'u for u of shape (n_kinks,), in the shape of X."""
+        return self._kink_adjoint(weights, u, 1)
+
+    def kink_target_adjoint(self, weights: Array, u: Array) -> Array:
+        """The same for the gradients in real-valued targets, in the shape of y."""
+        return self._kink_adjoint(weights, u, 2)
+
+    def _kink_adjoint(self, weights: Array, u: Array, argnum: int) -> Array:
+        primals = list(self._primals(weights))
+        leaf = primals[argnum] = primals[argnum].detach().clone().requires_grad_()
+        with torch.enable_grad():
+            t = self._inputs_at(self.kinks, *primals)
+            if not t.requires_grad:
+                return self._numpy(torch.zeros_like(leaf))
+            (found,) = torch.autograd.grad(
+                t, leaf, self._tensor(u), materialize_grads=True
+            )
+        return self._numpy(found)

@@ -1,0 +1,364 @@
+r"""Newton's method on the active kinks, with exchange of those that were guessed wrong.
+
+At a minimiser of a net with ramps some ramps sit on their kink. With their gates s as
+unknowns and all other gates fixed, :math:`K(w, s) = (\nabla_w L_s, t_A)` is smooth and
+has as many equations as unknowns (partial smoothness: A. S. Lewis, "Active sets,
+nonsmoothness, and sensitivity", 2002; Newton on the identified manifold: G. Bareilles,
+F. Iutzeler, J. Malick, arXiv 2106.04350). Its zero is a solution where the gates lie
+between 0 and 1 and all other ramps are on the side that their gates say; a kink that
+violates this is exchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..linalg import TangentInverse, independent_rows
+from ..objective import Kinks, Objective, Ramps
+
+__all__ = [
+    "ActiveSet",
+    "KinkSolution",
+    "identified",
+    "newton_on_kinks",
+    "ramp_scales",
+]
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# Gates of the smoothed net between these belong to kinks: off a kink they are within
+# (epsilon / t)^2 / 4 of 0 or 1.
+_ON_KINK = 2e-3
+# A unit whose inputs all are below this share of its operation's scale is dead.
+_DEAD = 1e-3
+# Inputs of ramps up to this share of the scale have no sign: rounding.
+_NO_SIGN = 1e-11
+# Forces up to this share of the largest are none.
+_NO_FORCE = 1e-10
+# Gates this near 0 or 1 are neither inside nor outside.
+_EDGE = 1e-9
+# Steps at most; the share of the last one that a step may be, and up to which the same
+# factorisation serves again.
+_MAX_STEPS, _CONTRACTION, _CHORD = 30, 0.5, 0.1
+# Relative steps (of weights and gates) that have converged, and that are rounding.
+_CONVERGED, _ARRIVED = 1e-9, 1e-15
+# Gradients of a kink's input below this share of the largest are none.
+_STILL = 1e-10
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """Kinks that are solved for, and the gates of all other ramps.
+
+    Attributes
+    ----------
+    kinks : Kinks
+    pattern : dict of int to ndarray of bool
+        Of each operation, in the shape of its inputs.
+    scales : dict of int to float
+        Root mean square of each operation's inputs.
+    """
+
+    kinks: Kinks
+    pattern: dict[int, Mask]
+    scales: dict[int, float]
+
+    def fixed(self, objective: Objective) -> Objective:
+        """The objective with all gates held: smooth."""
+        return objective.on_kinks(self.kinks, self.pattern)
+
+    @property
+    def signature(self) -> bytes:
+        """What tells two active sets apart."""
+        parts = [self.kinks.calls.tobytes(), self.kinks.places.tobytes()]
+        return b"".join(parts + [p.tobytes() for p in self.pattern.values()])
+
+
+@dataclass(frozen=True)
+class KinkSolution:
+    """Where Newton on K ended.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (p,)
+    active : ActiveSet
+    residual : float
+        Last step: of the weights relative to ``1 + |w|``, or of a gate.
+    off_kinks : float
+        Distance to where the kinks' inputs are 0, relative to ``1 + |w|``.
+    is_consistent : bool
+        Whether gates and signs are those of a stationary point.
+    is_minimum : bool
+        Whether no curvature is negative on the tangent space.
+    n_iter : int
+    """
+
+    weights: Array
+    active: ActiveSet
+    residual: float
+    off_kinks: float
+    is_consistent: bool
+    is_minimum: bool
+    n_iter: int
+
+    @property
+    def kinks(self) -> Kinks:
+        """Kinks with their gates, and dead units."""
+        return self.active.kinks
+
+    def after(self, n_iter: int) -> KinkSolution:
+        """The same after another number of iterations in all."""
+        return replace(self, n_iter=n_iter)
+
+
+def ramp_scales(ramps: Ramps) -> dict[int, float]:
+    """Root mean square of the inputs of each operation, 1 for zeros."""
+    return {
+        call: float(np.sqrt(np.mean(t**2))) or 1.0 for call, t in ramps.inputs.items()
+    }
+
+
+def identified(
+    smoothed: Objective, weights: Array, eps: float, scales: dict[int, float]
+) -> ActiveSet:
+    """Active kinks and dead units, told by the gates of a smoothed net.
+
+    Parameters
+    ----------
+    smoothed : Objective
+        ``objective.smoothed(eps, scales)``.
+    weights : ndarray of shape (p,)
+        Its minimiser.
+    eps : float
+    scales : dict of int to float
+
+    Returns
+    -------
+    active : ActiveSet
+    """
+    ramps = smoothed.ramps(weights)
+    kinks, pattern, n_dead = Kinks.none(), {}, 0
+    for call, t in ramps.inputs.items():
+        gate = 0.5 * (1.0 + t / np.hypot(t, eps * scales[call]))
+        dead, n_units = _dead_units(t, scales[call])
+        if call < 0:  # Errors and penalties are no units.
+            dead, n_units = np.zeros(t.shape, dtype=bool), 0
+        near = (gate > _ON_KINK) & (gate < 1.0 - _ON_KINK) | dead
+        places = np.flatnonzero(near)
+        kinks = kinks.joined_by(np.full(len(places), call), places, gate.flat[places])
+        kept = ~dead.flat[kinks.places] | (kinks.calls != call)
+        kinks = kinks.fixing(kept, np.zeros(int((~kept).sum())))
+        pattern[call], n_dead = t > 0.0, n_dead + n_units
+    n_ramps = len(kinks.fixed_calls)
+    kinks = replace(kinks, n_dead_units=n_dead, n_dead_ramps=n_ramps)
+    return ActiveSet(kinks, pattern, scales)
+
+
+def _dead_units(t: Array, scale: float) -> tuple[Mask, int]:
+    """Ramps of units whose inputs are 0 in all rows, and how many units those are."""
+    dead, count = np.zeros(t.shape, dtype=bool), 0
+    small = np.abs(t) <= _DEAD * scale
+    for axis in sorted({1, t.ndim - 1}) if t.ndim > 1 else ():
+        others = tuple(i for i in range(t.ndim) if i != axis)
+        units = small.all(axis=others)
+        if units.any():
+            shape = [1] * t.ndim
+            shape[axis] = len(units)
+            dead |= units.reshape(shape)
+            count = max(count, int(units.sum()))
+    return dead, count
+
+
+def newton_on_kinks(
+    objective: Objective, weights: Array, active: ActiveSet, *, max_rounds: int = 20
+) -> KinkSolution:
+    """Newton on K from a guess of the active kinks, exchanged until they are right.
+
+    Parameters
+    ----------
+    objective : Objective
+    weights : ndarray of shape (p,)
+    active : ActiveSet
+    max_rounds : int, default=20
+        Exchanges at most.
+
+    Returns
+    -------
+    solution : KinkSolution
+        Of the last round.
+    """
+    seen: set[bytes] = set()
+    n_iter, at_once, rounds = 0, True, 0
+    while True:
+        active = _independent(objective, weights, active)
+        w, active, residual, off, is_minimum, n = _newton(objective, weights, active)
+        n_iter, rounds = n_iter + n, rounds + 1
+        violations = _Violations.of(objective, w, active)
+        arrived = residual <= _CONVERGED
+        solution = KinkSolution(
+            w, active, residual, off, arrived and not violations, is_minimum, n_iter
+        )
+        if solution.is_consistent or not arrived or rounds > max_rounds:
+            return solution
+        exchanged = violations.exchanged(active, at_once)
+        if exchanged.signature in seen:
+            if not at_once:
+                return solution
+            at_once, seen = False, set()
+        seen.add(exchanged.signature)
+        active, weights = exchanged, w
+
+
+def _newton(
+    objective: Objective, w: Array, active: ActiveSet
+) -> tuple[Array, ActiveSet, float, float, bool, int]:
+    """The zero of K with this active set, wherever gates and signs end.
+
+    Returns weights, active set with its gates, the last step, how far its kinks were,
+    whether the curvature on the tangent space is nowhere negative, and the number of
+    steps.
+    """
+    kinks, last, n_iter = active.kinks, np.inf, 0
+    factor, forces, is_minimum, off = None, np.zeros(0), True, np.inf
+    while n_iter < _MAX_STEPS:
+        n_iter += 1
+        gated = objective.on_kinks(kinks, active.pattern)
+        g, ramps = gated.gradient(w), gated.ramps(w)
+        t, phi = ramps.at(kinks)
+        fresh = factor is None
+        if factor is None:
+            H = gated.hessian(w)
+            if not (np.isfinite(H).all() and np.isfinite(g).all()):
+                return w, replace(active, kinks=kinks), np.inf, off, False, n_iter
+            factor = TangentInverse(H, gated.kink_jacobian(w))
+            forces = np.where(phi == 0.0, np.inf, phi)
+            is_minimum = factor.inertia[0] == 0
+        lifted = factor.lift(t)
+        v = -factor.apply(g - H @ lifted) - lifted
+        ds = -factor.multipliers(g + H @ v) / forces
+        whole = 1.0 + float(np.linalg.norm(w))
+        length = float(np.linalg.norm(v)) / whole
+        off = float(np.linalg.norm(lifted)) / whole
+        size = max(length, float(np.abs(ds).max(initial=0.0)))
+        if not size < _CONTRACTION * last:
+            if fresh or last <= _CONVERGED:
+                break
+            factor = None
+            continue
+        w, kinks = w + v, kinks.with_gates(kinks.gates + ds)
+        if size <= _ARRIVED:
+            last = size
+            break
+        if not size <= _CHORD * last:
+            factor = None
+        last = size
+    return w, replace(active, kinks=kinks), last, off, is_minimum, n_iter
+
+
+def _independent(objective: Objective, weights: Array, active: ActiveSet) -> ActiveSet:
+    """Without kinks that nothing moves, or that move with others.
+
+    A maximum over units that are off ties whatever the weights; one over a unit on
+    its kink and units that are off has the same kink again, with a gate that multiplies
+    the first: it is held open.
+    """
+    kinks = active.kinks
+    if not len(kinks):
+        return active
+    Z = active.fixed(objective).kink_jacobian(weights)
+    lengths = np.linalg.norm(Z, axis=1)
+    moves = np.flatnonzero(lengths > _STILL * lengths.max(initial=0.0))
+    kept = np.zeros(len(Z), dtype=bool)
+    kept[moves[independent_rows(Z[moves])]] = True
+    if kept.all():
+        return active
+    along = np.linalg.lstsq(Z[kept].T, Z[~kept].T, rcond=None)[0].sum(axis=0)
+    fixed = kinks.keep(~kept)
+    # Of twins, as of duplicated rows, each keeps its share.
+    apart = ~np.isin(fixed.calls, kinks.calls[kept]) & (along != 0.0)
+    gates = np.where(apart, along > 0.0, np.clip(fixed.gates, 0.0, 1.0))
+    return replace(active, kinks=kinks.fixing(kept, gates.astype(np.float64)))
+
+
+@dataclass(frozen=True)
+class _Violations:
+    """What is not as at a stationary point: the largest first, of both kinds.
+
+    Attributes
+    ----------
+    gates : dict of int to bool
+        Kinks whose gate is outside [0, 1], or that are concave, and the gate of the
+        side to which they are left.
+    sides : list of (int, int, bool)
+        Operation and place of ramps that are on the other side than their gate says,
+        and whether they are convex: those become kinks.
+    revived : bool
+        Whether the inputs of a fixed ramp are not 0, as of a unit that is not dead.
+    sizes : list of float
+        Of the first two, in their order.
+    """
+
+    gates: dict[int, bool]
+    sides: list[tuple[int, int, bool]]
+    revived: bool
+    sizes: list[float]
+
+    def __bool__(self) -> bool:
+        return bool(self.gates or self.sides or self.revived)
+
+    @classmethod
+    def of(cls, objective: Objective, w: Array, active: ActiveSet) -> Self:
+        kinks, scales = active.kinks, active.scales
+        ramps = active.fixed(objective).ramps(w)
+        forces = ramps.at(kinks)[1]
+        least = _NO_FORCE * max(
+            (float(np.abs(f).max(initial=0.0)) for f in ramps.forces.values()),
+            default=0.0,
+        )
+        outside = np.abs(kinks.gates - np.clip(kinks.gates, 0.0, 1.0))
+        leaving = np.flatnonzero((outside > _EDGE) | (forces < -least))
+        gates = {int(k): bool(kinks.gates[k] > 0.5) for k in leaving}
+        sizes = [float(max(outside[k], _EDGE)) for k in leaving]
+        sides, revived = [], False
+        for call, t in ramps.inputs.items():
+            signed = np.abs(t) > _NO_SIGN * scales[call]
+            wrong = signed & ((t > 0.0) != active.pattern[call])
+            wrong &= np.abs(ramps.forces[call]) > least
+            on, fixed = kinks.of_call(call)
+            revived |= bool(signed.flat[fixed].any())
+            wrong.flat[on], wrong.flat[fixed] = False, False
+            for place in np.flatnonzero(wrong):
+                convex = bool(ramps.forces[call].flat[place] > 0.0)
+                sides.append((call, int(place), convex))
+                sizes.append(float(abs(t.flat[place]) / scales[call]))
+        return cls(gates, sides, revived, sizes)
+
+    def exchanged(self, active: ActiveSet, at_once: bool) -> ActiveSet:
+        """The active set with all of them mended, or the largest one."""
+        kinks = active.kinks
+        pattern = {call: mask.copy() for call, mask in active.pattern.items()}
+        items: list[Any] = [*self.gates.items(), *self.sides]
+        if items and not at_once:
+            items = [items[int(np.argmax(self.sizes))]]
+        leaving, joining = np.zeros(len(kinks), dtype=bool), []
+        for item in items:
+            if len(item) == 2:
+                k, opens = item
+                leaving[k] = True
+                pattern[int(kinks.calls[k])].flat[kinks.places[k]] = opens
+                continue
+            call, place, convex = item
+            mask = pattern[call].flat
+            if convex:
+                joining.append((call, place, float(mask[place])))
+            mask[place] = not mask[place]
+        joined = np.array(joining, dtype=np.float64).reshape(-1, 3)
+        kinks = kinks.keep(~leaving).joined_by(
+            joined[:, 0].astype(np.int64), joined[:, 1].astype(np.int64), joined[:, 2]
+        )
+        return replace(active, kinks=kinks, pattern=pattern)

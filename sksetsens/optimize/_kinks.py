@@ -1,0 +1,135 @@
+r"""To a minimiser on the kinks of a net: a smoothing homotopy, then Newton on K.
+
+Descent on a net with ramps stalls at kinks, where R has no zero. Smoothed ramps
+:math:`(t + \sqrt{t^2 + \epsilon^2}) / 2` have minimisers that follow a central path to
+one on the kinks as :math:`\epsilon \to 0`, and their gates tell which ramps sit there.
+From then on the kinks are equations (`newton_on_kinks`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..objective import Kinks, Objective
+from ._active_kinks import (
+    ActiveSet,
+    KinkSolution,
+    identified,
+    newton_on_kinks,
+    ramp_scales,
+)
+from ._lbfgs import lbfgs
+from ._trust_region import trust_region_newton
+
+__all__ = ["continued_on_kinks", "minimised_on_kinks", "stationary_on_kinks"]
+
+Array = NDArray[np.float64]
+
+# Epsilon at the start, relative to each operation's inputs, from trained weights and
+# from a solution on nearby data; how it falls; where the active kinks are first tried;
+# and where it ends.
+_FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1, 2e-3, 1e-8
+# Gradient of the smoothed net at each epsilon, relative to |H| (1 + |w|) at the first.
+# Flat valleys, along which units die, are followed to their end; and inputs are known
+# to a share of epsilon, which is what gates depend on.
+_EXACT, _PER_EPS = 1e-6, 1e-2
+# L-BFGS before the first Newton steps.
+_LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
+
+
+def minimised_on_kinks(
+    objective: Objective, weights: Array, *, first: float = _FIRST
+) -> KinkSolution:
+    """A minimiser on the kinks near weights, by homotopy.
+
+    Parameters
+    ----------
+    objective : Objective
+    weights : ndarray of shape (p,)
+    first : float, default=0.1
+        Epsilon at the start: smaller ones stay nearer to the weights.
+
+    Returns
+    -------
+    solution : KinkSolution
+        Consistent where it is one.
+    """
+    w, eps, previous, n_iter = weights, first, None, 0
+    scales = ramp_scales(objective.ramps(weights))
+    if first == _FIRST:
+        smoothed = objective.smoothed(eps, scales)
+        w, n_iter = lbfgs(smoothed, w, _LBFGS_TOL, _LBFGS_MAX_ITER)
+    unit = objective.smoothed(eps, scales).hessian_norm(w)
+    unit *= 1.0 + float(np.linalg.norm(w))
+    solution = None
+    while solution is None or eps >= _LAST:
+        smoothed = objective.smoothed(eps, scales)
+        enough = min(_EXACT, _PER_EPS * eps) * unit
+        w, n = trust_region_newton(smoothed, w, 0.0, enough=enough)
+        n_iter += n
+        if eps <= _TRIED:
+            active = identified(smoothed, w, eps, scales)
+            if solution is None or len(active.kinks) < w.size:
+                solution = newton_on_kinks(objective, w, active)
+                n_iter += solution.n_iter
+            if solution.is_consistent and solution.is_minimum:
+                break
+        # Along the path weights are about linear in epsilon.
+        onward = w if previous is None else w + _SHRINK * (w - previous)
+        w, previous, eps = onward, w, eps * _SHRINK
+    return solution.after(n_iter)
+
+
+def stationary_on_kinks(
+    objective: Objective, weights: Array, kinks: Kinks
+) -> tuple[Array, Kinks] | None:
+    """The minimum next to weights by Newton on K alone, kinks exchanged.
+
+    Parameters
+    ----------
+    objective : Objective
+    weights : ndarray of shape (p,)
+    kinks : Kinks
+        First guess.
+
+    Returns
+    -------
+    weights, kinks : ndarray of shape (p,), Kinks
+        Or None where there is none so near.
+    """
+    found = newton_on_kinks(objective, weights, _guess(objective, weights, kinks))
+    if not (found.is_consistent and found.is_minimum):
+        return None
+    return found.weights, found.kinks
+
+
+def _guess(objective: Objective, weights: Array, kinks: Kinks) -> ActiveSet:
+    ramps = objective.on_kinks(kinks).ramps(weights)
+    pattern = {call: t > 0.0 for call, t in ramps.inputs.items()}
+    return ActiveSet(kinks, pattern, ramp_scales(ramps))
+
+
+def continued_on_kinks(
+    objective: Objective, weights: Array, kinks: Kinks
+) -> KinkSolution:
+    """A minimiser on the kinks next to one of nearby data.
+
+    Parameters
+    ----------
+    objective : Objective
+        On the new data.
+    weights : ndarray of shape (p,)
+        The solution on the old data, or what is predicted of the new one.
+    kinks : Kinks
+        Of the old solution.
+
+    Returns
+    -------
+    solution : KinkSolution
+    """
+    active = _guess(objective, weights, kinks)
+    solution = newton_on_kinks(objective, weights, active)
+    if solution.is_consistent and solution.is_minimum:
+        return solution
+    return minimised_on_kinks(objective, weights, first=_WARM)

@@ -1,0 +1,47 @@
+"""L-BFGS on the full-batch objective, to the neighbourhood of a solution."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+
+from ..objective import Objective
+
+__all__ = ["lbfgs"]
+
+Array = NDArray[np.float64]
+
+
+def lbfgs(
+    objective: Objective, w: Array, tol: float, max_iter: int
+) -> tuple[Array, int]:
+    """Descend until the gradient is below ``tol |H|_2 (1 + |w|)``.
+
+    Parameters
+    ----------
+    objective : Objective
+    w : ndarray of shape (p,)
+    tol : float
+    max_iter : int
+
+    Returns
+    -------
+    w : ndarray of shape (p,)
+    n_iter : int
+    """
+    scale = objective.hessian_norm(w) * (1.0 + float(np.linalg.norm(w)))
+    result = scipy.optimize.minimize(
+        objective.value_and_gradient,
+        w,
+        jac=True,
+        method="L-BFGS-B",
+        options={
+            "maxiter": max_iter,
+            "maxfun": 2 * max_iter,
+            "maxcor": 30,
+            "ftol": 0.0,
+            "gtol": tol * scale / np.sqrt(w.size),
+        },
+    )
+    return (result.x if np.isfinite(result.fun) else w), int(result.nit)

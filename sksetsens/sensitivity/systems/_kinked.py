@@ -1,0 +1,271 @@
+r"""The system at a solution on kinks: the KKT form on their tangent space.
+
+At strict kinks the solutions on nearby data keep them, and move with their gates by
+
+.. math:: \begin{pmatrix} H_s & Z' \\ Z & 0 \end{pmatrix}
+          \begin{pmatrix} v \\ \mu \end{pmatrix} =
+          - \begin{pmatrix} B_s\,dx \\ D\,dx \end{pmatrix},
+          \qquad \mu_k = \varphi_k\,ds_k,
+
+with H and B at fixed gates, Z and D the gradients of the kinks' inputs in weights and
+data, and their forces :math:`\varphi` (S. M. Robinson, "Strongly regular generalized
+equations", 1980; A. Dontchev, R. Rockafellar, "Implicit Functions and Solution
+Mappings" (2009), Section 2E). The shortest solution is
+:math:`v_0 = -T B_s\,dx - (I - T H_s) Z^+ D\,dx` with
+:math:`T = U (U'H_sU)^+ U'` on the tangent space ker Z = range U.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from ...linalg import Solution, TangentInverse, range_residuals
+from ...objective import Kinks, Objective
+from ._dense import gauss_newton
+from ._point import STATIONARITY_NOISE, Point, matrix_shape, operator, relative_neglect
+from ._primal import Primal
+
+__all__ = ["Kinked"]
+
+Array = NDArray[np.float64]
+
+# Gates at other weights are those that leave no residual along Z: by so many steps at
+# most, until they change by less than this.
+_N_GATE_STEPS, _STILL = 10, 1e-13
+# Share of a gradient in the data by which two kinks that move together part.
+_TWIN_TOL = 1e-9
+# Adjoints at once.
+_BLOCK = 64
+
+
+class Kinked(Primal):
+    """Dense H on the tangent space of active kinks."""
+
+    name = "eigh"
+    factor: TangentInverse
+
+    def __init__(self, point: Point) -> None:
+        objective, w = point.objective, point.weights
+        ggn = point.solver.curvature == "ggn"
+        self._matrix = gauss_newton(point) if ggn else objective.hessian(w)
+        self._Z = objective.kink_jacobian(w)
+        noise = STATIONARITY_NOISE * point.stationarity
+        factor = TangentInverse(
+            self._matrix,
+            self._Z,
+            rcond=point.solver.rcond,
+            noise=noise,
+            rank=point.rank,
+        )
+        super().__init__(point, factor)
+        self._point, self._noise = point, noise
+        self.forces = objective.ramps(w).at(objective.kinks)[1]
+        self._norm = float(np.linalg.norm(self._matrix, 2))
+
+    @property
+    def kinks(self) -> Kinks:
+        """Kinks with their gates at the solution."""
+        return self._objective.kinks
+
+    @property
+    def neglected(self) -> float:
+        if self._point.solver.curvature == "hessian":
+            return 0.0
+        product = self._matrix.__matmul__
+        return relative_neglect(self._point, product, self.factor)
+
+    # Right-hand sides -----------------------------------------------------------------
+
+    def _sides(self, dX: Any, dy: Any) -> tuple[Array, Array]:
+        o, w = self._objective, self._w
+        b = self._products.cross(dX) if dy is None else o.cross_product(w, dX, dy)
+        return b, o.kink_tangent(w, dX, dy)
+
+    def solve(self, dX: Any, dy: Any) -> Solution:
+        return self.factor.solve(*self._sides(dX, dy))
+
+    def gate_tangent(self, shift: Array, dX: Any, dy: Any) -> Array:
+        """Movement ds of the gates with a shift of the weights, shape (n_kinks,)."""
+        b, _ = self._sides(dX, dy)
+        return -self.factor.multipliers(b + self._matrix @ shift) / self.forces
+
+    def _moved(self, lifted: Array, b: Array) -> Array:
+        """``T b + (I - T H) l`` for vectors in the last axis."""
+        return self.factor.apply(b - lifted @ self._matrix) + lifted
+
+    @property
+    def solution_operator(self) -> LinearOperator:
+        o, w, B, lift = self._objective, self._w, self.B, self.factor.lift
+        return operator(
+            B.shape,
+            lambda dx: self._moved(
+                lift(o.kink_tangent(w, dx.reshape(o.input_shape))), B.matvec(dx)
+            ),
+            lambda v: self._adjoint(v, o.cross_adjoint, o.kink_adjoint),
+        )
+
+    @property
+    def target_operator(self) -> LinearOperator:
+        o, w, lift = self._objective, self._w, self.factor.lift
+        still = np.zeros(o.input_shape)
+
+        def forward(dy: Array) -> Array:
+            shaped = dy.reshape(o.target_shape)
+            b = o.cross_product(w, still, shaped)
+            return self._moved(lift(o.kink_tangent(w, None, shaped)), b)
+
+        return operator(
+            (o.n_params, int(np.prod(o.target_shape))),
+            forward,
+            lambda v: self._adjoint(v, o.target_adjoint, o.kink_target_adjoint),
+        )
+
+    def _adjoint(self, v: Array, of_R: Any, of_kinks: Any) -> Array:
+        """The adjoint of `_moved` after either pair of derivatives."""
+        Tv = self.factor.apply(v)
+        u = self.factor.multipliers(v - self._matrix @ Tv)
+        found: Array = of_R(self._w, Tv) + of_kinks(self._w, u)
+        return found.ravel()
+
+    def movement_basis(self) -> Array:
+        return np.hstack([self.factor.range_basis()[0], self.factor.normal_basis])
+
+    def reduced_map(self) -> Array:
+        basis, eigenvalues = self.factor.range_basis()
+        o, w, Q = self._objective, self._w, self.factor.normal_basis
+        D = o.kink_input_jacobian(w)
+        shape = D.shape[1:]
+        normal = Q.T @ self.factor.lift(D.reshape(len(D), -1).T).T
+        rows = o.cross_adjoints(w, basis.T).reshape(basis.shape[1], -1)
+        tangent = (rows - (basis.T @ self._matrix @ Q) @ normal) / eigenvalues[:, None]
+        return np.concatenate([tangent, normal]).reshape(-1, *shape)
+
+    # Range ----------------------------------------------------------------------------
+
+    def column_range_residuals(self) -> Array:
+        shape = matrix_shape(self._objective)
+        found = np.where(self._parts_twins, np.inf, np.zeros(shape))
+        if self.factor.kernel_dim == 0:
+            return found
+        inside = self._squared_columns(self.factor.kernel.spanning_basis())
+        everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
+        return np.maximum(found, range_residuals(np.sqrt(inside), np.sqrt(everywhere)))
+
+    @cached_property
+    def _parts_twins(self) -> NDArray[np.bool_]:
+        """Entries of X along which kinks part that move with others in the weights.
+
+        So do those of duplicated rows: no first order describes what comes of it.
+        """
+        o, w, twins = self._objective, self._w, self.kinks.twins
+        if not len(twins):
+            return np.zeros(matrix_shape(o), dtype=bool)
+        D, own = o.kink_input_jacobian(w), o.kink_input_jacobian(w, twins)
+        along = self.factor.multipliers(o.kink_jacobian(w, twins))
+        left = np.abs(own - np.einsum("kij,tk->tij", D, along))
+        found: NDArray[np.bool_] = (left > _TWIN_TOL * np.abs(own).max()).any(axis=0)
+        return found
+
+    @property
+    def has_twins(self) -> bool:
+        """Whether there are such kinks."""
+        return bool(self._parts_twins.any())
+
+    def _squared_columns(self, basis: Array) -> Array:
+        """``|q'(b - H Z^+ d)|^2`` summed over tangent vectors q, for each column."""
+        o, w = self._objective, self._w
+        total = np.zeros(matrix_shape(o))
+        D = o.kink_input_jacobian(w)
+        along = self.factor.multipliers((self._matrix @ basis).T)
+        for start in range(0, basis.shape[1], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            rows = o.cross_adjoints(w, basis[:, part].T)
+            rows = rows - np.einsum("kij,qk->qij", D, along[part])
+            total += (rows**2).sum(axis=0)
+        return total
+
+    @property
+    def target_range_residual(self) -> float:
+        basis = self.factor.kernel.spanning_basis().T
+        if not len(basis):
+            return 0.0
+        inside = [np.linalg.norm(self._target_row(z)) for z in basis]
+        if not np.any(inside):
+            return 0.0
+        around = [
+            np.linalg.norm(self._target_row(z)) for z in self.factor.range_basis()[0].T
+        ]
+        return float(np.linalg.norm(inside) / np.linalg.norm([*inside, *around]))
+
+    def _target_row(self, z: Array) -> Array:
+        o, w = self._objective, self._w
+        u = self.factor.multipliers(self._matrix @ z)
+        found: Array = o.target_adjoint(w, z) - o.kink_target_adjoint(w, u)
+        return found
+
+    def restricted_map(self, part: slice) -> tuple[Array, Array]:
+        o, w = self._objective, self._w
+        H, Z = self._matrix[part, part], self._Z[:, part]
+        factor = TangentInverse(H, Z, rcond=self._point.solver.rcond, noise=self._noise)
+        units = np.zeros((len(H), o.n_params))
+        units[:, part] = np.eye(len(H))
+        B = o.cross_adjoints(w, units).reshape(len(H), -1)
+        if factor.constraint_rank < len(Z):
+            # So few weights hold the kinks in more than one way.
+            return B, np.full(B.shape[1], np.inf)
+        D = o.kink_input_jacobian(w).reshape(len(Z), -1)
+        lifted = factor.lift(D.T)
+        b = B.T - lifted @ H
+        outside = np.linalg.norm(factor.kernel.project(b), axis=1)
+        residuals = range_residuals(outside, np.linalg.norm(b, axis=1))
+        return (factor.apply(b) + lifted).T, residuals
+
+    @property
+    def H(self) -> LinearOperator:
+        p, product = self._objective.n_params, self._matrix.__matmul__
+        return operator((p, p), product, product)
+
+    # Residuals ------------------------------------------------------------------------
+
+    def gated(self, objective: Objective, weights: Array) -> Objective:
+        """The objective at the gates that fit other weights or data best.
+
+        Those that leave least of R: it then has no part in range Z'.
+        """
+        kinks = self.kinks
+        for _ in range(_N_GATE_STEPS):
+            there = objective.on_kinks(kinks)
+            moved = self.factor.multipliers(there.gradient(weights)) / self.forces
+            kinks = kinks.with_gates(kinks.gates - moved)
+            if not np.abs(moved).max(initial=0.0) > _STILL:
+                break
+        return objective.on_kinks(kinks)
+
+    def _residual(self, objective: Objective, weights: Array) -> tuple[Array, Array]:
+        """R on the tangent space, and ``Z^+ t`` of the kinks' inputs t."""
+        there = self.gated(objective, weights)
+        g, Q = there.gradient(weights), self.factor.normal_basis
+        inputs = there.ramps(weights).at(self.kinks)[0]
+        return g - Q @ (Q.T @ g), self.factor.lift(inputs)
+
+    def length_of_residual(self, objective: Objective, weights: Array) -> float:
+        R, off = self._residual(objective, weights)
+        return float(np.hypot(np.linalg.norm(R), self._norm * np.linalg.norm(off)))
+
+    def residual_norm(self, objective: Objective, weights: Array) -> float:
+        return self.length_of_residual(objective, weights)
+
+    @property
+    def residual_scale(self) -> float:
+        return self._norm
+
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
+        R, off = self._residual(objective, weights)
+        return -self._moved(off, R)
