@@ -130,7 +130,7 @@ def _ratio(
     if size == 0.0:
         return np.nan, np.nan, np.nan
     objective = gd.objective.with_data(gd.objective.inputs + size * direction)
-    retrained = continued(gd.weights, gd.factor, objective, tol=tol)
+    retrained = continued(gd.weights, gd.factor, objective, tol=tol, active=gd.active)
     if not retrained.converged:
         return np.nan, np.nan, size
     movement = retrained.weights - gd.weights

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ._ramps import Gating
 
-__all__ = ["Held", "Kinks", "Plain", "Recorder", "Smoothed"]
+__all__ = ["NO_KINKS", "Held", "Kinks", "Plain", "Recorder", "Smoothed"]
 
 Tensor = torch.Tensor
 Array = NDArray[np.float64]
@@ -107,6 +107,9 @@ class Kinks:
         """Places of one operation's kinks, and of its fixed ramps."""
         fixed = self.fixed_places[self.fixed_calls == call]
         return self.places[self.calls == call], fixed
+
+
+NO_KINKS = Kinks.none()
 
 
 class Plain:

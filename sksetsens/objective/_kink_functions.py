@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.func import vmap
 
 from ._base import Array, Tensor
-from ._gates import Held, Kinks, Plain, Recorder, Smoothed
+from ._gates import NO_KINKS, Held, Kinks, Plain, Recorder, Smoothed
 from ._net_function import push
 from ._output_derivatives import OutputDerivatives
 from ._ramps import Gating
@@ -81,7 +81,7 @@ class KinkFunctions(OutputDerivatives):
             Gates of all other ramps; None to let them follow the signs.
         """
         if not kinks.holds and pattern is None:
-            return self._gated(None, None)
+            return self.off_kinks()
         return self._gated(self._held(kinks, pattern), kinks)
 
     def off_kinks(self) -> Self:
@@ -91,7 +91,7 @@ class KinkFunctions(OutputDerivatives):
     @property
     def kinks(self) -> Kinks:
         """Kinks whose gates are held."""
-        return Kinks.none() if self._kinks is None else self._kinks
+        return NO_KINKS if self._kinks is None else self._kinks
 
     def _held(self, kinks: Kinks, pattern: dict[int, Mask] | None) -> Held:
         sizes = self._ramp_sizes

@@ -88,7 +88,7 @@ def _is_real(args: Any) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point()
 
 
-# Activations ---------------------------------------------------------------------------
+# Activations --------------------------------------------------------------------------
 
 
 def _relu(ramp: Ramp, z: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _clamp_max(ramp: Ramp, z: Tensor, max: Any) -> Tensor:
     return z - ramp(z - max)
 
 
-# Maxima --------------------------------------------------------------------------------
+# Maxima -------------------------------------------------------------------------------
 
 
 def _maximum(ramp: Ramp, a: Tensor, b: Tensor) -> Any:
@@ -248,10 +248,13 @@ def _adaptive_pool(n: int) -> Callable[..., Any]:
         if return_indices:
             return NotImplemented
         sizes, wanted = a.shape[-n:], _each(output_size, n)
-        outs = [size if out is None else out for size, out in zip(sizes, wanted)]
-        if any(size % out for size, out in zip(sizes, outs)):
+        pairs = [
+            (size, size if out is None else out)
+            for size, out in zip(sizes, wanted, strict=True)
+        ]
+        if any(size % out for size, out in pairs):
             return NotImplemented
-        kernel = tuple(size // out for size, out in zip(sizes, outs))
+        kernel = tuple(size // out for size, out in pairs)
         zeros, ones = (0,) * n, (1,) * n
         windows = _windows(tuple(sizes), kernel, kernel, zeros, ones, False)
         return _over_windows(ramp, a, *windows)
@@ -305,7 +308,7 @@ def _each(value: Any, n: int) -> tuple[Any, ...]:
     return values * n if len(values) == 1 else values
 
 
-# Losses and penalties ------------------------------------------------------------------
+# Losses and penalties -----------------------------------------------------------------
 
 
 def _l1_loss(

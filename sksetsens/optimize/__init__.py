@@ -4,12 +4,14 @@ Trust-region Newton, Levenberg-Marquardt, L-BFGS, warm starts; knows objectives 
 H only. May import: objective, linalg, and what is below.
 """
 
+from ._active_kinks import ActiveSet
 from ._kinks import stationary_on_kinks
 from ._polish import Polished, check_curvature, polish, stationarity
 from ._scales import scaled_stationarity, weight_scales
 from ._warm_start import continued
 
 __all__ = [
+    "ActiveSet",
     "Polished",
     "check_curvature",
     "continued",

@@ -47,6 +47,8 @@ _EDGE = 1e-9
 _MAX_STEPS, _CONTRACTION, _CHORD = 30, 0.5, 0.1
 # Relative steps (of weights and gates) that have converged, and that are rounding.
 _CONVERGED, _ARRIVED = 1e-9, 1e-15
+# Times the first movement within which exchanges must end.
+_REACH = 4.0
 # Gradients of a kink's input below this share of the largest are none.
 _STILL = 1e-10
 
@@ -67,6 +69,13 @@ class ActiveSet:
     kinks: Kinks
     pattern: dict[int, Mask]
     scales: dict[int, float]
+
+    @classmethod
+    def at(cls, objective: Objective, weights: Array) -> Self:
+        """Of an objective with its kinks held, at its solution."""
+        ramps = objective.ramps(weights)
+        pattern = {call: t > 0.0 for call, t in ramps.inputs.items()}
+        return cls(objective.kinks, pattern, ramp_scales(ramps))
 
     def fixed(self, objective: Objective) -> Objective:
         """The objective with all gates held: smooth."""
@@ -168,14 +177,19 @@ def _dead_units(t: Array, scale: float) -> tuple[Mask, int]:
         units = small.all(axis=others)
         if units.any():
             shape = [1] * t.ndim
-            shape[axis] = len(units)
+            shape[axis] = t.shape[axis]
             dead |= units.reshape(shape)
             count = max(count, int(units.sum()))
     return dead, count
 
 
 def newton_on_kinks(
-    objective: Objective, weights: Array, active: ActiveSet, *, max_rounds: int = 20
+    objective: Objective,
+    weights: Array,
+    active: ActiveSet,
+    *,
+    max_rounds: int = 20,
+    near: float = 0.0,
 ) -> KinkSolution:
     """Newton on K from a guess of the active kinks, exchanged until they are right.
 
@@ -186,12 +200,16 @@ def newton_on_kinks(
     active : ActiveSet
     max_rounds : int, default=20
         Exchanges at most.
+    near : float, default=0.0
+        Length that the movement may have, a few times over; the first movement
+        where that is longer.
 
     Returns
     -------
     solution : KinkSolution
         Of the last round.
     """
+    start, reach = weights, np.inf
     seen: set[bytes] = set()
     n_iter, at_once, rounds = 0, True, 0
     while True:
@@ -199,7 +217,11 @@ def newton_on_kinks(
         w, active, residual, off, is_minimum, n = _newton(objective, weights, active)
         n_iter, rounds = n_iter + n, rounds + 1
         violations = _Violations.of(objective, w, active)
-        arrived = residual <= _CONVERGED
+        moved = float(np.linalg.norm(w - start))
+        if rounds == 1:
+            reach = _REACH * max(moved, near)
+        # Further away lie other minima.
+        arrived = residual <= _CONVERGED and moved <= reach
         solution = KinkSolution(
             w, active, residual, off, arrived and not violations, is_minimum, n_iter
         )
@@ -271,7 +293,7 @@ def _independent(objective: Objective, weights: Array, active: ActiveSet) -> Act
     if not len(kinks):
         return active
     Z = active.fixed(objective).kink_jacobian(weights)
-    lengths = np.linalg.norm(Z, axis=1)
+    lengths: Array = np.linalg.norm(Z, axis=1)
     moves = np.flatnonzero(lengths > _STILL * lengths.max(initial=0.0))
     kept = np.zeros(len(Z), dtype=bool)
     kept[moves[independent_rows(Z[moves])]] = True

@@ -82,7 +82,7 @@ def minimised_on_kinks(
 
 
 def stationary_on_kinks(
-    objective: Objective, weights: Array, kinks: Kinks
+    objective: Objective, weights: Array, active: ActiveSet, near: float
 ) -> tuple[Array, Kinks] | None:
     """The minimum next to weights by Newton on K alone, kinks exchanged.
 
@@ -90,28 +90,24 @@ def stationary_on_kinks(
     ----------
     objective : Objective
     weights : ndarray of shape (p,)
-    kinks : Kinks
-        First guess.
+    active : ActiveSet
+        Of a solution nearby.
+    near : float
+        Distance within which it may lie, a few times over.
 
     Returns
     -------
     weights, kinks : ndarray of shape (p,), Kinks
         Or None where there is none so near.
     """
-    found = newton_on_kinks(objective, weights, _guess(objective, weights, kinks))
+    found = newton_on_kinks(objective, weights, active, near=near)
     if not (found.is_consistent and found.is_minimum):
         return None
     return found.weights, found.kinks
 
 
-def _guess(objective: Objective, weights: Array, kinks: Kinks) -> ActiveSet:
-    ramps = objective.on_kinks(kinks).ramps(weights)
-    pattern = {call: t > 0.0 for call, t in ramps.inputs.items()}
-    return ActiveSet(kinks, pattern, ramp_scales(ramps))
-
-
 def continued_on_kinks(
-    objective: Objective, weights: Array, kinks: Kinks
+    objective: Objective, weights: Array, active: ActiveSet
 ) -> KinkSolution:
     """A minimiser on the kinks next to one of nearby data.
 
@@ -121,14 +117,13 @@ def continued_on_kinks(
         On the new data.
     weights : ndarray of shape (p,)
         The solution on the old data, or what is predicted of the new one.
-    kinks : Kinks
+    active : ActiveSet
         Of the old solution.
 
     Returns
     -------
     solution : KinkSolution
     """
-    active = _guess(objective, weights, kinks)
     solution = newton_on_kinks(objective, weights, active)
     if solution.is_consistent and solution.is_minimum:
         return solution

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..exceptions import UnsupportedObjectiveError
 from ..linalg import PseudoInverse, SymmetricPseudoInverse, probe
 from ..objective import Kinks, Objective, PointProducts
-from ._active_kinks import KinkSolution
+from ._active_kinks import ActiveSet, KinkSolution
 from ._kinks import continued_on_kinks, minimised_on_kinks
 from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
@@ -103,6 +103,7 @@ def polish(
     keep_index: bool = False,
     nearby: PseudoInverse | None = None,
     initial_curvature: float = 0.0,
+    active: ActiveSet | None = None,
 ) -> Polished:
     """Bring weights to ``stationarity <= tol``, and on to rounding where cheap.
 
@@ -122,6 +123,8 @@ def polish(
         the solution next to it where the rank of H stays what it is.
     initial_curvature : float, default=0.0
         |H|_2 where training began: a solution with next to none of it is saturated.
+    active : ActiveSet, default=None
+        Kinks and gates of a solution close by, of a warm start.
 
     Returns
     -------
@@ -132,9 +135,11 @@ def polish(
     UnsupportedObjectiveError
         If H is not finite where it ends.
     """
-    kinks, objective = objective.kinks, objective.off_kinks()
+    objective = objective.off_kinks()
     if _can_have_kinks(objective, weights, keep_index):
-        polished = _polished_on_kinks(objective, weights, kinks, tol, warm)
+        if warm and active is None:
+            active = ActiveSet.at(objective, weights)
+        polished = _polished_on_kinks(objective, weights, active, tol)
     else:
         polished = _polished(
             objective, weights, tol, warm, keep_index, nearby, initial_curvature
@@ -172,13 +177,13 @@ def _can_have_kinks(objective: Objective, w: Array, keep_index: bool) -> bool:
 
 
 def _polished_on_kinks(
-    objective: Objective, start: Array, kinks: Kinks, tol: float, warm: bool
+    objective: Objective, start: Array, active: ActiveSet | None, tol: float
 ) -> Polished:
     initial = float(np.linalg.norm(objective.gradient(start)))
-    if warm:
-        found = continued_on_kinks(objective, start, kinks)
-    else:
+    if active is None:
         found = minimised_on_kinks(objective, start)
+    else:
+        found = continued_on_kinks(objective, start, active)
     w, gated = found.weights, found.active.fixed(objective)
     here = _Place.of(gated, w)
     relative = max(here.relative, found.off_kinks)

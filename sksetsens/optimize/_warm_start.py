@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ..linalg import PseudoInverse, probe
 from ..objective import Objective
+from ._active_kinks import ActiveSet
 from ._polish import Polished, polish
 
 __all__ = ["continued"]
@@ -21,6 +22,7 @@ def continued(
     *,
     tol: float,
     nudge: float = 0.0,
+    active: ActiveSet | None = None,
 ) -> Polished:
     """Second-order steps on another objective from a solution.
 
@@ -37,6 +39,8 @@ def continued(
     nudge : float, default=0.0
         Length, relative to 1 + |w|, of a movement within ker H before the first step:
         off a point that stays stationary without staying a minimum.
+    active : ActiveSet, default=None
+        Kinks and gates of the solution on the old data.
 
     Returns
     -------
@@ -54,4 +58,5 @@ def continued(
         warm=True,
         keep_index=factor.inertia[0] > 0,
         nearby=factor,
+        active=active,
     )

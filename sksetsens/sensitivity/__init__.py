@@ -4,8 +4,10 @@ Diagnosis of a solution, the predicted set, the range of the first order. May im
 perturbation, sets, optimize, and what is below.
 """
 
+from ._breaks import first_break
 from ._coderivative import Coderivative
 from ._diagnosis import Diagnosis, Finding, diagnose
+from ._exchange import beyond_break
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linear_range import LinearRange, linear_range
 from ._linearise import Linearisation, collect, linearise, warn_of
@@ -22,8 +24,10 @@ __all__ = [
     "GraphicalDerivative",
     "LinearRange",
     "Linearisation",
+    "beyond_break",
     "collect",
     "diagnose",
+    "first_break",
     "linear_range",
     "linearise",
     "predict_set",

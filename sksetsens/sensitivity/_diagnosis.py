@@ -107,8 +107,7 @@ class Finding(Enum):
     )
     NOT_STRICT = (
         "a kink is about to change: its gate is within {strictness:.1g} of 0 or 1, "
-        "where the solutions move differently to both sides; add weight decay, or train "
-        "from another start"
+        "where the solutions move differently to both sides; train from another start"
     )
     TWIN_KINKS = (
         "kinks that move together (of duplicated rows) part where the data does: no "

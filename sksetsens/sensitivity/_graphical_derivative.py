@@ -22,7 +22,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from ..linalg import PseudoInverse, Reason, Subspace
 from ..objective import Kinks, Objective
-from ..optimize import stationary_on_kinks
+from ..optimize import ActiveSet, stationary_on_kinks
 from ._undifferentiable import Undifferentiable, undifferentiable
 from .systems import Kinked, Point, Solver, choose_system
 
@@ -225,6 +225,7 @@ class GraphicalDerivative:
         Parameters
         ----------
         objective : Objective
+            On the same kinks, whose gates are then those that fit, or on others.
         weights : ndarray of shape (n_params,)
         keep_rank : bool, default=True
             Whether to keep the rank found here. Off the solution set the null
@@ -237,7 +238,9 @@ class GraphicalDerivative:
         -------
         derivative : GraphicalDerivative
         """
-        if isinstance(self._system, Kinked):
+        if objective.kinks is not self.kinks:
+            keep_rank = False
+        elif isinstance(self._system, Kinked):
             objective = self._system.gated(objective, weights)
         factor, scales = self.factor, self.factor.scales
         rank = factor.rank if keep_rank and not self.is_matrix_free else None
@@ -274,9 +277,10 @@ class GraphicalDerivative:
             None where the net has no kinks, or no such solution was found.
         """
         plain = objective.off_kinks()
-        if not (self.kinks.holds and plain.has_ramps):
+        if self.active is None or not self.can_exchange:
             return None
-        found = stationary_on_kinks(plain, weights, self.kinks)
+        near = float(np.linalg.norm(weights - self.weights))
+        found = stationary_on_kinks(plain, weights, self.active, near)
         if found is None:
             return None
         at, kinks = found
@@ -358,14 +362,32 @@ class GraphicalDerivative:
             return np.zeros(0)
         return self._system.gate_tangent(shift, dX, dy)
 
+    @property
+    def can_exchange(self) -> bool:
+        """Whether kinks of this net are solved for: not where it interpolates."""
+        if self.objective.is_tilted or self.active is None:
+            return False
+        return self.solver_ == "eigh"
+
     @cached_property
+    def active(self) -> ActiveSet | None:
+        """Kinks and gates of all ramps at the solution; None of a net without."""
+        if not self.objective.has_ramps:
+            return None
+        return ActiveSet.at(self.objective, self.weights)
+
+    @property
     def smooth(self) -> Objective:
         """The objective with all gates held as they are at the solution."""
-        if not self.kinks.holds:
+        if self.active is None or not self.kinks.holds:
             return self.objective
-        inputs = self.objective.ramps(self.weights).inputs
-        pattern = {call: t > 0.0 for call, t in inputs.items()}
-        return self.objective.on_kinks(self.kinks, pattern)
+        return self._fixed
+
+    @cached_property
+    def _fixed(self) -> Objective:
+        return (
+            self.objective if self.active is None else self.active.fixed(self.objective)
+        )
 
     @property
     def H(self) -> LinearOperator:

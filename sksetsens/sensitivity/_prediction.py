@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ..perturbation import Perturbation
 from ..sets import PredictedSolutionSet
 from ._breaks import first_break
 from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
+from ._exchange import across_breaks
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linearise import kink_evidence, spectral_evidence
 from ._reach import HOLDS_TOL, FirstOrderError, first_order_error
@@ -27,6 +28,8 @@ Array = NDArray[np.float64]
 
 # Error of the first order above which the prediction removed less than it claims.
 _FAILS = 0.5
+# Breaks that are crossed to measure the first order's error.
+_N_BREAKS = 10
 # Of an empty piece.
 _UNKNOWN = FirstOrderError(np.nan, np.nan, np.nan, False)
 
@@ -156,10 +159,15 @@ def _piece(
         return _Piece(objective, affine.shift, gd, affine, base_loss)
     weights, derivative = gd.weights + affine.shift, gd
     if n_corrections:
-        weights, derivative = _corrected(gd, objective, weights, n_corrections)
+        weights, derivative = _corrected(
+            gd, perturbation, objective, weights, n_corrections
+        )
     error = first_order_error(
         gd, objective, weights, floor=floor, corrected=derivative, before=before
     )
+    breaks = first_break(gd, affine.shift, perturbation.dX, perturbation.dy)
+    if breaks < 1.0 and not n_corrections and gd.can_exchange:
+        error = _error_beyond_break(gd, perturbation, objective, weights, error)
     gradient_norm = derivative.length_of_residual(objective, weights)
     obstruction = 0.0
     # A random perturbation, which fit has tried, finds any change of rank that this one
@@ -180,20 +188,60 @@ def _piece(
         obstruction,
         jumping,
         moves_kinks,
-        first_break(gd, affine.shift, perturbation.dX, perturbation.dy),
+        breaks,
     )
 
 
+def _exchanged(
+    gd: GraphicalDerivative,
+    perturbation: Perturbation,
+    objective: Objective,
+    weights: Array,
+    max_breaks: int | None,
+) -> GraphicalDerivative | None:
+    """The derivative at the solution on the perturbed data, on its kinks there."""
+    found = gd.on_other_kinks(objective, weights)
+    if found is not None:
+        return found
+    dX, dy = perturbation.dX, perturbation.dy
+    return across_breaks(gd, dX, dy, max_breaks=max_breaks)[0]
+
+
+def _error_beyond_break(
+    gd: GraphicalDerivative,
+    perturbation: Perturbation,
+    objective: Objective,
+    weights: Array,
+    error: FirstOrderError,
+) -> FirstOrderError:
+    """Error where kinks have changed: the distance to the solution on the new ones.
+
+    R jumps where a ramp crosses its kink, so that its size tells nothing there.
+    """
+    there = _exchanged(gd, perturbation, objective, weights, _N_BREAKS)
+    moved = gd.length(weights - gd.weights)
+    missed = np.inf
+    if there is not None and moved > 0.0:
+        left = there.weights - weights
+        missed = float(there.kernel.complement_norm(left)) / moved
+    return replace(error, nonlinearity=missed, shift_error=missed)
+
+
 def _corrected(
-    gd: GraphicalDerivative, objective: Objective, weights: Array, n_steps: int
+    gd: GraphicalDerivative,
+    perturbation: Perturbation,
+    objective: Objective,
+    weights: Array,
+    n_steps: int,
 ) -> tuple[Array, GraphicalDerivative]:
     """Weights after Newton steps on the perturbed data, and the derivative there.
 
     Kinks are exchanged where others hold there.
     """
-    exchanged = gd.on_other_kinks(objective, weights)
-    if exchanged is not None:
-        return exchanged.weights, exchanged
+    if gd.kinks.holds:
+        found = _exchanged(gd, perturbation, objective, weights, None)
+        if found is not None:
+            return found.weights, found
     for _ in range(n_steps):
         weights = weights + gd.at(objective, weights).newton_step()
     return weights, gd.at(objective, weights)

@@ -54,12 +54,17 @@ def retrained_set(
     objective = gd.objective.with_data(*perturbation.data())
     nudge = 0.0 if trusted else _NUDGE
     polished = continued(
-        gd.weights, gd.factor, objective, tol=perturbation.estimator.tol, nudge=nudge
+        gd.weights,
+        gd.factor,
+        objective,
+        tol=perturbation.estimator.tol,
+        nudge=nudge,
+        active=gd.active,
     )
     if not polished.converged:
         return None
     there = gd.at(
-        objective,
+        objective.on_kinks(polished.kinks),
         polished.weights,
         keep_rank=False,
         stationarity=polished.stationarity,

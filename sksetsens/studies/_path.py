@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from .._validation import check_count, check_positive
 from ..optimize import Polished, stationarity
 from ..perturbation import Perturbation, check_perturbation
-from ..sensitivity import AffineSet, GraphicalDerivative, collect, diagnose, reach
+from ..sensitivity import (
+    AffineSet,
+    GraphicalDerivative,
+    beyond_break,
+    collect,
+    diagnose,
+    first_break,
+    reach,
+)
 from ..sets import SolutionSet
 
 __all__ = ["SolutionPath", "SolutionTrack", "follow_path"]
@@ -31,7 +39,7 @@ _FIRST_STEP, _GROWTH = 0.1, 3.0
 # turns back its velocity passes through 0.
 _NEGLIGIBLE = 1e-3
 # What kept a step from being taken.
-_TOO_CURVED, _SINGULAR, _NEW_RANK = "curved", "singular", "rank"
+_TOO_CURVED, _SINGULAR, _NEW_RANK, _KINK = "curved", "singular", "rank", "kink"
 # Chord steps that may correct one prediction; they shrink by about the prediction's
 # error each.
 _N_CHORD_STEPS = 40
@@ -69,6 +77,9 @@ class SolutionTrack:
 
     n_factorisations : int
 
+    n_breaks : int
+        Kinks that joined or left on the way.
+
     stopped_at : float
         Share at which the path ends: 1 where it arrives; at a fold, the share to which
         its approach extrapolates.
@@ -84,6 +95,7 @@ class SolutionTrack:
     smallest_eigenvalues: list[float] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     n_factorisations: int = 0
+    n_breaks: int = 0
     stopped_at: float = 0.0
     arrived: bool = False
     status: str = ""
@@ -241,8 +253,8 @@ def _ends(walks: list[_Walk], perturbation: Perturbation) -> SolutionSet:
 
 
 def _evidence(gd: GraphicalDerivative, track: SolutionTrack, tol: float) -> Polished:
-    norm = float(np.linalg.norm(gd.objective.gradient(gd.weights)))
-    relative = stationarity(gd.objective, gd.weights, norm)
+    norm = gd.length_of_residual(gd.objective, gd.weights)
+    relative = stationarity(gd.smooth, gd.weights, norm)
     converged = bool(relative <= tol)
     status = (
         "stationary" if converged else f"not stationary: {relative:.2g} > {tol:.2g}"
@@ -275,12 +287,14 @@ class _Walk:
         self._tol, self._min_step = tol, min_step
         self._negative = gd.factor.inertia[0]
         self._obstacle = ""
+        # Of the last step, but for those that a break made short.
+        self._stride = _FIRST_STEP
         self.track = SolutionTrack()
         self._arrive(0.0, gd)
 
     def run(self, max_steps: int) -> None:
         """Go on to t = 1, or to where it ends."""
-        perturbation, t, h = self._perturbation, 0.0, _FIRST_STEP
+        perturbation, t = self._perturbation, 0.0
         affine = self.here(perturbation.dX, perturbation.dy)
         for _ in range(max_steps):
             self.track.speeds.append(float(np.linalg.norm(affine.shift)))
@@ -288,7 +302,8 @@ class _Walk:
                 self.stop(t, f"the set becomes empty at {t:.3g}: {affine.status}")
                 return
             # Longer steps than these could land on another branch unseen.
-            h, affine = self._step(t, min(_GROWTH * h, 1.0 - t), affine)
+            longest = min(_GROWTH * self._stride, 1.0 - t)
+            h, affine = self._step(t, longest, affine)
             if h == 0.0:
                 self.stop(*self._why(t))
                 return
@@ -296,7 +311,7 @@ class _Walk:
             if t == 1.0:
                 self.track.speeds.append(float(np.linalg.norm(affine.shift)))
                 self.track.stopped_at, self.track.arrived = 1.0, True
-                self.track.status = f"arrived in {len(self.track.t) - 1} steps"
+                self.track.status = self._arrival()
                 return
         self.stop(t, f"max_steps={max_steps} were not enough: stopped at {t:.3g}")
 
@@ -305,6 +320,9 @@ class _Walk:
     ) -> tuple[float, AffineSet]:
         """Take the longest step that can be corrected; its length, or 0."""
         perturbation, room = self._perturbation, 1.0 - t
+        breaks = self._break(affine)
+        if breaks < longest:
+            return self._across(t, min(beyond_break(breaks), room), affine)
         within = reach(
             self.here,
             perturbation.dX,
@@ -322,10 +340,13 @@ class _Walk:
         while h >= least:
             arrives = h >= room
             there = self._corrected(1.0 if arrives else t + h, h * affine.shift)
+            if there is not None and there.strictness <= 0.0:
+                there = self._exchanged(t + h, h, affine)
             if there is not None:
                 onward = there(perturbation.dX, perturbation.dy)
                 if self._on_the_branch(there, h, affine, onward):
                     self._arrive(1.0 if arrives else t + h, there)
+                    self._stride = h
                     return h, onward
             h *= 0.5
             if self._obstacle == _NEW_RANK and h < self._min_step:
@@ -333,6 +354,38 @@ class _Walk:
         if within < least:
             self._obstacle = _TOO_CURVED
         return 0.0, affine
+
+    def _break(self, affine: AffineSet) -> float:
+        """Where the next kink joins or leaves, from here."""
+        if not self.here.can_exchange:
+            return np.inf
+        perturbation = self._perturbation
+        return first_break(self.here, affine.shift, perturbation.dX, perturbation.dy)
+
+    def _exchanged(
+        self, t: float, h: float, affine: AffineSet
+    ) -> GraphicalDerivative | None:
+        """The derivative at t on the kinks that hold there; None where none is near."""
+        objective = self.here.objective.with_data(*self._perturbation.data(t))
+        self.track.n_factorisations += 1
+        return self.here.on_other_kinks(objective, self.here.weights + h * affine.shift)
+
+    def _across(self, t: float, h: float, affine: AffineSet) -> tuple[float, AffineSet]:
+        """Go just beyond the next break, where other kinks hold."""
+        perturbation, end = self._perturbation, min(t + h, 1.0)
+        there = self._exchanged(end, h, affine)
+        if there is None:
+            self._obstacle = _KINK
+            return 0.0, affine
+        moved = there.length(there.weights - self.here.weights - h * affine.shift)
+        # Of two breaks close together the way between them is no scale.
+        expected = max(h, self._min_step) * there.length(affine.shift)
+        if moved > self._tol * max(expected, h * self._least_shift()):
+            self._obstacle = _KINK
+            return 0.0, affine
+        self.track.n_breaks += 1
+        self._arrive(end, there)
+        return h, there(perturbation.dX, perturbation.dy)
 
     def _least_shift(self) -> float:
         """Length of movements whose error is not worth a shorter step."""
@@ -393,6 +446,11 @@ class _Walk:
         self.track.weights.append(gd.weights)
         self.track.smallest_eigenvalues.append(gd.factor.weakest[0])
 
+    def _arrival(self) -> str:
+        n = self.track.n_breaks
+        across = f" across {n} change{'s' if n > 1 else ''} of kinks" if n else ""
+        return f"arrived in {len(self.track.t) - 1} steps{across}"
+
     def stop(self, t: float, status: str) -> None:
         """End at t, for the reason given."""
         self.track.stopped_at, self.track.status = t, status
@@ -400,6 +458,11 @@ class _Walk:
     def _why(self, t: float) -> tuple[float, str]:
         """What keeps the path from going on."""
         smallest = self.track.smallest_eigenvalues
+        if self._obstacle == _KINK:
+            return t, (
+                f"a kink is reached at {t:.3g} beyond which no solution is next to this "
+                "one (its force is negative, say): the branch ends; retrain beyond it"
+            )
         if self._obstacle != _SINGULAR and smallest[-1] > _COLLAPSED * smallest[0]:
             if self._obstacle == _NEW_RANK:
                 return t, (

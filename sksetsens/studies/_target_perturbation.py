@@ -277,8 +277,10 @@ def _retrained(
 ) -> GraphicalDerivative | None:
     """The derivative at the retrained weights; None where they are not stationary."""
     objective = gd.objective.with_data(gd.objective.inputs + dX)
-    polished = continued(gd.weights, gd.factor, objective, tol=tol)
-    return gd.at(objective, polished.weights) if polished.converged else None
+    polished = continued(gd.weights, gd.factor, objective, tol=tol, active=gd.active)
+    if not polished.converged:
+        return None
+    return gd.at(objective.on_kinks(polished.kinks), polished.weights)
 
 
 def _status(unreachable: float, holds_to: float, error: float, verified: bool) -> str:

@@ -183,7 +183,7 @@ def continue_solutions(
     """
     objectives = [gd.objective.with_data(task.X, task.y) for gd in derivatives]
     polished = [
-        continued(gd.weights, gd.factor, objective, tol=task.tol)
+        continued(gd.weights, gd.factor, objective, tol=task.tol, active=gd.active)
         for objective, gd in zip(objectives, derivatives, strict=True)
     ]
     objectives = [
