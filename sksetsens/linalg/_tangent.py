@@ -140,15 +140,19 @@ class TangentInverse(InCommonUnits):
         return replace(inner, value=self.basis @ inner.value - lifted)
 
 
-def independent_rows(Z: Array) -> NDArray[np.int64]:
+def independent_rows(Z: Array, weights: Array | None = None) -> NDArray[np.int64]:
     """Rows of Z of which each adds to the span of the others, ascending.
 
-    Judged on rows of unit length, by a pivoted QR decomposition.
+    Judged on rows of unit length, by a pivoted QR decomposition; of several choices,
+    rows of large weight are preferred.
     """
     if not len(Z):
         return np.zeros(0, dtype=np.int64)
     lengths = np.linalg.norm(Z, axis=1)
-    scaled = Z / np.where(lengths > 0.0, lengths, 1.0)[:, None]
-    R, order = scipy.linalg.qr(scaled.T, mode="r", pivoting=True)
+    scales = np.where(lengths > 0.0, 1.0 / np.where(lengths > 0.0, lengths, 1.0), 1.0)
+    least = 1.0
+    if weights is not None:
+        scales, least = scales * weights, float(weights.min())
+    R, order = scipy.linalg.qr((Z * scales[:, None]).T, mode="r", pivoting=True)
     sizes = np.abs(np.diag(R))
-    return np.sort(order[: int((sizes > _DEPENDENT).sum())])
+    return np.sort(order[: int((sizes > _DEPENDENT * least).sum())])

@@ -42,7 +42,6 @@ _UNEQUAL_SAMPLERS = (
 
 # Piecewise linear in the outputs: the second derivative is zero or undefined.
 _NOT_TWICE_DIFFERENTIABLE = (
-    torch.nn.L1Loss,
     torch.nn.HingeEmbeddingLoss,
     torch.nn.MarginRankingLoss,
     torch.nn.MultiMarginLoss,
@@ -396,6 +395,7 @@ def _refuse_missing_derivatives(
         )
     # NLLLoss of log-probabilities is linear in the outputs and smooth in w.
     flat = r.any() and not probe.is_curved_in_outputs(w)
+    flat = flat and not objective.has_ramps_in_loss
     if flat and not probe.is_linear_in_outputs(w):
         raise UnsupportedObjectiveError(
             f"The criterion {criterion} is piecewise linear in the outputs: "

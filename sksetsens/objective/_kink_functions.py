@@ -127,6 +127,11 @@ class KinkFunctions(OutputDerivatives):
         """Whether the net or its loss has piecewise-linear operations."""
         return bool(self._ramp_sizes)
 
+    @property
+    def has_ramps_in_loss(self) -> bool:
+        """Whether ``get_loss`` has, as absolute errors and L1 penalties do."""
+        return any(call < 0 for call in self._ramp_sizes)
+
     def _recorded(self, w: Tensor, *, moved: bool = False) -> Recorder:
         recorder = Recorder(self._gating or Plain(), moved=moved)
         with torch.set_grad_enabled(moved):

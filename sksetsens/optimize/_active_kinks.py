@@ -47,6 +47,8 @@ _EDGE = 1e-9
 _MAX_STEPS, _CONTRACTION, _CHORD = 30, 0.5, 0.1
 # Relative steps (of weights and gates) that have converged, and that are rounding.
 _CONVERGED, _ARRIVED = 1e-9, 1e-15
+# Share of the scale by which inputs differ of kinks that depend on others by chance.
+_TWIN = 1e-10
 # Times the first movement within which exchanges must end.
 _REACH = 4.0
 # Gradients of a kink's input below this share of the largest are none.
@@ -98,6 +100,8 @@ class KinkSolution:
     active : ActiveSet
     residual : float
         Last step: of the weights relative to ``1 + |w|``, or of a gate.
+    largest_force : float
+        Largest gradient in the weights that a kink balances.
     off_kinks : float
         Distance to where the kinks' inputs are 0, relative to ``1 + |w|``.
     is_consistent : bool
@@ -110,6 +114,7 @@ class KinkSolution:
     weights: Array
     active: ActiveSet
     residual: float
+    largest_force: float
     off_kinks: float
     is_consistent: bool
     is_minimum: bool
@@ -214,39 +219,30 @@ def newton_on_kinks(
     n_iter, at_once, rounds = 0, True, 0
     while True:
         active = _independent(objective, weights, active)
-        w, active, residual, off, is_minimum, n = _newton(objective, weights, active)
-        n_iter, rounds = n_iter + n, rounds + 1
-        violations = _Violations.of(objective, w, active)
-        moved = float(np.linalg.norm(w - start))
+        found = _newton(objective, weights, active)
+        n_iter, rounds = n_iter + found.n_iter, rounds + 1
+        violations = _Violations.of(objective, found.weights, found.active)
+        moved = float(np.linalg.norm(found.weights - start))
         if rounds == 1:
             reach = _REACH * max(moved, near)
         # Further away lie other minima.
-        arrived = residual <= _CONVERGED and moved <= reach
-        solution = KinkSolution(
-            w, active, residual, off, arrived and not violations, is_minimum, n_iter
-        )
-        if solution.is_consistent or not arrived or rounds > max_rounds:
-            return solution
-        exchanged = violations.exchanged(active, at_once)
-        if exchanged.signature in seen:
+        arrived = found.residual <= _CONVERGED and moved <= reach
+        consistent = arrived and not violations
+        if consistent or not arrived or rounds > max_rounds:
+            return replace(found, is_consistent=consistent, n_iter=n_iter)
+        active = violations.exchanged(found.active, at_once)
+        if active.signature in seen:
             if not at_once:
-                return solution
+                return replace(found, n_iter=n_iter)
             at_once, seen = False, set()
-        seen.add(exchanged.signature)
-        active, weights = exchanged, w
+        seen.add(active.signature)
+        weights = found.weights
 
 
-def _newton(
-    objective: Objective, w: Array, active: ActiveSet
-) -> tuple[Array, ActiveSet, float, float, bool, int]:
-    """The zero of K with this active set, wherever gates and signs end.
-
-    Returns weights, active set with its gates, the last step, how far its kinks were,
-    whether the curvature on the tangent space is nowhere negative, and the number of
-    steps.
-    """
-    kinks, last, n_iter = active.kinks, np.inf, 0
-    factor, forces, is_minimum, off = None, np.zeros(0), True, np.inf
+def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
+    """The zero of K with this active set, wherever gates and signs end."""
+    kinks, last, n_iter, off = active.kinks, np.inf, 0, np.inf
+    factor, forces, is_minimum, largest = None, np.zeros(0), True, 0.0
     while n_iter < _MAX_STEPS:
         n_iter += 1
         gated = objective.on_kinks(kinks, active.pattern)
@@ -256,10 +252,14 @@ def _newton(
         if factor is None:
             H = gated.hessian(w)
             if not (np.isfinite(H).all() and np.isfinite(g).all()):
-                return w, replace(active, kinks=kinks), np.inf, off, False, n_iter
-            factor = TangentInverse(H, gated.kink_jacobian(w))
+                is_minimum, last = False, np.inf
+                break
+            Z = gated.kink_jacobian(w)
+            factor = TangentInverse(H, Z)
             forces = np.where(phi == 0.0, np.inf, phi)
             is_minimum = factor.inertia[0] == 0
+            balanced = np.abs(phi) * np.linalg.norm(Z, axis=1)
+            largest = float(balanced.max(initial=0.0))
         lifted = factor.lift(t)
         v = -factor.apply(g - H @ lifted) - lifted
         ds = -factor.multipliers(g + H @ v) / forces
@@ -279,7 +279,8 @@ def _newton(
         if not size <= _CHORD * last:
             factor = None
         last = size
-    return w, replace(active, kinks=kinks), last, off, is_minimum, n_iter
+    there = replace(active, kinks=kinks)
+    return KinkSolution(w, there, last, largest, off, False, is_minimum, n_iter)
 
 
 def _independent(objective: Objective, weights: Array, active: ActiveSet) -> ActiveSet:
@@ -296,11 +297,29 @@ def _independent(objective: Objective, weights: Array, active: ActiveSet) -> Act
     lengths: Array = np.linalg.norm(Z, axis=1)
     moves = np.flatnonzero(lengths > _STILL * lengths.max(initial=0.0))
     kept = np.zeros(len(Z), dtype=bool)
-    kept[moves[independent_rows(Z[moves])]] = True
+    central = 1.0 - np.abs(2.0 * kinks.gates - 1.0)
+    preferred = np.clip(central, 0.1, 1.0)
+    kept[moves[independent_rows(Z[moves], preferred[moves])]] = True
     if kept.all():
         return active
-    along = np.linalg.lstsq(Z[kept].T, Z[~kept].T, rcond=None)[0].sum(axis=0)
-    fixed = kinks.keep(~kept)
+    C = np.linalg.lstsq(Z[kept].T, Z[~kept].T, rcond=None)[0]
+    fixed, along = kinks.keep(~kept), C.sum(axis=0)
+    ramps = active.fixed(objective).ramps(weights)
+    apart = ramps.at(fixed)[0] - C.T @ ramps.at(kinks.keep(kept))[0]
+    scales = np.array([active.scales[int(call)] for call in fixed.calls])
+    chance = np.abs(apart) > _TWIN * scales
+    if chance.any():  # More kinks than weights can hold: the least central are none.
+        pattern = {call: mask.copy() for call, mask in active.pattern.items()}
+        for k in np.flatnonzero(chance):
+            call, place = int(fixed.calls[k]), fixed.places[k]
+            pattern[call].flat[place] = fixed.gates[k] > 0.5
+        left = kept.copy()
+        left[np.flatnonzero(~kept)[~chance]] = True
+        return _independent(
+            objective,
+            weights,
+            replace(active, kinks=kinks.keep(left), pattern=pattern),
+        )
     # Of twins, as of duplicated rows, each keeps its share.
     apart = ~np.isin(fixed.calls, kinks.calls[kept]) & (along != 0.0)
     gates = np.where(apart, along > 0.0, np.clip(fixed.gates, 0.0, 1.0))

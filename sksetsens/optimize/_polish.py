@@ -186,7 +186,10 @@ def _polished_on_kinks(
         found = continued_on_kinks(objective, start, active)
     w, gated = found.weights, found.active.fixed(objective)
     here = _Place.of(gated, w)
-    relative = max(here.relative, found.off_kinks)
+    scale = here.hessian_norm * (1.0 + float(np.linalg.norm(w)))
+    scale = max(scale, found.largest_force, np.finfo(np.float64).tiny)
+    relative = here.gradient_norm / scale
+    relative = max(relative, found.off_kinks)
     solved = found.is_consistent and found.is_minimum
     converged = bool(solved and relative <= tol)
     return Polished(

@@ -65,7 +65,13 @@ class Kinked(Primal):
         super().__init__(point, factor)
         self._point, self._noise = point, noise
         self.forces = objective.ramps(w).at(objective.kinks)[1]
-        self._norm = float(np.linalg.norm(self._matrix, 2))
+        balanced = np.abs(self.forces) * np.linalg.norm(self._Z, axis=1)
+        whole = 1.0 + float(np.linalg.norm(w))
+        # Where only kinks hold the weights, as of absolute errors, H = 0.
+        self._norm = max(
+            float(np.linalg.norm(self._matrix, 2)),
+            float(balanced.max(initial=0.0)) / whole,
+        )
 
     @property
     def kinks(self) -> Kinks:
@@ -141,7 +147,7 @@ class Kinked(Primal):
         D = o.kink_input_jacobian(w)
         shape = D.shape[1:]
         normal = Q.T @ self.factor.lift(D.reshape(len(D), -1).T).T
-        rows = o.cross_adjoints(w, basis.T).reshape(basis.shape[1], -1)
+        rows = o.cross_adjoints(w, basis.T).reshape(basis.shape[1], normal.shape[1])
         tangent = (rows - (basis.T @ self._matrix @ Q) @ normal) / eigenvalues[:, None]
         return np.concatenate([tangent, normal]).reshape(-1, *shape)
 
