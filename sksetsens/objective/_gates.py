@@ -103,6 +103,22 @@ class Kinks:
             gates=self.fixed_gates[rest],
         )
 
+    @property
+    def dead_ramps(self) -> Kinks:
+        """Fixed ramps of dead units, as kinks."""
+        part = slice(self.n_dead_ramps)
+        return replace(
+            Kinks.none(),
+            calls=self.fixed_calls[part],
+            places=self.fixed_places[part],
+            gates=self.fixed_gates[part],
+        )
+
+    def taken(self, values: dict[int, Array]) -> Array:
+        """What arrays by operation hold at the kinks, shape (n_kinks,)."""
+        pairs = zip(self.calls, self.places, strict=True)
+        return np.array([values[int(c)].flat[p] for c, p in pairs])
+
     def of_call(self, call: int) -> tuple[Indices, Indices]:
         """Places of one operation's kinks, and of its fixed ramps."""
         fixed = self.fixed_places[self.fixed_calls == call]

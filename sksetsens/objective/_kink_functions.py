@@ -45,12 +45,7 @@ class Ramps:
 
     def at(self, kinks: Kinks) -> tuple[Array, Array]:
         """Inputs and forces of some kinks, shape (n_kinks,) each."""
-        return self._taken(self.inputs, kinks), self._taken(self.forces, kinks)
-
-    @staticmethod
-    def _taken(values: dict[int, Array], kinks: Kinks) -> Array:
-        pairs = zip(kinks.calls, kinks.places, strict=True)
-        return np.array([values[call].flat[place] for call, place in pairs])
+        return kinks.taken(self.inputs), kinks.taken(self.forces)
 
 
 class KinkFunctions(OutputDerivatives):

@@ -165,7 +165,8 @@ def identified(
         near = (gate > _ON_KINK) & (gate < 1.0 - _ON_KINK) | dead
         places = np.flatnonzero(near)
         kinks = kinks.joined_by(np.full(len(places), call), places, gate.flat[places])
-        kept = ~dead.flat[kinks.places] | (kinks.calls != call)
+        kept = kinks.calls != call
+        kept[~kept] = ~dead.flat[kinks.places[~kept]]
         kinks = kinks.fixing(kept, np.zeros(int((~kept).sum())))
         pattern[call], n_dead = t > 0.0, n_dead + n_units
     n_ramps = len(kinks.fixed_calls)
@@ -284,46 +285,59 @@ def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
 
 
 def _independent(objective: Objective, weights: Array, active: ActiveSet) -> ActiveSet:
-    """Without kinks that nothing moves, or that move with others.
+    """Without kinks that nothing feels or moves, or that move with others.
 
     A maximum over units that are off ties whatever the weights; one over a unit on
     its kink and units that are off has the same kink again, with a gate that multiplies
     the first: it is held open.
     """
-    kinks = active.kinks
-    if not len(kinks):
-        return active
-    Z = active.fixed(objective).kink_jacobian(weights)
-    lengths: Array = np.linalg.norm(Z, axis=1)
-    moves = np.flatnonzero(lengths > _STILL * lengths.max(initial=0.0))
-    kept = np.zeros(len(Z), dtype=bool)
-    central = 1.0 - np.abs(2.0 * kinks.gates - 1.0)
-    preferred = np.clip(central, 0.1, 1.0)
-    kept[moves[independent_rows(Z[moves], preferred[moves])]] = True
-    if kept.all():
-        return active
-    C = np.linalg.lstsq(Z[kept].T, Z[~kept].T, rcond=None)[0]
-    fixed, along = kinks.keep(~kept), C.sum(axis=0)
-    ramps = active.fixed(objective).ramps(weights)
-    apart = ramps.at(fixed)[0] - C.T @ ramps.at(kinks.keep(kept))[0]
-    scales = np.array([active.scales[int(call)] for call in fixed.calls])
-    chance = np.abs(apart) > _TWIN * scales
-    if chance.any():  # More kinks than weights can hold: the least central are none.
-        pattern = {call: mask.copy() for call, mask in active.pattern.items()}
-        for k in np.flatnonzero(chance):
-            call, place = int(fixed.calls[k]), fixed.places[k]
-            pattern[call].flat[place] = fixed.gates[k] > 0.5
-        left = kept.copy()
-        left[np.flatnonzero(~kept)[~chance]] = True
-        return _independent(
-            objective,
-            weights,
-            replace(active, kinks=kinks.keep(left), pattern=pattern),
+    while len(active.kinks):
+        ramps = active.fixed(objective).ramps(weights)
+        felt = np.abs(ramps.at(active.kinks)[1]) > _NO_FORCE * _largest(ramps)
+        active = replace(active, kinks=active.kinks.keep(felt))
+        Z = active.fixed(objective).kink_jacobian(weights)
+        lengths: Array = np.linalg.norm(Z, axis=1)
+        moves = lengths > _STILL * lengths.max(initial=0.0)
+        # Whatever the gates of the others are, nothing depends on them.
+        active, Z = replace(active, kinks=active.kinks.keep(moves)), Z[moves]
+        kinks = active.kinks
+        central = np.clip(1.0 - np.abs(2.0 * kinks.gates - 1.0), 0.1, 1.0)
+        kept = np.isin(np.arange(len(Z)), independent_rows(Z, central))
+        if kept.all():
+            break
+        C = np.linalg.lstsq(Z[kept].T, Z[~kept].T, rcond=None)[0]
+        rest = kinks.keep(~kept)
+        held = kinks.keep(kept)
+        t, of_held = rest.taken(ramps.inputs), held.taken(ramps.inputs)
+        scales = np.array([active.scales[int(call)] for call in rest.calls])
+        by_chance = np.abs(t - C.T @ of_held) > _TWIN * scales
+        if not by_chance.any():
+            # Of twins, as of duplicated rows, each keeps its share.
+            along = C.sum(axis=0)
+            again = ~np.isin(rest.calls, held.calls) & (along != 0.0)
+            gates = np.where(again, along > 0.0, np.clip(rest.gates, 0.0, 1.0))
+            fixed = kinks.fixing(kept, gates.astype(np.float64))
+            return replace(active, kinks=fixed)
+        # More kinks than weights can hold: the least central are none.
+        kept[np.flatnonzero(~kept)[~by_chance]] = True
+        active = replace(
+            active, kinks=kinks.keep(kept), pattern=_opened(active, rest, by_chance)
         )
-    # Of twins, as of duplicated rows, each keeps its share.
-    apart = ~np.isin(fixed.calls, kinks.calls[kept]) & (along != 0.0)
-    gates = np.where(apart, along > 0.0, np.clip(fixed.gates, 0.0, 1.0))
-    return replace(active, kinks=kinks.fixing(kept, gates.astype(np.float64)))
+    return active
+
+
+def _largest(ramps: Ramps) -> float:
+    """Largest force."""
+    sizes = [float(np.abs(f).max(initial=0.0)) for f in ramps.forces.values()]
+    return max(sizes, default=0.0)
+
+
+def _opened(active: ActiveSet, kinks: Kinks, chosen: Mask) -> dict[int, Mask]:
+    """The pattern with the gates of some kinks rounded."""
+    pattern = {call: mask.copy() for call, mask in active.pattern.items()}
+    for k in np.flatnonzero(chosen):
+        pattern[int(kinks.calls[k])].flat[kinks.places[k]] = kinks.gates[k] > 0.5
+    return pattern
 
 
 @dataclass(frozen=True)
@@ -357,10 +371,7 @@ class _Violations:
         kinks, scales = active.kinks, active.scales
         ramps = active.fixed(objective).ramps(w)
         forces = ramps.at(kinks)[1]
-        least = _NO_FORCE * max(
-            (float(np.abs(f).max(initial=0.0)) for f in ramps.forces.values()),
-            default=0.0,
-        )
+        least = _NO_FORCE * _largest(ramps)
         outside = np.abs(kinks.gates - np.clip(kinks.gates, 0.0, 1.0))
         leaving = np.flatnonzero((outside > _EDGE) | (forces < -least))
         gates = {int(k): bool(kinks.gates[k] > 0.5) for k in leaving}

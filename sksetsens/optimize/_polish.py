@@ -211,8 +211,12 @@ def _why_not_on_kinks(
 ) -> str:
     if _runs_away(objective, found.weights):
         return _why_not(objective, found.weights, relative, 0.0)
-    head = f"not stationary on its kinks: relative residual {relative:.2g}"
-    return f"{head}; train longer, or add weight decay"
+    kinked, total = objective.kinked_preactivations(found.weights)
+    return (
+        f"not stationary: {kinked} of {total} pre-activations sit on a kink, and no "
+        f"zero of R was found on these (last step {found.residual:.2g}); train longer, "
+        "add weight decay, or use a smooth activation (tanh, softplus)"
+    )
 
 
 def _polished(

@@ -212,7 +212,9 @@ def diagnose(
     slope = revival_slope(gd) if is_stationary else np.inf
     if slope < _ALIVE:
         found[Finding.REVIVAL] = {"slope": slope}
-    jump = _kink_jump(gd)
+    jump = _kink_jump(gd, gd.smooth)
+    if _moves_dead_units(gd):
+        jump = _kink_jump(gd, gd.objective.off_kinks())
     checked = check_derivatives(gd, is_smooth=jump <= _KINK_TOL)
     neglects = gd.neglected_curvature > _NEGLECT_TOL
     # A saddle has a rank, too: all else keeps it from being examined.
@@ -286,7 +288,26 @@ def _directions(gd: GraphicalDerivative, n: int) -> Array:
     return v / np.linalg.norm(v, axis=1, keepdims=True)
 
 
-def _kink_jump(gd: GraphicalDerivative) -> float:
+def _moves_dead_units(gd: GraphicalDerivative) -> bool:
+    """Whether ramps that are 0 in all rows, without a force, move to first order.
+
+    They are then no dead units: the curvature jumps to both sides.
+    """
+    dead = gd.kinks.dead_ramps
+    if not len(dead):
+        return False
+    o = gd.objective
+    dy = probe(*o.target_shape) if o.has_real_targets else None
+    dX = probe(*o.input_shape)
+    shift = gd(dX, dy).shift
+    if not np.isfinite(shift).all():
+        return False
+    moved = o.ramp_tangents(gd.weights, shift, dX, dy)
+    largest = max(float(np.abs(t).max(initial=0.0)) for t in moved.values())
+    return bool(np.abs(dead.taken(moved)).max() > _KINK_TOL * largest)
+
+
+def _kink_jump(gd: GraphicalDerivative, objective: Objective) -> float:
     """Largest ``|R(w+hv) + R(w-hv) - 2R(w)| / (h |Hv|)`` that does not fall with h.
 
     In the units in which H was decomposed: a step that is short for one column of the
@@ -295,7 +316,7 @@ def _kink_jump(gd: GraphicalDerivative) -> float:
     units, hessian_norm = gd.units
 
     def gradient(w: Array) -> Array:
-        return units * gd.smooth.gradient(units * w)
+        return units * objective.gradient(units * w)
 
     w = gd.weights / units
     h = _KINK_STEP * (1.0 + float(np.linalg.norm(_felt(gd) / units)))
