@@ -383,5 +383,5 @@ _OPERATIONS = {
     "adaptive_max_pool3d": _Operation(_adaptive_pool(3)),
     "l1_loss": _Operation(_l1_loss),
     "norm": _Operation(_norm),
-    "vector_norm": _Operation(_vector_norm),
+    "linalg_vector_norm": _Operation(_vector_norm),
 }

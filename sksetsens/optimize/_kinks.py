@@ -33,7 +33,7 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1, 2e-3, 1e-8
 # Gradient of the smoothed net at each epsilon, relative to |H| (1 + |w|) at the first.
 # Flat valleys, along which units die, are followed to their end; and inputs are known
 # to a share of epsilon, which is what gates depend on.
-_EXACT, _PER_EPS = 1e-6, 1e-2
+_EXACT, _PER_EPS = 1e-9, 1e-2
 # L-BFGS before the first Newton steps.
 _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 
