@@ -131,7 +131,8 @@ def cases(smoke):
 
 def trust(n_restarts, smoke):
     """The first table."""
-    print("data            widths    decay  trusted  kinks    dead  stationarity  s (GELU)")
+    columns = ("data", "widths", "decay", "trusted", "kinks", "dead", "stationarity")
+    print("  ".join(columns), " s per restart (with GELU)")
     n_trusted = total = 0
     reasons = []
     for case in cases(smoke):

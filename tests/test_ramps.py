@@ -1,4 +1,4 @@
-"""Piecewise-linear operations as ramps: the same values, with gates that can be held."""
+"""Piecewise-linear operations as ramps: the same values, by gates that can be held."""
 
 import numpy as np
 import pytest
@@ -181,10 +181,8 @@ def test_held_gates_make_the_objective_smooth():
 
 
 def some_kinks(o):
-    calls, places = np.array([0, 0, 2]), np.array([3, 17, 20])
-    nothing = np.zeros(0, dtype=np.int64)
-    gates = np.array([0.3, 0.5, 0.2])
-    return Kinks(calls, places, gates, nothing, nothing, np.zeros(0))
+    places = np.array([3, 17, 20])
+    return Kinks.at(np.array([0, 0, 2]), places, np.array([0.3, 0.5, 0.2]))
 
 
 def test_kinks_derivatives_are_those_of_their_inputs():

@@ -35,6 +35,12 @@ class Kinks:
         Ramps whose inputs are 0 with those of kinks, or with all weights of a dead
         unit, and whose gate is not solved for.
     fixed_gates : ndarray of shape (n_fixed,)
+    leaders : ndarray of int of shape (n_fixed, 2)
+        Operation and place of the kink whose input that of a fixed ramp is a multiple
+        of, as where a maximum is taken of a unit and its opposite: they share a gate,
+        or have opposite ones. A place of -1 stands for none.
+    follows : ndarray of bool of shape (n_fixed,)
+        Whether the multiple is positive.
     n_dead_units : int
     n_dead_ramps : int
         So many of the fixed ramps, the first ones, belong to dead units.
@@ -46,14 +52,25 @@ class Kinks:
     fixed_calls: Indices
     fixed_places: Indices
     fixed_gates: Array
+    leaders: Indices
+    follows: NDArray[np.bool_]
     n_dead_units: int = 0
     n_dead_ramps: int = 0
 
     @classmethod
+    def at(cls, calls: Indices, places: Indices, gates: Array) -> Kinks:
+        """Kinks alone."""
+        nothing = np.zeros(0, dtype=np.int64)
+        leaders, follows = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=bool)
+        return cls(
+            calls, places, gates, nothing, nothing, np.zeros(0), leaders, follows
+        )
+
+    @classmethod
     def none(cls) -> Kinks:
         """No kinks and no dead units."""
-        nothing, no_gates = np.zeros(0, dtype=np.int64), np.zeros(0)
-        return cls(nothing, nothing, no_gates, nothing, nothing, no_gates)
+        nothing = np.zeros(0, dtype=np.int64)
+        return cls.at(nothing, nothing, np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -65,12 +82,38 @@ class Kinks:
 
     def with_gates(self, gates: Array) -> Kinks:
         """The same kinks with other gates."""
-        return replace(self, gates=np.asarray(gates, dtype=np.float64))
+        fixed_gates, led = self.fixed_gates.copy(), self.led
+        of_leader = np.asarray(gates, dtype=np.float64)[led[led >= 0]]
+        follows = self.follows[led >= 0]
+        fixed_gates[led >= 0] = np.where(follows, of_leader, 1.0 - of_leader)
+        return replace(self, gates=np.asarray(gates), fixed_gates=fixed_gates)
+
+    @property
+    def led(self) -> Indices:
+        """Position of each fixed ramp's leader among the kinks, -1 for none."""
+        position = {
+            (int(c), int(p)): k
+            for k, (c, p) in enumerate(zip(self.calls, self.places, strict=True))
+        }
+        found = [position.get((int(c), int(p)), -1) for c, p in self.leaders]
+        return np.array(found, dtype=np.int64)
 
     def keep(self, kept: NDArray[np.bool_]) -> Kinks:
-        """Some of the kinks."""
-        calls, places, gates = self.calls[kept], self.places[kept], self.gates[kept]
-        return replace(self, calls=calls, places=places, gates=gates)
+        """Some of the kinks; ramps that others led are no longer fixed."""
+        led = self.led
+        held = led < 0
+        held[~held] = kept[led[~held]]
+        return replace(
+            self,
+            calls=self.calls[kept],
+            places=self.places[kept],
+            gates=self.gates[kept],
+            fixed_calls=self.fixed_calls[held],
+            fixed_places=self.fixed_places[held],
+            fixed_gates=self.fixed_gates[held],
+            leaders=self.leaders[held],
+            follows=self.follows[held],
+        )
 
     def joined_by(self, calls: Indices, places: Indices, gates: Array) -> Kinks:
         """These kinks and others, in the order of operations and places."""
@@ -82,37 +125,41 @@ class Kinks:
             self, calls=calls[order], places=places[order], gates=gates[order]
         )
 
-    def fixing(self, kept: NDArray[np.bool_], gates: Array) -> Kinks:
-        """Some of the kinks; the others fixed at the given gates."""
-        rest = ~kept
-        return replace(
+    def fixing(
+        self,
+        kept: NDArray[np.bool_],
+        gates: Array,
+        leaders: Indices | None = None,
+        follows: NDArray[np.bool_] | None = None,
+    ) -> Kinks:
+        """Some of the kinks; the others fixed at given gates, or to their leaders."""
+        rest, n = ~kept, int((~kept).sum())
+        if leaders is None:
+            leaders = np.full((n, 2), -1, dtype=np.int64)
+        follows = np.ones(n, dtype=bool) if follows is None else follows
+        found = replace(
             self.keep(kept),
             fixed_calls=np.concatenate([self.fixed_calls, self.calls[rest]]),
             fixed_places=np.concatenate([self.fixed_places, self.places[rest]]),
             fixed_gates=np.concatenate([self.fixed_gates, gates]),
+            leaders=np.concatenate([self.leaders, leaders]),
+            follows=np.concatenate([self.follows, follows]),
         )
+        return found.with_gates(found.gates)
+
+    def _fixed(self, part: slice) -> Kinks:
+        calls, places = self.fixed_calls[part], self.fixed_places[part]
+        return Kinks.at(calls, places, self.fixed_gates[part])
 
     @property
     def twins(self) -> Kinks:
         """Fixed ramps of units that are not dead, as kinks."""
-        rest = slice(self.n_dead_ramps, None)
-        return replace(
-            Kinks.none(),
-            calls=self.fixed_calls[rest],
-            places=self.fixed_places[rest],
-            gates=self.fixed_gates[rest],
-        )
+        return self._fixed(slice(self.n_dead_ramps, None))
 
     @property
     def dead_ramps(self) -> Kinks:
         """Fixed ramps of dead units, as kinks."""
-        part = slice(self.n_dead_ramps)
-        return replace(
-            Kinks.none(),
-            calls=self.fixed_calls[part],
-            places=self.fixed_places[part],
-            gates=self.fixed_gates[part],
-        )
+        return self._fixed(slice(self.n_dead_ramps))
 
     def taken(self, values: dict[int, Array]) -> Array:
         """What arrays by operation hold at the kinks, shape (n_kinks,)."""

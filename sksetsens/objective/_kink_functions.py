@@ -194,6 +194,33 @@ class KinkFunctions(OutputDerivatives):
             t = self._inputs_at(kinks, w, x, y)
         return self._pulled_back(t, w, self.n_params)
 
+    def kink_forces(self, weights: Array, Z: Array) -> Array:
+        """Forces of the kinks, with those of the ramps that they lead.
+
+        ``dR/ds = force * Z'`` along a gate s and all that go with it.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_params,)
+        Z : ndarray of shape (n_kinks, n_params)
+            `kink_jacobian` there.
+
+        Returns
+        -------
+        forces : ndarray of shape (n_kinks,)
+        """
+        kinks, ramps = self.kinks, self.ramps(weights)
+        forces = ramps.at(kinks)[1]
+        led = kinks.led[kinks.n_dead_ramps :]
+        if not (led >= 0).any():
+            return forces
+        twins = kinks.twins.keep(led >= 0)
+        led = led[led >= 0]
+        along = (self.kink_jacobian(weights, twins) * Z[led]).sum(axis=1)
+        multiples = np.abs(along) / (Z[led] ** 2).sum(axis=1)
+        np.add.at(forces, led, multiples * ramps.at(twins)[1])
+        return forces
+
     def kink_input_jacobian(self, weights: Array, kinks: Kinks | None = None) -> Array:
         """D, gradients of the kinks' inputs in X, (n_kinks, n_samples, n_inputs)."""
         kinks = self.kinks if kinks is None else kinks

@@ -53,6 +53,7 @@ _TWIN = 1e-10
 _REACH = 4.0
 # Gradients of a kink's input below this share of the largest are none.
 _STILL = 1e-10
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class KinkSolution:
     weights : ndarray of shape (p,)
     active : ActiveSet
     residual : float
-        Last step: of the weights relative to ``1 + |w|``, or of a gate.
+        Largest of the last step, of the weights relative to ``1 + |w|`` or of a gate,
+        and of R relative to what it is made of.
     largest_force : float
         Largest gradient in the weights that a kink balances.
     off_kinks : float
@@ -231,7 +233,7 @@ def newton_on_kinks(
         consistent = arrived and not violations
         if consistent or not arrived or rounds > max_rounds:
             return replace(found, is_consistent=consistent, n_iter=n_iter)
-        active = violations.exchanged(found.active, at_once)
+        active = violations.exchanged(objective, found.weights, found.active, at_once)
         if active.signature in seen:
             if not at_once:
                 return replace(found, n_iter=n_iter)
@@ -243,20 +245,19 @@ def newton_on_kinks(
 def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
     """The zero of K with this active set, wherever gates and signs end."""
     kinks, last, n_iter, off = active.kinks, np.inf, 0, np.inf
-    factor, forces, is_minimum, largest = None, np.zeros(0), True, 0.0
+    factor, forces, is_minimum, largest, curvature = None, np.zeros(0), True, 0.0, 0.0
     while n_iter < _MAX_STEPS:
         n_iter += 1
         gated = objective.on_kinks(kinks, active.pattern)
-        g, ramps = gated.gradient(w), gated.ramps(w)
-        t, phi = ramps.at(kinks)
+        g, t = gated.gradient(w), gated.ramps(w).at(kinks)[0]
         fresh = factor is None
         if factor is None:
             H = gated.hessian(w)
             if not (np.isfinite(H).all() and np.isfinite(g).all()):
                 is_minimum, last = False, np.inf
                 break
-            Z = gated.kink_jacobian(w)
-            factor = TangentInverse(H, Z)
+            Z, curvature = gated.kink_jacobian(w), float(np.linalg.norm(H))
+            factor, phi = TangentInverse(H, Z), gated.kink_forces(w, Z)
             forces = np.where(phi == 0.0, np.inf, phi)
             is_minimum = factor.inertia[0] == 0
             balanced = np.abs(phi) * np.linalg.norm(Z, axis=1)
@@ -281,15 +282,18 @@ def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
             factor = None
         last = size
     there = replace(active, kinks=kinks)
+    # Along the kernel no step is taken, whatever R is there.
+    left = float(np.linalg.norm(there.fixed(objective).gradient(w)))
+    scale = max(curvature * (1.0 + float(np.linalg.norm(w))), largest, _TINY)
+    last = max(last, left / scale)
     return KinkSolution(w, there, last, largest, off, False, is_minimum, n_iter)
 
 
 def _independent(objective: Objective, weights: Array, active: ActiveSet) -> ActiveSet:
-    """Without kinks that nothing feels or moves, or that move with others.
+    """Without kinks that nothing feels or moves; those that move with others follow.
 
-    A maximum over units that are off ties whatever the weights; one over a unit on
-    its kink and units that are off has the same kink again, with a gate that multiplies
-    the first: it is held open.
+    A maximum over units that are off ties whatever the weights; one over a unit on its
+    kink and units that are off has the same kink again.
     """
     while len(active.kinks):
         ramps = active.fixed(objective).ramps(weights)
@@ -312,11 +316,13 @@ def _independent(objective: Objective, weights: Array, active: ActiveSet) -> Act
         scales = np.array([active.scales[int(call)] for call in rest.calls])
         by_chance = np.abs(t - C.T @ of_held) > _TWIN * scales
         if not by_chance.any():
-            # Of twins, as of duplicated rows, each keeps its share.
-            along = C.sum(axis=0)
-            again = ~np.isin(rest.calls, held.calls) & (along != 0.0)
-            gates = np.where(again, along > 0.0, np.clip(rest.gates, 0.0, 1.0))
-            fixed = kinks.fixing(kept, gates.astype(np.float64))
+            leader = np.abs(C).argmax(axis=0)
+            multiple = C[leader, np.arange(len(leader))]
+            alone = np.abs(C).sum(axis=0) <= (1.0 + _STILL) * np.abs(multiple)
+            leaders = np.stack([held.calls[leader], held.places[leader]], axis=1)
+            leaders[~alone] = -1
+            gates = np.clip(rest.gates, 0.0, 1.0)
+            fixed = kinks.fixing(kept, gates, leaders, multiple > 0.0)
             return replace(active, kinks=fixed)
         # More kinks than weights can hold: the least central are none.
         kept[np.flatnonzero(~kept)[~by_chance]] = True
@@ -369,8 +375,9 @@ class _Violations:
     @classmethod
     def of(cls, objective: Objective, w: Array, active: ActiveSet) -> Self:
         kinks, scales = active.kinks, active.scales
-        ramps = active.fixed(objective).ramps(w)
-        forces = ramps.at(kinks)[1]
+        there = active.fixed(objective)
+        ramps = there.ramps(w)
+        forces = there.kink_forces(w, there.kink_jacobian(w))
         least = _NO_FORCE * _largest(ramps)
         outside = np.abs(kinks.gates - np.clip(kinks.gates, 0.0, 1.0))
         leaving = np.flatnonzero((outside > _EDGE) | (forces < -least))
@@ -390,27 +397,76 @@ class _Violations:
                 sizes.append(float(abs(t.flat[place]) / scales[call]))
         return cls(gates, sides, revived, sizes)
 
-    def exchanged(self, active: ActiveSet, at_once: bool) -> ActiveSet:
+    def exchanged(
+        self, objective: Objective, w: Array, active: ActiveSet, at_once: bool
+    ) -> ActiveSet:
         """The active set with all of them mended, or the largest one."""
-        kinks = active.kinks
-        pattern = {call: mask.copy() for call, mask in active.pattern.items()}
         items: list[Any] = [*self.gates.items(), *self.sides]
         if items and not at_once:
             items = [items[int(np.argmax(self.sizes))]]
-        leaving, joining = np.zeros(len(kinks), dtype=bool), []
-        for item in items:
-            if len(item) == 2:
-                k, opens = item
-                leaving[k] = True
-                pattern[int(kinks.calls[k])].flat[kinks.places[k]] = opens
-                continue
-            call, place, convex = item
-            mask = pattern[call].flat
-            if convex:
-                joining.append((call, place, float(mask[place])))
-            mask[place] = not mask[place]
-        joined = np.array(joining, dtype=np.float64).reshape(-1, 3)
-        kinks = kinks.keep(~leaving).joined_by(
-            joined[:, 0].astype(np.int64), joined[:, 1].astype(np.int64), joined[:, 2]
-        )
-        return replace(active, kinks=kinks, pattern=pattern)
+        leaving = {item[0]: item[1] for item in items if len(item) == 2}
+        crossing = [item for item in items if len(item) == 3]
+        joining = [(call, place) for call, place, convex in crossing if convex]
+        if joining:
+            pivot = _pivot(objective, w, active, joining)
+            if pivot is not None:
+                joining, leaving = pivot
+                crossing = [(*joining[0], True)]
+        return _exchanged(active, leaving, crossing)
+
+
+def _exchanged(
+    active: ActiveSet,
+    leaving: dict[int, bool],
+    crossing: list[tuple[int, int, bool]],
+) -> ActiveSet:
+    """Without some kinks, open or shut; and with ramps crossed, kinks if convex."""
+    kinks, led = active.kinks, active.kinks.led
+    pattern = {call: mask.copy() for call, mask in active.pattern.items()}
+    for k, opens in leaving.items():
+        pattern[int(kinks.calls[k])].flat[kinks.places[k]] = opens
+        for j in np.flatnonzero(led == k):
+            mask = pattern[int(kinks.fixed_calls[j])]
+            mask.flat[kinks.fixed_places[j]] = opens == kinks.follows[j]
+    joined = [(c, p, float(pattern[c].flat[p])) for c, p, convex in crossing if convex]
+    for call, place, _ in crossing:
+        pattern[call].flat[place] ^= True
+    kept = ~np.isin(np.arange(len(kinks)), list(leaving))
+    calls, places, gates = np.array(joined, dtype=np.float64).reshape(-1, 3).T
+    kinks = kinks.keep(kept).joined_by(
+        calls.astype(np.int64), places.astype(np.int64), gates
+    )
+    return replace(active, kinks=kinks, pattern=pattern)
+
+
+def _pivot(
+    objective: Objective, w: Array, active: ActiveSet, joining: list[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], dict[int, bool]] | None:
+    """The kink that makes room for one whose gradient depends on the others'.
+
+    As at a vertex of a linear program: the gate of the new one moves inwards from 0 or
+    1, those of the others balance its force, and the first to reach 0 or 1 leaves.
+    """
+    calls, places = np.array(joining, dtype=np.int64).T
+    new = Kinks.at(calls, places, np.zeros(len(calls)))
+    there, kinks = active.fixed(objective), active.kinks
+    Z, Z_new = there.kink_jacobian(w), there.kink_jacobian(w, new)
+    if not len(Z):
+        return None
+    C = np.linalg.lstsq(Z.T, Z_new.T, rcond=None)[0]
+    apart = np.linalg.norm(Z_new - C.T @ Z, axis=1)
+    (dependent,) = np.nonzero(apart <= _STILL * np.linalg.norm(Z_new, axis=1))
+    if not len(dependent):
+        return None
+    k = int(dependent[0])
+    force = there.ramps(w).at(new)[1][k]
+    inwards = -1.0 if active.pattern[int(calls[k])].flat[places[k]] else 1.0
+    ds = -inwards * force * C[:, k] / there.kink_forces(w, Z)
+    room = np.where(ds > 0.0, 1.0 - kinks.gates, kinks.gates)
+    steps = np.full(len(ds), np.inf)
+    moves = np.abs(ds) > _STILL
+    steps[moves] = room[moves] / np.abs(ds[moves])
+    first = int(steps.argmin())
+    if not np.isfinite(steps[first]):
+        return None
+    return [joining[k]], {first: bool(ds[first] > 0.0)}

@@ -29,11 +29,13 @@ Array = NDArray[np.float64]
 # Epsilon at the start, relative to each operation's inputs, from trained weights and
 # from a solution on nearby data; how it falls; where the active kinks are first tried;
 # and where it ends.
-_FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1, 2e-3, 1e-8
+_FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 # Gradient of the smoothed net at each epsilon, relative to |H| (1 + |w|) at the first.
 # Flat valleys, along which units die, are followed to their end; and inputs are known
 # to a share of epsilon, which is what gates depend on.
 _EXACT, _PER_EPS = 1e-9, 1e-2
+# Kinks per weight, of which those that are none by chance are dropped.
+_MOST = 4
 # L-BFGS before the first Newton steps.
 _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 
@@ -70,7 +72,7 @@ def minimised_on_kinks(
         n_iter += n
         if eps <= _TRIED:
             active = identified(smoothed, w, eps, scales)
-            if solution is None or len(active.kinks) < w.size:
+            if solution is None or len(active.kinks) <= _MOST * w.size:
                 solution = newton_on_kinks(objective, w, active)
                 n_iter += solution.n_iter
             if solution.is_consistent and solution.is_minimum:

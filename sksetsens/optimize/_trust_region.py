@@ -21,6 +21,8 @@ __all__ = ["MAX_DENSE", "SMALL", "trust_region_newton"]
 Array = NDArray[np.float64]
 
 _NEWTON_MAX_ITER = 30
+# Iterations where the gradient must be small, whatever they cost.
+_PATIENT = 200
 # Weights up to which a Hessian costs milliseconds, and iterations are plentiful.
 SMALL = 300
 # Weights up to which H is formed; beyond it is projected on a Krylov space.
@@ -127,7 +129,7 @@ def _iterate(
         return w, 0, None
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
-    budget = _newton_budget(problem.n_params)
+    budget = _newton_budget(problem.n_params) if not enough else _PATIENT
     limit, landmark, n_iter, done = budget, norm, 0, False
     for _ in progress(range(_EXTENSIONS * budget), budget, "newton"):
         if n_iter == limit:

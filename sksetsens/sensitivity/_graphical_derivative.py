@@ -30,6 +30,10 @@ __all__ = ["AffineSet", "GraphicalDerivative"]
 
 Array = NDArray[np.float64]
 
+# Movement, relative to 1 + |w|, within which solutions on other kinks may lie where the
+# first order moves less.
+_NEAR = 1e-4
+
 
 @dataclass(frozen=True)
 class AffineSet:
@@ -280,6 +284,7 @@ class GraphicalDerivative:
         if self.active is None or not self.can_exchange:
             return None
         near = float(np.linalg.norm(weights - self.weights))
+        near = max(near, _NEAR * (1.0 + float(np.linalg.norm(weights))))
         found = stationary_on_kinks(plain, weights, self.active, near)
         if found is None:
             return None

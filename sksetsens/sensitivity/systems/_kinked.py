@@ -64,7 +64,7 @@ class Kinked(Primal):
         )
         super().__init__(point, factor)
         self._point, self._noise = point, noise
-        self.forces = objective.ramps(w).at(objective.kinks)[1]
+        self.forces = objective.kink_forces(w, self._Z)
         balanced = np.abs(self.forces) * np.linalg.norm(self._Z, axis=1)
         whole = 1.0 + float(np.linalg.norm(w))
         # Where only kinks hold the weights, as of absolute errors, H = 0.
