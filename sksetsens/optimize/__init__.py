@@ -7,6 +7,7 @@ H only. May import: objective, linalg, and what is below.
 from ._active_kinks import ActiveSet
 from ._kinks import stationary_on_kinks
 from ._polish import Polished, check_curvature, polish, stationarity
+from ._revival import revival
 from ._scales import scaled_stationarity, weight_scales
 from ._warm_start import continued
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_curvature",
     "continued",
     "polish",
+    "revival",
     "scaled_stationarity",
     "stationarity",
     "stationary_on_kinks",

@@ -127,6 +127,11 @@ class KinkSolution:
         """Kinks with their gates, and dead units."""
         return self.active.kinks
 
+    @property
+    def is_minimum_on_kinks(self) -> bool:
+        """Whether it is what was looked for."""
+        return self.is_consistent and self.is_minimum
+
     def after(self, n_iter: int) -> KinkSolution:
         """The same after another number of iterations in all."""
         return replace(self, n_iter=n_iter)

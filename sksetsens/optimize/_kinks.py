@@ -20,6 +20,7 @@ from ._active_kinks import (
     ramp_scales,
 )
 from ._lbfgs import lbfgs
+from ._revival import revival
 from ._trust_region import trust_region_newton
 
 __all__ = ["continued_on_kinks", "minimised_on_kinks", "stationary_on_kinks"]
@@ -34,34 +35,66 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 # Flat valleys, along which units die, are followed to their end; and inputs are known
 # to a share of epsilon, which is what gates depend on.
 _EXACT, _PER_EPS = 1e-9, 1e-2
+# Units that are revived, one after the other; the slope that does; where on the ray
+# their weights are put, relative to 1 + |w|; and epsilon from there.
+_REVIVALS, _ALIVE, _RAY, _REVIVED = 10, 1e-4, (0.03, 0.1, 0.3, 1.0), 0.1**1.5
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
 # L-BFGS before the first Newton steps.
 _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 
 
-def minimised_on_kinks(
-    objective: Objective, weights: Array, *, first: float = _FIRST
-) -> KinkSolution:
-    """A minimiser on the kinks near weights, by homotopy.
+def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
+    """A minimiser on the kinks, by homotopy from trained weights.
+
+    Smoothed ramps have little gain where a unit is about to die, and units die that
+    would lower the loss: those are revived, and the homotopy goes on from there.
 
     Parameters
     ----------
     objective : Objective
     weights : ndarray of shape (p,)
-    first : float, default=0.1
-        Epsilon at the start: smaller ones stay nearer to the weights.
 
     Returns
     -------
     solution : KinkSolution
         Consistent where it is one.
     """
+    scales = ramp_scales(objective.ramps(weights))
+    smoothed = objective.smoothed(_FIRST, scales)
+    w, n_iter = lbfgs(smoothed, weights, _LBFGS_TOL, _LBFGS_MAX_ITER)
+    solution = _homotopy(objective, w, _FIRST)
+    n_iter += solution.n_iter
+    for _ in range(_REVIVALS):
+        if not solution.is_minimum_on_kinks:
+            break
+        found = revival(objective, solution.weights, solution.kinks)
+        if not found.slope < -_ALIVE:
+            break
+        w = _downhill(objective, solution.weights, found.direction)
+        w, n = lbfgs(
+            objective.smoothed(_REVIVED, scales), w, _LBFGS_TOL, _LBFGS_MAX_ITER
+        )
+        again = _homotopy(objective, w, _REVIVED)
+        n_iter += n + again.n_iter
+        better = objective.loss(again.weights) < objective.loss(solution.weights)
+        if not (again.is_minimum_on_kinks and better):
+            break
+        solution = again
+    return solution.after(n_iter)
+
+
+def _downhill(objective: Objective, w: Array, direction: Array) -> Array:
+    """The lowest of some points along a ray."""
+    whole = 1.0 + float(np.linalg.norm(w))
+    points = [w + t * whole * direction for t in _RAY]
+    return min(points, key=objective.loss)
+
+
+def _homotopy(objective: Objective, weights: Array, first: float) -> KinkSolution:
+    """A minimiser on the kinks near weights; the nearer, the smaller the first eps."""
     w, eps, previous, n_iter = weights, first, None, 0
     scales = ramp_scales(objective.ramps(weights))
-    if first == _FIRST:
-        smoothed = objective.smoothed(eps, scales)
-        w, n_iter = lbfgs(smoothed, w, _LBFGS_TOL, _LBFGS_MAX_ITER)
     unit = objective.smoothed(eps, scales).hessian_norm(w)
     unit *= 1.0 + float(np.linalg.norm(w))
     solution = None
@@ -75,7 +108,7 @@ def minimised_on_kinks(
             if solution is None or len(active.kinks) <= _MOST * w.size:
                 solution = newton_on_kinks(objective, w, active)
                 n_iter += solution.n_iter
-            if solution.is_consistent and solution.is_minimum:
+            if solution.is_minimum_on_kinks:
                 break
         # Along the path weights are about linear in epsilon.
         onward = w if previous is None else w + _SHRINK * (w - previous)
@@ -103,7 +136,7 @@ def stationary_on_kinks(
         Or None where there is none so near.
     """
     found = newton_on_kinks(objective, weights, active, near=near)
-    if not (found.is_consistent and found.is_minimum):
+    if not found.is_minimum_on_kinks:
         return None
     return found.weights, found.kinks
 
@@ -127,6 +160,6 @@ def continued_on_kinks(
     solution : KinkSolution
     """
     solution = newton_on_kinks(objective, weights, active)
-    if solution.is_consistent and solution.is_minimum:
+    if solution.is_minimum_on_kinks:
         return solution
-    return minimised_on_kinks(objective, weights, first=_WARM)
+    return _homotopy(objective, weights, _WARM)

@@ -190,7 +190,7 @@ def _polished_on_kinks(
     scale = max(scale, found.largest_force, np.finfo(np.float64).tiny)
     relative = here.gradient_norm / scale
     relative = max(relative, found.off_kinks)
-    solved = found.is_consistent and found.is_minimum
+    solved = found.is_minimum_on_kinks
     converged = bool(solved and relative <= tol)
     return Polished(
         w,

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ..linalg import CONSISTENCY_TOL, probe
 from ..objective import SINGLE_FROM, Objective
+from ..optimize import revival
 from ._derivative_check import check_derivatives
 from ._graphical_derivative import GraphicalDerivative
-from ._revival import revival_slope
 
 __all__ = [
     "OBSTRUCTION_TOL",
@@ -68,9 +68,9 @@ _SCALES_APART = 1e4
 _NEGLECT_TOL = 1e-2
 
 
-# Gates nearer to 0 or 1, and dead units with less of a slope against revival, are no
-# longer what they are within any perturbation worth the name.
-_STRICT, _ALIVE = 1e-6, 1e-3
+# Gates nearer to 0 or 1 are no longer what they are within any perturbation worth the
+# name. Dead units with less of a slope share the work of live ones at no gain.
+_STRICT, _ALIVE = 1e-6, 1e-4
 
 
 class Finding(Enum):
@@ -115,7 +115,7 @@ class Finding(Enum):
     )
     REVIVAL = (
         "a dead unit lowers the loss when it revives (slope {slope:.2g} of its "
-        "curvature): no minimum, or about to be none; train from another start"
+        "curvature): no minimum; train from another start"
     )
     HOLDS_OUTPUTS = (
         "{note}; H itself, whose kernel and signs would tell a minimum, is not "
@@ -209,9 +209,10 @@ def diagnose(
         found[Finding.NOT_STRICT] = {"strictness": max(gd.strictness, 0.0)}
     if gd.has_twin_kinks:
         found[Finding.TWIN_KINKS] = {}
-    slope = revival_slope(gd) if is_stationary else np.inf
-    if slope < _ALIVE:
-        found[Finding.REVIVAL] = {"slope": slope}
+    if is_stationary:
+        slope = revival(gd.objective, gd.weights, gd.kinks).slope
+        if slope < -_ALIVE:
+            found[Finding.REVIVAL] = {"slope": slope}
     jump = _kink_jump(gd, gd.smooth)
     if _moves_dead_units(gd):
         jump = _kink_jump(gd, gd.objective.off_kinks())

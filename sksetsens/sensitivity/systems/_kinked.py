@@ -35,8 +35,8 @@ __all__ = ["Kinked"]
 Array = NDArray[np.float64]
 
 # Gates at other weights are those that leave no residual along Z: by so many steps at
-# most, until they change by less than this.
-_N_GATE_STEPS, _STILL = 10, 1e-13
+# most, until they change by less than the first, or by more than the second.
+_N_GATE_STEPS, _STILL, _WILD = 10, 1e-13, 1e6
 # Share of a gradient in the data by which two kinks that move together part.
 _TWIN_TOL = 1e-9
 # Adjoints at once.
@@ -248,7 +248,8 @@ class Kinked(Primal):
             there = objective.on_kinks(kinks)
             moved = self.factor.multipliers(there.gradient(weights)) / self.forces
             kinks = kinks.with_gates(kinks.gates - moved)
-            if not np.abs(moved).max(initial=0.0) > _STILL:
+            largest = float(np.abs(moved).max(initial=0.0))
+            if not _STILL < largest < _WILD:
                 break
         return objective.on_kinks(kinks)
 
