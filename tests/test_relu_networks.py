@@ -1,4 +1,4 @@
-"""ReLU networks with weight decay, exact on their kinks: the problems of the paper's kind.
+"""ReLU networks with weight decay, exact on their kinks.
 
 Stationarity is judged by plain torch code of its own, movements by retraining, by
 finite differences of exact solutions, and by bisection.
