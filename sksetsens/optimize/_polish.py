@@ -48,6 +48,7 @@ _LBFGS_BEFORE_NEWTON = {
     "large": (1e-8, 3000),
     "huge": (1e-6, 1000),
 }
+_LBFGS_BETWEEN_KINKS = (1e-6, 500)
 # Share of the initial curvature below which gradient and Hessian vanished together.
 _SATURATED = 1e-8
 _SATURATION = (
@@ -271,6 +272,12 @@ def _plan(
         return [*plan, ("newton-root", _newton_root)]
     if interpolates:
         plan.append(("levenberg-marquardt", levenberg_marquardt))
+    if interpolates and objective.has_ramps:
+        # Descent finds the way between kinks that steps on outputs do not; Newton on
+        # R, which jumps there, would not find it either.
+        descent = partial(_lbfgs, *_LBFGS_BETWEEN_KINKS)
+        descents = [] if warm else [("lbfgs", descent)]
+        return [*plan, *descents, ("levenberg-marquardt", levenberg_marquardt)]
     if not warm:
         plan.append(("lbfgs", _coarse_lbfgs))
     return [*plan, ("newton", trust_region_newton)]
@@ -363,12 +370,17 @@ def _chord(
     return w, n_iter
 
 
+def _lbfgs(
+    coarse: float, max_iter: int, objective: Objective, w: Array, tol: float
+) -> tuple[Array, int]:
+    return lbfgs(objective, w, max(tol, coarse), max_iter)
+
+
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
     size = "small" if objective.n_params <= SMALL else "large"
     if objective.n_params > MAX_DENSE:
         size = "huge"
-    coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
-    return lbfgs(objective, w, max(tol, coarse), max_iter)
+    return _lbfgs(*_LBFGS_BEFORE_NEWTON[size], objective, w, tol)
 
 
 def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:

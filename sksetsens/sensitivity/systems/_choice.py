@@ -30,6 +30,9 @@ Array = NDArray[np.float64]
 
 # Above this many weights "auto" no longer factorises the dense Hessian: minutes.
 DENSE_MAX_PARAMS = 6000
+# The same where the weights are far from stationary: nothing is certified there, and
+# seconds would be spent on it.
+_NOT_STATIONARY, _UNCERTIFIED_MAX_PARAMS = 1e-9, 1000
 # Outputs over all rows up to which their Jacobian is decomposed: minutes above.
 DUAL_MAX_EQUATIONS = 6000
 # |H - A'A| relative to the smallest kept eigenvalue of A'A below which "auto" takes
@@ -108,7 +111,10 @@ SOLVERS = ("auto", *_FORMS)
 
 def _choose(point: Point) -> System:
     """The dual at interpolation, H otherwise; dense where a factorisation is quick."""
-    large = point.objective.n_params > DENSE_MAX_PARAMS
+    largest = DENSE_MAX_PARAMS
+    if point.stationarity > _NOT_STATIONARY:
+        largest = _UNCERTIFIED_MAX_PARAMS
+    large = point.objective.n_params > largest
     if not _why_no_dual(point) and _is_near_interpolation(point):
         fits = not _why_no_jacobian(point)
         if large and (not fits or point.objective.n_equations > DUAL_MAX_EQUATIONS):
