@@ -65,7 +65,9 @@ ours, classical, first = [], [], None
 for delta in sizes:
     dX = delta * directions
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Large ones leave the range of the first order.
+        warnings.simplefilter(
+            "ignore"
+        )  # Large ones leave the range of the first order.
         predicted = model.sensitivity(X + dX)
         retrained = model.retrain(X + dX)
     moved = retrained.weights - solutions.weights

@@ -36,6 +36,9 @@ Mask = NDArray[np.bool_]
 _ON_KINK = 2e-3
 # A unit whose inputs all are below this share of its operation's scale is dead.
 _DEAD = 1e-3
+# Forces up to this share of the largest are those of units that die: their outgoing
+# weights are still as large as epsilon lets them be.
+_LIGHT = 0.2
 # Inputs of ramps up to this share of the scale have no sign: rounding.
 _NO_SIGN = 1e-11
 # Forces up to this share of the largest are none.
@@ -164,9 +167,11 @@ def identified(
     """
     ramps = smoothed.ramps(weights)
     kinks, pattern, n_dead = Kinks.none(), {}, 0
+    heaviest = _heaviest(ramps, scales)
     for call, t in ramps.inputs.items():
         gate = 0.5 * (1.0 + t / np.hypot(t, eps * scales[call]))
-        dead, n_units = _dead_units(t, scales[call])
+        light = np.abs(ramps.forces[call]) <= _LIGHT * heaviest
+        dead, n_units = _dead_units(t, scales[call], light)
         if call < 0:  # Errors and penalties are no units.
             dead, n_units = np.zeros(t.shape, dtype=bool), 0
         near = (gate > _ON_KINK) & (gate < 1.0 - _ON_KINK) | dead
@@ -181,10 +186,25 @@ def identified(
     return ActiveSet(kinks, pattern, scales)
 
 
-def _dead_units(t: Array, scale: float) -> tuple[Mask, int]:
-    """Ramps of units whose inputs are 0 in all rows, and how many units those are."""
+def _heaviest(ramps: Ramps, scales: dict[int, float]) -> float:
+    """Largest force of units that are not 0 in all rows; inf where all are."""
+    forces = [
+        np.abs(f)[~_dead_units(t, scales[call], np.ones(t.shape, dtype=bool))[0]]
+        for (call, t), f in zip(
+            ramps.inputs.items(), ramps.forces.values(), strict=True
+        )
+    ]
+    sizes = [float(f.max()) for f in forces if f.size]
+    return max(sizes, default=np.inf)
+
+
+def _dead_units(t: Array, scale: float, light: Mask) -> tuple[Mask, int]:
+    """Ramps of units whose inputs are 0 in all rows, and how many units those are.
+
+    Without forces, too: a maximum of two units that coincide is not dead.
+    """
     dead, count = np.zeros(t.shape, dtype=bool), 0
-    small = np.abs(t) <= _DEAD * scale
+    small = light & (np.abs(t) <= _DEAD * scale)
     for axis in sorted({1, t.ndim - 1}) if t.ndim > 1 else ():
         others = tuple(i for i in range(t.ndim) if i != axis)
         units = small.all(axis=others)

@@ -37,7 +37,7 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 _EXACT, _PER_EPS = 1e-9, 1e-2
 # Units that are revived, one after the other; the slope that does; where on the ray
 # their weights are put, relative to 1 + |w|; and epsilon from there.
-_REVIVALS, _ALIVE, _RAY, _REVIVED = 10, 1e-4, (0.03, 0.1, 0.3, 1.0), 0.1**1.5
+_REVIVALS, _ALIVE, _RAY, _REVIVED = 10, 1e-4, (0.03, 0.1, 0.3, 1.0), (3e-2, 1e-3)
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
 # L-BFGS before the first Newton steps.
@@ -71,24 +71,38 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
         found = revival(objective, solution.weights, solution.kinks)
         if not found.slope < -_ALIVE:
             break
-        w = _downhill(objective, solution.weights, found.direction)
-        w, n = lbfgs(
-            objective.smoothed(_REVIVED, scales), w, _LBFGS_TOL, _LBFGS_MAX_ITER
-        )
-        again = _homotopy(objective, w, _REVIVED)
-        n_iter += n + again.n_iter
-        better = objective.loss(again.weights) < objective.loss(solution.weights)
-        if not (again.is_minimum_on_kinks and better):
+        start = _downhill(objective, solution.weights, found.direction)
+        again = _revived(objective, start, scales, objective.loss(solution.weights))
+        if again is None:
             break
+        n_iter += again.n_iter
         solution = again
     return solution.after(n_iter)
+
+
+def _revived(
+    objective: Objective, start: Array, scales: dict[int, float], loss: float
+) -> KinkSolution | None:
+    """A minimum below a loss, from where a unit was revived; None without one.
+
+    Narrow cones are smoothed away, but for small epsilon.
+    """
+    for eps in _REVIVED:
+        smoothed = objective.smoothed(eps, scales)
+        w, n = lbfgs(smoothed, start, _LBFGS_TOL, _LBFGS_MAX_ITER)
+        again = _homotopy(objective, w, eps)
+        if again.is_minimum_on_kinks and objective.loss(again.weights) < loss:
+            return again.after(n + again.n_iter)
+    return None
 
 
 def _downhill(objective: Objective, w: Array, direction: Array) -> Array:
     """The lowest of some points along a ray."""
     whole = 1.0 + float(np.linalg.norm(w))
     points = [w + t * whole * direction for t in _RAY]
-    return min(points, key=objective.loss)
+    lowest = min(points, key=objective.loss)
+    # Live kinks may hold against a straight way, and give way on a curved one.
+    return lowest if objective.loss(lowest) < objective.loss(w) else points[1]
 
 
 def _homotopy(objective: Objective, weights: Array, first: float) -> KinkSolution:

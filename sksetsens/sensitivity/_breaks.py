@@ -39,8 +39,7 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
     objective, w = gd.objective, gd.weights
     if not (objective.has_ramps and np.isfinite(shift).all()):
         return np.inf
-    gates, moved = gd.kinks.gates, gd.gate_tangent(shift, dX, dy)
-    found = [_first(gates, moved), _first(1.0 - gates, -moved)]
+    found = [_first_gate(gd, shift, dX, dy)]
     ramps = objective.ramps(w)
     tangents = objective.ramp_tangents(w, shift, dX, dy)
     largest = max(
@@ -55,6 +54,23 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
         sides = np.sign(t[felt])
         found.append(_first(sides * t[felt], sides * tangents[call][felt]))
     return min(found)
+
+
+def _first_gate(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> float:
+    """Where a gate reaches 0 or 1, or a force 0.
+
+    Gate times force is what moves linearly: ``s(t) = s + t mu / (f + t df)``.
+    """
+    gates, forces = gd.kinks.gates, gd.kink_forces
+    if not len(gates):
+        return np.inf
+    moved = gd.gate_tangent(shift, dX, dy)
+    df, mu = gd.force_tangent(shift, dX, dy, moved), forces * moved
+    return min(
+        _first(gates * forces, gates * df + mu),
+        _first((1.0 - gates) * forces, (1.0 - gates) * df - mu),
+        _first(forces, df),
+    )
 
 
 def _first(distance: Array, speed: Array) -> float:

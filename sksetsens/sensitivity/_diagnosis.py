@@ -303,9 +303,10 @@ def _moves_dead_units(gd: GraphicalDerivative) -> bool:
     shift = gd(dX, dy).shift
     if not np.isfinite(shift).all():
         return False
-    moved = o.ramp_tangents(gd.weights, shift, dX, dy)
-    largest = max(float(np.abs(t).max(initial=0.0)) for t in moved.values())
-    return bool(np.abs(dead.taken(moved)).max() > _KINK_TOL * largest)
+    moved = dead.taken(o.ramp_tangents(gd.weights, shift, dX, dy))
+    anyhow = _directions(gd, 1)[0] * float(np.linalg.norm(shift))
+    expected = dead.taken(o.ramp_tangents(gd.weights, anyhow))
+    return bool(np.abs(moved).max() > _KINK_TOL * np.abs(expected).max())
 
 
 def _kink_jump(gd: GraphicalDerivative, objective: Objective) -> float:

@@ -368,6 +368,19 @@ class GraphicalDerivative:
         return self._system.gate_tangent(shift, dX, dy)
 
     @property
+    def kink_forces(self) -> Array:
+        """Derivatives of the loss along the kinks' values, shape (n_kinks,)."""
+        if not isinstance(self._system, Kinked):
+            return np.zeros(0)
+        return self._system.forces
+
+    def force_tangent(self, shift: Array, dX: Any, dy: Any, gates: Array) -> Array:
+        """Movement of the kinks' forces with weights, data and gates, (n_kinks,)."""
+        if not isinstance(self._system, Kinked):
+            return np.zeros(0)
+        return self._system.force_tangent(shift, dX, dy, gates)
+
+    @property
     def can_exchange(self) -> bool:
         """Whether kinks of this net are solved for: not where it interpolates."""
         if self.objective.is_tilted or self.active is None:

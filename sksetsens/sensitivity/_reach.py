@@ -97,7 +97,10 @@ def first_order_error(
     """
     if before is None:
         before = gd.residual_norm(objective, gd.weights)
-    after = gd.residual_norm(objective, weights)
+    changed = corrected is not None and corrected.kinks is not gd.kinks
+    after = (corrected if corrected and changed else gd).residual_norm(
+        objective, weights
+    )
     moved = gd.length(weights - gd.weights)
     length = 1.0 + gd.length(gd.weights)
     if before <= max(floor, _ROUNDING * gd.residual_scale * length):

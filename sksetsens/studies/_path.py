@@ -460,8 +460,8 @@ class _Walk:
         smallest = self.track.smallest_eigenvalues
         if self._obstacle == _KINK:
             return t, (
-                f"a kink is reached at {t:.3g}, beyond which no solution is next to "
-                "this one (its force is negative, say): the branch ends; retrain"
+                f"kinks change at {t:.3g}, and no solution was found beyond next to "
+                "this one (a kink of negative force ends a branch, say); retrain"
             )
         if self._obstacle != _SINGULAR and smallest[-1] > _COLLAPSED * smallest[0]:
             if self._obstacle == _NEW_RANK:

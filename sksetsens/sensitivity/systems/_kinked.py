@@ -39,6 +39,8 @@ Array = NDArray[np.float64]
 _N_GATE_STEPS, _STILL, _WILD = 10, 1e-13, 1e6
 # Share of a gradient in the data by which two kinks that move together part.
 _TWIN_TOL = 1e-9
+# Step of differences, relative to what moves most.
+_STEP = 1e-6
 # Adjoints at once.
 _BLOCK = 64
 
@@ -99,6 +101,26 @@ class Kinked(Primal):
         """Movement ds of the gates with a shift of the weights, shape (n_kinks,)."""
         b, _ = self._sides(dX, dy)
         return -self.factor.multipliers(b + self._matrix @ shift) / self.forces
+
+    def force_tangent(self, shift: Array, dX: Any, dy: Any, gates: Array) -> Array:
+        """Movement of the forces with weights, data and gates, shape (n_kinks,).
+
+        By central differences: a second derivative, for the place of a break alone.
+        """
+        o, kinks = self._objective, self.kinks
+        size = float(np.linalg.norm(shift)) / (1.0 + float(np.linalg.norm(self._w)))
+        size = max(size, float(np.abs(gates).max(initial=0.0)))
+        size = max(size, float(np.abs(dX).max(initial=0.0)))
+        h = _STEP / size if size > 0.0 else _STEP
+        found = []
+        for t in (h, -h):
+            y = None if dy is None else o.targets + t * dy
+            there = o.with_data(o.inputs + t * dX, y)
+            there = there.on_kinks(kinks.with_gates(kinks.gates + t * gates))
+            w = self._w + t * shift
+            found.append(there.ramps(w).at(kinks)[1])
+        tangent: Array = (found[0] - found[1]) / (2.0 * h)
+        return tangent
 
     def _moved(self, lifted: Array, b: Array) -> Array:
         """``T b + (I - T H) l`` for vectors in the last axis."""
