@@ -252,16 +252,8 @@ UNSUPPORTED = {
         "In eval mode the module's output for a row depends on the other rows",
     ),
     "L1": (
-        lambda: build(criterion=nn.L1Loss),
-        "The criterion L1Loss is not twice differentiable",
-    ),
-    "own absolute value": (
-        lambda: build(criterion=OwnAbsoluteError),
-        "The criterion OwnAbsoluteError is piecewise linear in the outputs",
-    ),
-    "hinge": (
-        lambda: build(criterion=Hinge),
-        "The criterion Hinge is piecewise linear in the outputs",
+        lambda: build(criterion=nn.HingeEmbeddingLoss),
+        "The criterion HingeEmbeddingLoss is not twice differentiable",
     ),
     "no forward derivative": (
         lambda: build(after=Function("cdist")),
@@ -346,6 +338,8 @@ ACCEPTED = {
     "frozen scale of the criterion": lambda: build(
         criterion=LearnedScale, criterion__learns=False
     ),
+    "own absolute value": lambda: build(criterion=OwnAbsoluteError),
+    "hinge": lambda: build(criterion=Hinge),
     "smooth L1": lambda: build(criterion=nn.SmoothL1Loss),
     "Huber": lambda: build(criterion=nn.HuberLoss),
     "running statistics": lambda: build(after=nn.BatchNorm1d(4)),

@@ -364,10 +364,9 @@ def test_module_instances_are_refused():
         _model(net).fit(X, y)
 
 
-@pytest.mark.parametrize("criterion", [nn.L1Loss, nn.HingeEmbeddingLoss])
-def test_criteria_without_second_derivatives_are_refused(criterion):
-    net = _plain(criterion=criterion)
-    message = f"{criterion.__name__} is not twice differentiable.*MSELoss"
+def test_criteria_without_second_derivatives_are_refused():
+    net = _plain(criterion=nn.HingeEmbeddingLoss)
+    message = "HingeEmbeddingLoss is not twice differentiable.*MSELoss"
     with pytest.raises(UnsupportedObjectiveError, match=message):
         _model(net).fit(X, y)
 
@@ -379,8 +378,8 @@ def test_refusals_come_before_training():
         def on_train_begin(self, net, **kwargs):
             type(self).n_calls += 1
 
-    net = _plain(criterion=nn.L1Loss, callbacks=[("count", Counting())])
-    with pytest.raises(UnsupportedObjectiveError, match="L1Loss"):
+    net = _plain(criterion=nn.HingeEmbeddingLoss, callbacks=[("count", Counting())])
+    with pytest.raises(UnsupportedObjectiveError, match="HingeEmbeddingLoss"):
         _model(net).fit(X, y)
     assert Counting.n_calls == 0
 

@@ -21,7 +21,7 @@ from ._active_kinks import (
 )
 from ._lbfgs import lbfgs
 from ._revival import revival
-from ._trust_region import trust_region_newton
+from ._trust_region import SMALL, trust_region_newton
 
 __all__ = ["continued_on_kinks", "minimised_on_kinks", "stationary_on_kinks"]
 
@@ -35,13 +35,18 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 # Flat valleys, along which units die, are followed to their end; and inputs are known
 # to a share of epsilon, which is what gates depend on.
 _EXACT, _PER_EPS = 1e-9, 1e-2
-# Units that are revived, one after the other; the slope that does; where on the ray
-# their weights are put, relative to 1 + |w|; and epsilon from there.
-_REVIVALS, _ALIVE, _RAY, _REVIVED = 10, 1e-4, (0.03, 0.1, 0.3, 1.0), (3e-2, 1e-3)
+# Units that are revived one after the other, in small nets and in large ones; the slope
+# that does; where on the ray their weights are put, relative to 1 + |w|; and epsilon
+# from there.
+_REVIVALS, _FEW_REVIVALS, _ALIVE = 10, 3, 1e-4
+_RAY, _REVIVED = (0.03, 0.1, 0.3, 1.0), (3e-2, 1e-3)
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
 # L-BFGS before the first Newton steps.
 _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
+# For nets of more than a few hundred weights: at each epsilon above which the smoothed
+# net is not stiff yet.
+_LONG_MAX_ITER, _STIFF = 1000, 2e-3
 
 
 def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
@@ -65,7 +70,7 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
     w, n_iter = lbfgs(smoothed, weights, _LBFGS_TOL, _LBFGS_MAX_ITER)
     solution = _homotopy(objective, w, _FIRST)
     n_iter += solution.n_iter
-    for _ in range(_REVIVALS):
+    for _ in range(_REVIVALS if weights.size <= SMALL else _FEW_REVIVALS):
         if not solution.is_minimum_on_kinks:
             break
         found = revival(objective, solution.weights, solution.kinks)
@@ -115,6 +120,10 @@ def _homotopy(objective: Objective, weights: Array, first: float) -> KinkSolutio
     while solution is None or eps >= _LAST:
         smoothed = objective.smoothed(eps, scales)
         enough = min(_EXACT, _PER_EPS * eps) * unit
+        if w.size > SMALL and eps > _STIFF:
+            # A step of Newton's costs as much as hundreds of gradients.
+            w, n = lbfgs(smoothed, w, _EXACT, _LONG_MAX_ITER)
+            n_iter += n
         w, n = trust_region_newton(smoothed, w, 0.0, enough=enough)
         n_iter += n
         if eps <= _TRIED:
