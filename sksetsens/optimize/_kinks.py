@@ -38,7 +38,7 @@ _EXACT, _PER_EPS = 1e-9, 1e-2
 # Units that are revived one after the other, in small nets and in large ones; the slope
 # that does; where on the ray their weights are put, relative to 1 + |w|; and epsilon
 # from there.
-_REVIVALS, _FEW_REVIVALS, _ALIVE = 10, 3, 1e-4
+_REVIVALS, _FEW_REVIVALS, _ALIVE = 10, 2, 1e-4
 _RAY, _REVIVED = (0.03, 0.1, 0.3, 1.0), (3e-2, 1e-3)
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
