@@ -196,12 +196,13 @@ def test_predictions_are_those_of_retraining(fitted, name):
         assert np.linalg.norm(influence - moved) > 0.2 * np.linalg.norm(moved)
 
 
-def test_finite_differences_of_exact_solutions(fitted):
+@pytest.mark.parametrize("n_directions", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_finite_differences_of_exact_solutions(fitted, n_directions):
     """Central differences of retrained solutions along random directions."""
     model, X, _ = fitted("wine 16")
     gd = model.graphical_derivatives_[0]
     rng = np.random.RandomState(0)
-    for _ in range(10):
+    for _ in range(n_directions):
         dX = 1e-5 * rng.standard_normal(X.shape)
         shift = gd(dX).shift
         assert model.sensitivity(X + dX).first_break[0] > 1.0
@@ -301,7 +302,9 @@ def test_layers_that_hold_kinks_in_several_ways_have_no_modulus(small):
     assert (finite >= 0.0).all()
 
 
-@pytest.mark.parametrize("name", ["diabetes 12", "wine 16"])
+@pytest.mark.parametrize(
+    "name", ["diabetes 12", pytest.param("wine 16", marks=pytest.mark.slow)]
+)
 def test_a_path_crosses_exchanges(fitted, name):
     model, X, _ = fitted(name)
     far = X + moved_rows(X, 0.01)
