@@ -35,10 +35,10 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 # Flat valleys, along which units die, are followed to their end; and inputs are known
 # to a share of epsilon, which is what gates depend on.
 _EXACT, _PER_EPS = 1e-9, 1e-2
-# Units that are revived one after the other, in small nets and in large ones; the slope
-# that does; where on the ray their weights are put, relative to 1 + |w|; and epsilon
-# from there.
-_REVIVALS, _FEW_REVIVALS, _ALIVE = 10, 2, 1e-4
+# Units that are revived one after the other, in nets of up to so many weights and in
+# larger ones; the slope that does; where on the ray their weights are put, relative to
+# 1 + |w|; and epsilon from there.
+_REVIVALS, _FEW_REVIVALS, _MANY, _ALIVE = 10, 2, 1000, 1e-4
 _RAY, _REVIVED = (0.03, 0.1, 0.3, 1.0), (3e-2, 1e-3)
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
@@ -70,7 +70,7 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
     w, n_iter = lbfgs(smoothed, weights, _LBFGS_TOL, _LBFGS_MAX_ITER)
     solution = _homotopy(objective, w, _FIRST)
     n_iter += solution.n_iter
-    for _ in range(_REVIVALS if weights.size <= SMALL else _FEW_REVIVALS):
+    for _ in range(_REVIVALS if weights.size <= _MANY else _FEW_REVIVALS):
         if not solution.is_minimum_on_kinks:
             break
         found = revival(objective, solution.weights, solution.kinks)
