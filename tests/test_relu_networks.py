@@ -5,7 +5,6 @@ finite differences of exact solutions, and by bisection.
 """
 
 import pickle
-import warnings
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from sksetsens import (
     target_perturbation,
 )
 from sksetsens.inspection import HessianSpectrumDisplay
-from sksetsens.sensitivity import GraphicalDerivative
 
 torch.set_num_threads(1)
 
@@ -390,17 +388,3 @@ def test_a_target_of_a_prediction_is_reached(small):
     model, X, _ = small
     found = target_perturbation(model, X=X[:1], prediction_change=[1e-4])
     assert "to first order the target is within reach" in found.status
-
-
-def test_the_derivative_without_kinks_is_the_old_one():
-    """A ReLU net whose solution sits on no kink: the same numbers."""
-    model, X, y = problem("diabetes", (2,), 0.5, n_restarts=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(X, y)
-    gd = model.graphical_derivatives_[0]
-    if gd.kinks.holds:
-        pytest.skip("on kinks")
-    dX = moved_rows(X, 1e-4)
-    plain = GraphicalDerivative(gd.objective.off_kinks(), gd.weights)
-    np.testing.assert_allclose(plain(dX).shift, gd(dX).shift, rtol=1e-10)
