@@ -50,7 +50,7 @@ DECAYS = (1e-3, 1e-2, 1e-1)
 
 
 class MLP(nn.Module):
-    """Fully connected with biases; one output without an axis for binary logits."""
+    """Fully connected, with biases."""
 
     def __init__(self, n_in, widths, n_out, activation=nn.ReLU):
         super().__init__()
@@ -58,17 +58,17 @@ class MLP(nn.Module):
         for width in widths:
             layers += [nn.Linear(last, width), activation()]
             last = width
-        self.layers, self.n_out = nn.Sequential(*layers, nn.Linear(last, n_out)), n_out
+        self.layers = nn.Sequential(*layers, nn.Linear(last, n_out))
 
     def forward(self, X):
-        f = self.layers(X)
-        return f[:, 0] if self.n_out == 1 and not self.training_targets_2d else f
-
-    training_targets_2d = False
+        return self.layers(X)
 
 
-class Regressor(MLP):
-    training_targets_2d = True
+class Logit(MLP):
+    """One output, without an axis, as binary cross-entropy wants it."""
+
+    def forward(self, X):
+        return super().forward(X)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Case:
         }
         if self.data == "diabetes":
             y = scale(y.astype(float))
-            net = NeuralNetRegressor(Regressor, module__n_out=1, **options)
+            net = NeuralNetRegressor(MLP, module__n_out=1, **options)
         elif len(np.unique(y)) == 2:
-            net = NeuralNetBinaryClassifier(MLP, module__n_out=1, **options)
+            net = NeuralNetBinaryClassifier(Logit, module__n_out=1, **options)
         else:
             options |= {"criterion": nn.CrossEntropyLoss}
             n_out = len(np.unique(y))
-            net = NeuralNetClassifier(Regressor, module__n_out=n_out, **options)
+            net = NeuralNetClassifier(MLP, module__n_out=n_out, **options)
         model = SolutionSetEstimator(net, n_restarts=n_restarts, random_state=0)
         return model, X, y
 

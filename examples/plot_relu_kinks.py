@@ -5,9 +5,9 @@ ReLU networks: the solutions sit on their kinks
 
 A ReLU network trained with weight decay does not end where its loss is smooth. Its
 minimisers sit exactly where some units switch: there the gradient jumps, and no formula
-with "the" Hessian is right. The classical influence function is off by half of the
-movement or more, however small the perturbation. On the kinks themselves everything is
-smooth again, and the movement is exact.
+with "the" Hessian is right. The classical influence function is off by more than the
+movement itself here, however small the perturbation. On the kinks everything is smooth
+again, and the movement is exact.
 """
 
 # %%

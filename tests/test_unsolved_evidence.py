@@ -135,7 +135,9 @@ def test_a_small_layer_of_a_large_net_needs_no_square_of_its_size():
     objective = Objective(initialised_net(net, {}, 0), X, y)
     gd = GraphicalDerivative(objective, objective.weights, solver="minres")
     part = next(iter(objective.parameter_slices.values()))
-    assert gd.restricted(part) is not None
+    moved, residuals = gd.restricted_map(part)
+    assert moved.shape == (12, X.size)
+    assert np.isfinite(residuals).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -153,11 +155,13 @@ def test_a_nudge_along_the_kernel_lies_in_it(seed, solver):
     assert np.linalg.norm(moved - w) == pytest.approx(length, rel=1e-6)
 
 
-def test_one_training_row_warns_of_nothing_inside():
+def test_one_training_row_is_interpolated_without_warnings_from_inside():
     net = NeuralNetRegressor(
         LinearNetwork, module__n_features=2, max_epochs=1, lr=0.1, verbose=0
     )
     X, y = np.array([[1.0, 2.0]]), np.array([1.0])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*std.*")
-        SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    assert model.predict(X) == pytest.approx(y)
+    assert not [w for w in caught if "std" in str(w.message)]

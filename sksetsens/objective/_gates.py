@@ -91,12 +91,16 @@ class Kinks:
     @property
     def led(self) -> Indices:
         """Position of each fixed ramp's leader among the kinks, -1 for none."""
-        position = {
-            (int(c), int(p)): k
-            for k, (c, p) in enumerate(zip(self.calls, self.places, strict=True))
-        }
-        found = [position.get((int(c), int(p)), -1) for c, p in self.leaders]
-        return np.array(found, dtype=np.int64)
+        found = np.full(len(self.leaders), -1, dtype=np.int64)
+        (led,) = np.nonzero(self.leaders[:, 1] >= 0)
+        if len(led):
+            position = {
+                (int(c), int(p)): k
+                for k, (c, p) in enumerate(zip(self.calls, self.places, strict=True))
+            }
+            pairs = self.leaders[led].tolist()
+            found[led] = [position.get((c, p), -1) for c, p in pairs]
+        return found
 
     def keep(self, kept: NDArray[np.bool_]) -> Kinks:
         """Some of the kinks; ramps that others led are no longer fixed."""

@@ -43,6 +43,12 @@ class Ramps:
     inputs: dict[int, Array]
     forces: dict[int, Array]
 
+    @property
+    def largest_force(self) -> float:
+        """Largest absolute force; 0 without ramps."""
+        sizes = [float(np.abs(f).max(initial=0.0)) for f in self.forces.values()]
+        return max(sizes, default=0.0)
+
     def at(self, kinks: Kinks) -> tuple[Array, Array]:
         """Inputs and forces of some kinks, shape (n_kinks,) each."""
         return kinks.taken(self.inputs), kinks.taken(self.forces)
@@ -52,6 +58,8 @@ class KinkFunctions(OutputDerivatives):
     """What an objective knows of its ramps."""
 
     _kinks: Kinks | None = None
+    # Operations that have ramps.
+    _known_calls: tuple[int, ...] | None = None
     # Number of rows they belong to, and number of ramps of each operation.
     _known_ramp_sizes: tuple[int, dict[int, int]] | None = None
 
@@ -120,12 +128,29 @@ class KinkFunctions(OutputDerivatives):
     @property
     def has_ramps(self) -> bool:
         """Whether the net or its loss has piecewise-linear operations."""
-        return bool(self._ramp_sizes)
+        return bool(self._calls_with_ramps)
 
     @property
     def has_ramps_in_loss(self) -> bool:
         """Whether ``get_loss`` has, as absolute errors and L1 penalties do."""
-        return any(call < 0 for call in self._ramp_sizes)
+        return any(call < 0 for call in self._calls_with_ramps)
+
+    @property
+    def fits_ramps(self) -> bool:
+        """Whether the ramps of all rows fit the working memory at once."""
+        return self._fits_recorded(self._dtype.itemsize)
+
+    @property
+    def _calls_with_ramps(self) -> tuple[int, ...]:
+        # Two rows show them: what operations there are does not change.
+        if self._known_calls is None:
+            recorder, w = Recorder(Plain()), self._tensor(self.weights)
+            noted, outputs = self._gated(recorder, None), self._outputs(w)
+            with torch.no_grad():
+                noted._forward(w, self._x[:2], slice(2))
+                noted._loss(outputs, w, self._x, self._y)
+            self._known_calls = tuple(recorder.inputs)
+        return self._known_calls
 
     def _recorded(self, w: Tensor, *, moved: bool = False) -> Recorder:
         recorder = Recorder(self._gating or Plain(), moved=moved)

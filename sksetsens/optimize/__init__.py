@@ -4,7 +4,7 @@ Trust-region Newton, Levenberg-Marquardt, L-BFGS, warm starts; knows objectives 
 H only. May import: objective, linalg, and what is below.
 """
 
-from ._active_kinks import ActiveSet
+from ._active_set import ActiveSet
 from ._kinks import stationary_on_kinks
 from ._polish import Polished, check_curvature, polish, stationarity
 from ._revival import revival

@@ -12,13 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..objective import Kinks, Objective
-from ._active_kinks import (
-    ActiveSet,
-    KinkSolution,
-    identified,
-    newton_on_kinks,
-    ramp_scales,
-)
+from ._active_set import ActiveSet, identified, ramp_scales
+from ._kink_newton import KinkSolution, newton_on_kinks
 from ._lbfgs import lbfgs
 from ._revival import revival
 from ._trust_region import SMALL, trust_region_newton

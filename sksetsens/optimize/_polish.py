@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from ..exceptions import UnsupportedObjectiveError
 from ..linalg import PseudoInverse, SymmetricPseudoInverse, probe
 from ..objective import Kinks, Objective, PointProducts
-from ._active_kinks import ActiveSet, KinkSolution
+from ._active_set import ActiveSet
+from ._kink_newton import KinkSolution
 from ._kinks import continued_on_kinks, minimised_on_kinks
 from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
@@ -172,7 +173,9 @@ def _can_have_kinks(objective: Objective, w: Array, keep_index: bool) -> bool:
 
     Where a net interpolates, forces vanish with the residual.
     """
-    if keep_index or objective.n_params > MAX_DENSE or not objective.has_ramps:
+    if keep_index or objective.n_params > MAX_DENSE:
+        return False
+    if not (objective.has_ramps and objective.fits_ramps):
         return False
     return not (is_quadratic_interpolation(objective, w) or _runs_away(objective, w))
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..linalg import PseudoInverse, probe
 from ..objective import Objective
-from ._active_kinks import ActiveSet
+from ._active_set import ActiveSet
 from ._polish import Polished, polish
 
 __all__ = ["continued"]

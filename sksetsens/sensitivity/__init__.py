@@ -4,10 +4,9 @@ Diagnosis of a solution, the predicted set, the range of the first order. May im
 perturbation, sets, optimize, and what is below.
 """
 
-from ._breaks import first_break
+from ._breaks import beyond_break, first_break
 from ._coderivative import Coderivative
 from ._diagnosis import Diagnosis, Finding, diagnose
-from ._exchange import beyond_break
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linear_range import LinearRange, linear_range
 from ._linearise import Linearisation, collect, linearise, warn_of

@@ -1,4 +1,4 @@
-"""Where along a perturbation the first kink joins or leaves."""
+"""Where along a perturbation kinks join or leave, and the way across."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 
 from ._graphical_derivative import GraphicalDerivative
 
-__all__ = ["first_break"]
+__all__ = ["across_breaks", "beyond_break", "first_break"]
 
 Array = NDArray[np.float64]
 
 # Inputs of ramps up to this share of the root mean square of their operation's are 0,
 # and forces up to this share of the largest are none: such a ramp has no side.
 _NO_SIDE, _NO_FORCE = 1e-11, 1e-10
+
+# Share of the way to a break by which a step goes beyond it, and share of the whole way
+# where two breaks lie together.
+_BEYOND, _AT_LEAST = 1e-4, 1e-7
+_MAX_BREAKS = 200
 
 
 def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> float:
@@ -34,20 +39,19 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
     Returns
     -------
     t : float
-        inf where none does.
+        inf where none does; NaN where the ramps do not fit the working memory.
     """
     objective, w = gd.objective, gd.weights
     if not (objective.has_ramps and np.isfinite(shift).all()):
         return np.inf
+    if not objective.fits_ramps:
+        return np.nan
     found = [_first_gate(gd, shift, dX, dy)]
     ramps = objective.ramps(w)
     tangents = objective.ramp_tangents(w, shift, dX, dy)
-    largest = max(
-        (float(np.abs(f).max(initial=0.0)) for f in ramps.forces.values()), default=0.0
-    )
     for call, t in ramps.inputs.items():
         scale = float(np.sqrt(np.mean(t**2)))
-        felt = np.abs(ramps.forces[call]) > _NO_FORCE * largest
+        felt = np.abs(ramps.forces[call]) > _NO_FORCE * ramps.largest_force
         felt &= np.abs(t) > _NO_SIDE * scale
         for held in gd.kinks.of_call(call):
             felt.flat[held] = False
@@ -78,3 +82,59 @@ def _first(distance: Array, speed: Array) -> float:
     falling = speed < 0.0
     times = distance[falling] / -speed[falling]
     return float(times.min(initial=np.inf))
+
+
+def beyond_break(t: float) -> float:
+    """A share of the perturbation just beyond a break at t."""
+    return t * (1.0 + _BEYOND) + _AT_LEAST
+
+
+def across_breaks(
+    gd: GraphicalDerivative, dX: Any, dy: Any = None, *, max_breaks: int | None = None
+) -> GraphicalDerivative | None:
+    """The derivative at the solution that this one moves to, kinks exchanged.
+
+    Each step goes to where the first kink joins or leaves, or to the end, and Newton on
+    K solves for the kinks that hold there (a parametric active-set method).
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+    dX, dy : ndarray
+        The perturbation.
+    max_breaks : int, default=None
+        None for 200.
+
+    Returns
+    -------
+    derivative : GraphicalDerivative or None
+        None where the solution could not be followed: a concave kink ends its branch.
+    """
+    here, t, n_breaks = gd, 0.0, 0
+    limit = _MAX_BREAKS if max_breaks is None else max_breaks
+    while n_breaks <= limit:
+        shift = here(dX, dy).shift
+        if not np.isfinite(shift).all():
+            return None
+        way = first_break(here, shift, dX, dy)
+        step = beyond_break(way)
+        arrives = step >= 1.0 - t
+        step = 1.0 - t if arrives else step
+        n_breaks += not arrives
+        t = 1.0 if arrives else t + step
+        objective = gd.objective.with_data(*_moved_data(gd, dX, dy, t))
+        there = here.on_other_kinks(objective, here.weights + step * shift)
+        if there is None:
+            return None
+        here = there
+        if arrives:
+            return here
+    return None
+
+
+def _moved_data(
+    gd: GraphicalDerivative, dX: Any, dy: Any, t: float
+) -> tuple[Array, NDArray[Any] | None]:
+    """Data at the share t of a perturbation of those of a solution."""
+    y = None if dy is None else gd.objective.targets + t * dy
+    return gd.objective.inputs + t * dX, y

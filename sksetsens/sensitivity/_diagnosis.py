@@ -15,19 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..linalg import CONSISTENCY_TOL, probe
+from ..linalg import probe
 from ..objective import SINGLE_FROM, Objective
 from ..optimize import revival
 from ._derivative_check import check_derivatives
 from ._graphical_derivative import GraphicalDerivative
+from ._manifold import OBSTRUCTION_TOL, ROUNDING, directions, felt, obstruction
 
 __all__ = [
-    "OBSTRUCTION_TOL",
     "Diagnosis",
     "Finding",
     "diagnose",
-    "off_manifold",
-    "rank_can_change",
 ]
 
 Array = NDArray[np.float64]
@@ -39,26 +37,6 @@ _KINK_STEP = 1e-4
 _KINK_TOL = 1e-2
 # One shows what there is in a net of many weights, where each costs minutes.
 _N_KINK_DIRECTIONS = 4
-
-# Steps along ker H, relative to 1 + |w|, from which the set must be reached again, and
-# perturbations of the data, relative to its root mean square, with the same purpose. A
-# step that is merely too long (the set curves, or H is stiff) fails, and a shorter one
-# is tried; where the rank changes, every size fails. What tells may be of third order
-# in the step, and must stand out from rounding: 1e-4 is the last size that does.
-_KERNEL_STEPS = (1e-2, 1e-3, 1e-4)
-_DATA_STEPS = (1e-3, 1e-4)
-# Residual at the start, over rounding, below which a short step shows nothing.
-_RESOLVED = 100.0
-_N_CHORD_STEPS = 30
-# Where each step is an iterative solve.
-_N_ITERATED_STEPS = 3
-# On a manifold the distance left after the correction is far below the step taken;
-# where the rank changes it is of the step's own size.
-OBSTRUCTION_TOL = 1e-2
-# |R| / (|H| (1 + |w|)) below this is rounding.
-_ROUNDING = 1e-14
-# Weights so many times longer than the chord iteration's start are on their way out.
-_DIVERGED = 1e6
 
 
 # Ratio of columns' sizes whose square reaches the cut-off of solvers by products, which
@@ -220,10 +198,10 @@ def diagnose(
     neglects = gd.neglected_curvature > _NEGLECT_TOL
     # A saddle has a rank, too: all else keeps it from being examined.
     others = set(found) - {Finding.SADDLE, Finding.STOPPED_AT_SADDLE}
-    obstruction = np.nan
+    away = np.nan
     if not others and jump <= _KINK_TOL and checked.agree and not neglects:
-        obstruction = _obstruction(gd)
-        if obstruction > OBSTRUCTION_TOL:
+        away = obstruction(gd)
+        if away > OBSTRUCTION_TOL:
             found[Finding.RANK_CHANGES] = {}
     if jump > _KINK_TOL:
         found[Finding.KINK] = _about_kinks(gd, jump)
@@ -235,7 +213,7 @@ def diagnose(
     if not checked.agree:
         found[Finding.DERIVATIVES_DISAGREE] = {"disagreement": checked.sentence}
     told = [finding.value.format(**fields) for finding, fields in found.items()]
-    return Diagnosis(tuple(found), jump, obstruction, "; ".join(told) or _kind(gd))
+    return Diagnosis(tuple(found), jump, away, "; ".join(told) or _kind(gd))
 
 
 def _unresolved_scales(gd: GraphicalDerivative) -> float:
@@ -284,11 +262,6 @@ def _kind(gd: GraphicalDerivative) -> str:
     return f"minimum in a set of dimension {dim}{estimated} (ker H){told}"
 
 
-def _directions(gd: GraphicalDerivative, n: int) -> Array:
-    v = probe(n, gd.weights.size)
-    return v / np.linalg.norm(v, axis=1, keepdims=True)
-
-
 def _moves_dead_units(gd: GraphicalDerivative) -> bool:
     """Whether ramps that are 0 in all rows, without a force, move to first order.
 
@@ -304,7 +277,7 @@ def _moves_dead_units(gd: GraphicalDerivative) -> bool:
     if not np.isfinite(shift).all():
         return False
     moved = dead.taken(o.ramp_tangents(gd.weights, shift, dX, dy))
-    anyhow = _directions(gd, 1)[0] * float(np.linalg.norm(shift))
+    anyhow = directions(gd, 1)[0] * float(np.linalg.norm(shift))
     expected = dead.taken(o.ramp_tangents(gd.weights, anyhow))
     return bool(np.abs(moved).max() > _KINK_TOL * np.abs(expected).max())
 
@@ -321,12 +294,12 @@ def _kink_jump(gd: GraphicalDerivative, objective: Objective) -> float:
         return units * objective.gradient(units * w)
 
     w = gd.weights / units
-    h = _KINK_STEP * (1.0 + float(np.linalg.norm(_felt(gd) / units)))
+    h = _KINK_STEP * (1.0 + float(np.linalg.norm(felt(gd) / units)))
     here = gradient(w)
-    noise = _ROUNDING * hessian_norm * (1.0 + float(np.linalg.norm(w)))
+    noise = ROUNDING * hessian_norm * (1.0 + float(np.linalg.norm(w)))
     jumps = [0.0]
     large = gd.objective.n_params >= SINGLE_FROM
-    for v in _directions(gd, 1 if large else _N_KINK_DIRECTIONS):
+    for v in directions(gd, 1 if large else _N_KINK_DIRECTIONS):
         slope = float(np.linalg.norm(units * gd.H.matvec(units * v)))
         if slope <= noise:
             continue
@@ -338,142 +311,3 @@ def _kink_jump(gd: GraphicalDerivative, objective: Objective) -> float:
         # A smooth remainder falls tenfold with h; a kink at the point does not.
         jumps.append(coarse if fine > 0.3 * coarse else 0.0)
     return max(jumps)
-
-
-def _felt(gd: GraphicalDerivative) -> Array:
-    """Weights whose length is a scale of the objective.
-
-    In the units of a badly scaled column the part in ker H, which nothing holds, may be
-    longer than all else by decades.
-    """
-    scales = gd.factor.scales
-    if not isinstance(scales, np.ndarray):
-        return gd.weights
-    return scales * gd.factor.scaled.kernel.complement().project(gd.weights / scales)
-
-
-def _obstruction(gd: GraphicalDerivative) -> float:
-    """How far from a manifold the solutions are, along ker H and as the data moves."""
-    if not rank_can_change(gd):
-        return 0.0
-    return max(_along_kernel(gd), _along_data(gd))
-
-
-def rank_can_change(gd: GraphicalDerivative) -> bool:
-    """Whether H is singular, short of a Jacobian of full row rank at interpolation."""
-    return not gd.has_full_row_rank and gd.kernel.dim > 0
-
-
-def _along_kernel(gd: GraphicalDerivative) -> float:
-    scale = 1.0 + gd.length(_felt(gd))
-    directions = gd.factor.scaled.kernel.project(_directions(gd, 2))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    directions = directions * gd.factor.scales
-    found = np.inf
-    for rho in _KERNEL_STEPS:
-        starts = [gd.weights + rho * scale * z for z in directions]
-        if not all(_resolves(gd, gd.objective, start) for start in starts):
-            # The set is straight that far, or an earlier size has told.
-            return 0.0 if found == np.inf else found
-        ratios = [off_manifold(gd, gd.objective, w, rho * scale) for w in starts]
-        found = min(found, max(ratios))
-        if found <= OBSTRUCTION_TOL:
-            break
-    return found
-
-
-def _resolves(gd: GraphicalDerivative, objective: Objective, start: Array) -> bool:
-    """Whether the residual at a start stands out from rounding and the solution's."""
-    floor = _floor(gd, start) + 10.0 * gd.residual_norm(gd.objective, gd.weights)
-    return gd.residual_norm(objective, start) > _RESOLVED * floor
-
-
-def _floor(gd: GraphicalDerivative, w: Array) -> float:
-    """Rounding of a gradient, in the units in which H was decomposed."""
-    return _ROUNDING * gd.units[1] * (1.0 + gd.length(w))
-
-
-def _along_data(gd: GraphicalDerivative) -> float:
-    """The same after a random perturbation of the data and its predicted shift.
-
-    Only entries whose columns of B lie in range H move: the others have no shift, and
-    one of them in the perturbation would hide what the rest does.
-    """
-    X = gd.objective.inputs
-    # Columns in units of their own move each by its own size.
-    axis = 0 if isinstance(gd.factor.scales, np.ndarray) else None
-    spread = np.sqrt(np.mean(X**2, axis=axis))
-    # Of entries without a derivative the residual is infinite.
-    stays = gd.column_range_residuals > CONSISTENCY_TOL
-    direction = np.where(stays.reshape(X.shape), 0.0, probe(*X.shape))
-    found = np.inf
-    for size in _DATA_STEPS:
-        dX = size * spread * direction
-        affine = gd(dX)
-        moved = gd.length(affine.shift)
-        if affine.is_empty or moved == 0.0:
-            return 0.0  # No entry moves the solutions: nothing to judge here.
-        objective = gd.objective.with_data(X + dX)
-        start = gd.weights + affine.shift
-        if not _resolves(gd, objective, start):
-            return 0.0 if found == np.inf else found
-        enough = gd.resolution(gd.residual_norm(objective, gd.weights))
-        ratio = off_manifold(gd, objective, start, moved, enough=enough)
-        found = min(found, ratio)
-        if found <= OBSTRUCTION_TOL:
-            break
-    return found
-
-
-def off_manifold(
-    gd: GraphicalDerivative,
-    objective: Objective,
-    start: Array,
-    length: float,
-    *,
-    enough: float = 0.0,
-) -> float:
-    """Distance to the solution set that stays after correcting, over ``length``.
-
-    From a point ``length`` away from the solution the chord iteration
-    ``w -= H^+ R(w)`` solves the range part of R = 0 (Lyapunov-Schmidt reduction). What
-    stays is the reduced equation's value. It vanishes exactly where the zeros of R form
-    a manifold with tangent space ker H, that is, where the rank is constant.
-
-    Parameters
-    ----------
-    gd : GraphicalDerivative
-        At the solution.
-    objective : Objective
-        On the data to solve for, the solution's or perturbed.
-    start : ndarray of shape (n_params,)
-    length : float
-        Euclidean in the units in which H was decomposed, as all norms here.
-    enough : float, default=0.0
-        Gradient norm that counts as none, beside rounding: what iterative solves leave.
-
-    Returns
-    -------
-    ratio : float
-        Near 0 on a manifold; of order 1 and above where the rank changes; inf where
-        the iteration diverges, so far from the solution.
-    """
-    w = start
-    at_solution = gd.length_of_residual(gd.objective, gd.weights)
-    for _ in range(_N_ITERATED_STEPS if gd.is_matrix_free else _N_CHORD_STEPS):
-        step = gd.newton_step(w, objective, enough=enough)
-        w = w + step
-        if not gd.length(w) <= _DIVERGED * (1.0 + gd.length(start)):
-            return np.inf
-        norm = gd.length_of_residual(objective, w)
-        if norm <= _floor(gd, w) + 10.0 * at_solution + enough:
-            return 0.0
-        if gd.length(step) <= 1e-14 * gd.length(w):
-            break
-    # Newton's step with the rank as it is here: new directions carry what is left.
-    there = gd.at(objective, w, keep_rank=False)
-    step = there.newton_step(enough=enough)
-    away = gd.length(step)
-    if length == 0.0:  # No shift is predicted, so that any distance is too far.
-        return np.inf if away > 0.0 else 0.0
-    return away / length

@@ -281,7 +281,7 @@ class GraphicalDerivative:
             None where the net has no kinks, or no such solution was found.
         """
         plain = objective.off_kinks()
-        if self.active is None or not self.can_exchange:
+        if not self.can_exchange or self.active is None:
             return None
         near = float(np.linalg.norm(weights - self.weights))
         near = max(near, _NEAR * (1.0 + float(np.linalg.norm(weights))))
@@ -383,23 +383,24 @@ class GraphicalDerivative:
     @property
     def can_exchange(self) -> bool:
         """Whether kinks of this net are solved for: not where it interpolates."""
-        if self.objective.is_tilted or self.active is None:
+        if self.objective.is_tilted or self.solver_ != "eigh":
             return False
-        return self.solver_ == "eigh"
+        return self.active is not None
 
     @cached_property
     def active(self) -> ActiveSet | None:
-        """Kinks and gates of all ramps at the solution; None of a net without."""
-        if not self.objective.has_ramps:
+        """Kinks and gates of all ramps at the solution.
+
+        None of a net that has none, or more than the working memory holds.
+        """
+        if not (self.objective.has_ramps and self.objective.fits_ramps):
             return None
         return ActiveSet.at(self.objective, self.weights)
 
     @property
     def smooth(self) -> Objective:
         """The objective with all gates held as they are at the solution."""
-        if self.active is None or not self.kinks.holds:
-            return self.objective
-        return self._fixed
+        return self._fixed if self.kinks.holds else self.objective
 
     @cached_property
     def _fixed(self) -> Objective:
@@ -470,23 +471,6 @@ class GraphicalDerivative:
     def undifferentiable(self) -> Undifferentiable:
         """Entries of X along which the outputs have no derivative."""
         return undifferentiable(self.objective, self.weights)
-
-    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
-        """The problem in which some of the weights alone may move.
-
-        Parameters
-        ----------
-        part : slice
-            Of the flat weights, k of them.
-
-        Returns
-        -------
-        factor : PseudoInverse
-            Of their k x k block of H.
-        B : ndarray of shape (k, n_samples, n_inputs)
-            Their rows of B.
-        """
-        return self._system.restricted(part)
 
     def restricted_map(self, part: slice) -> tuple[Array, Array]:
         """Movement per perturbation of X where some of the weights alone may move.

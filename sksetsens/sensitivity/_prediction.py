@@ -14,11 +14,10 @@ from ..linalg import Reason
 from ..objective import Objective
 from ..perturbation import Perturbation
 from ..sets import PredictedSolutionSet
-from ._breaks import first_break
-from ._diagnosis import OBSTRUCTION_TOL, off_manifold, rank_can_change
-from ._exchange import across_breaks
+from ._breaks import across_breaks, first_break
 from ._graphical_derivative import AffineSet, GraphicalDerivative
 from ._linearise import kink_evidence, spectral_evidence
+from ._manifold import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._reach import HOLDS_TOL, FirstOrderError, first_order_error
 from ._undifferentiable import named
 
@@ -204,7 +203,7 @@ def _exchanged(
     if found is not None:
         return found
     dX, dy = perturbation.dX, perturbation.dy
-    return across_breaks(gd, dX, dy, max_breaks=max_breaks)[0]
+    return across_breaks(gd, dX, dy, max_breaks=max_breaks)
 
 
 def _error_beyond_break(

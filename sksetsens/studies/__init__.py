@@ -5,10 +5,11 @@ May import: moduli, training, and what is below.
 
 from ._convergence import SetConvergence, set_convergence
 from ._inclusion import LipschitzInclusion, lipschitz_inclusion
-from ._path import SolutionPath, SolutionTrack, follow_path
+from ._path import SolutionPath, follow_path
 from ._sensitivity_curve import SensitivityCurve, sensitivity_curve
 from ._stability_report import StabilityReport, stability_report
 from ._target_perturbation import TargetPerturbation, target_perturbation
+from ._walk import SolutionTrack
 
 __all__ = [
     "LipschitzInclusion",
