@@ -9,7 +9,7 @@ from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
 from ._minimum_residual import ResidualNorms
-from ._norms import operator_norm
+from ._norms import operator_norm, top_eigenvalue
 from ._probes import probe, probe_generator
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
 from ._range_residual import outside_range, range_residuals
@@ -45,4 +45,5 @@ __all__ = [
     "probe_generator",
     "range_residuals",
     "symmetric_inverse",
+    "top_eigenvalue",
 ]

@@ -8,10 +8,9 @@ from typing import Self
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator
 
-from ._norms import UNDERFLOWS
-from ._probes import probe
+from ._norms import UNDERFLOWS, top_eigenvalue
 from ._pseudoinverse import DECADE, InCommonUnits, Solution, solution
 from ._subspace import Subspace
 from ._symmetric import MIN_DIMENSION, SymmetricPseudoInverse
@@ -22,8 +21,6 @@ Array = NDArray[np.float64]
 
 # Below this many rows the eigendecomposition costs milliseconds, and shows all.
 _SMALL = 400
-# Relative accuracy of the extreme eigenvalues: they are compared across decades.
-_TOL = 1e-3
 
 
 class DefiniteInverse(InCommonUnits):
@@ -87,7 +84,7 @@ class DefiniteInverse(InCommonUnits):
             (p, p), lambda v: scipy.linalg.cho_solve(factor, v), dtype=np.float64
         )
         try:
-            largest, inverse = _top_eigenvalue(H), _top_eigenvalue(solve)
+            largest, inverse = top_eigenvalue(H), top_eigenvalue(solve)
         except ArpackNoConvergence:
             return None
         rounding = max(p, MIN_DIMENSION) * np.finfo(np.float64).eps
@@ -119,14 +116,6 @@ class DefiniteInverse(InCommonUnits):
         """The solution of ``H v = -b``; its residual is that of the arithmetic."""
         value = -self.apply(b)
         return solution(value, self._H @ value + b, b)
-
-
-def _top_eigenvalue(A: Array | LinearOperator) -> float:
-    p = A.shape[0]
-    if p == 1:  # Lanczos iterations want two rows at least.
-        return float((A @ np.ones(1))[0])
-    found = eigsh(A, k=1, v0=probe(p), tol=_TOL, return_eigenvectors=False)
-    return float(found[0])
 
 
 def symmetric_inverse(

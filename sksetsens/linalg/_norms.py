@@ -1,10 +1,10 @@
-"""Largest singular value of an operator that is only known by its products."""
+"""Largest singular and eigenvalues by Lanczos iterations."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import LinearOperator, eigsh, svds
 
 from ._probes import probe
 
@@ -76,6 +76,20 @@ def _lanczos(operator: LinearOperator, tol: float) -> tuple[float, Array]:
     return float(sigma[0]) * unit, vt[0]
 
 
+def top_eigenvalue(A: Array | LinearOperator) -> float:
+    """Largest eigenvalue of a positive semidefinite matrix to three digits, from below.
+
+    They are compared across decades.
+    """
+    p = A.shape[0]
+    if p == 1:  # Lanczos iterations want two rows at least.
+        return float((A @ np.ones(1))[0])
+    found = eigsh(A, k=1, v0=probe(p), tol=_TOL, return_eigenvectors=False)
+    return float(found[0])
+
+
+# Relative accuracy of the largest eigenvalue.
+_TOL = 1e-3
 # Below this size squares of products lose digits to underflow.
 UNDERFLOWS = 1e-140
 # Below this many rows or columns a product with the identity costs less than a

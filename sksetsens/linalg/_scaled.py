@@ -7,7 +7,9 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
 
+from ._probes import probe
 from ._pseudoinverse import Solution, solution
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
@@ -19,6 +21,8 @@ Array = NDArray[np.float64]
 # Eigenvalues below this share of |H|_2 are read from the inverse, where they are the
 # large ones; both know those in between to half the digits.
 _HALF_THE_DIGITS = float(np.sqrt(np.finfo(np.float64).eps))
+# Relative accuracy of the smallest eigenvalue where it is only told.
+_TOL = 1e-3
 
 
 class ScaledPseudoInverse:
@@ -78,8 +82,12 @@ class ScaledPseudoInverse:
         self.rank, self.kernel_dim = self.scaled.rank, self.scaled.kernel_dim
         self.gap, self.inertia = self.scaled.gap, self.scaled.inertia
         self.has_clear_cutoff = self.scaled.has_clear_cutoff
-        inside = self.scaled.kernel.spanning_basis() * scales[:, None]
-        self.kernel = Subspace(_orthonormal(inside))
+
+    @cached_property
+    def kernel(self) -> Subspace:
+        """ker H."""
+        inside = self.scaled.kernel.spanning_basis() * self.scales[:, None]
+        return Subspace(_orthonormal(inside))
 
     def apply(self, b: Array, *, cutoff: float | None = None) -> Array:
         """``H^+ b`` for vectors in the last axis of b.
@@ -142,11 +150,17 @@ class ScaledPseudoInverse:
 
     @cached_property
     def cutoff(self) -> float:
-        """As far below the smallest kept eigenvalue of H as it is in ``S H S``."""
+        """As far below the smallest kept eigenvalue of H as it is in ``S H S``.
+
+        To three digits: it is told, and decides nothing.
+        """
         kept = np.abs(self.scaled.range_basis()[1])
         if not kept.size:
             return self.scaled.cutoff
-        return float(self.scaled.cutoff / kept.min() * np.abs(self._range[1]).min())
+        p = len(self._H)
+        inverse = LinearOperator((p, p), self.apply, dtype=np.float64)
+        least = 1.0 / abs(eigsh(inverse, k=1, v0=probe(p), tol=_TOL)[0][0])
+        return float(self.scaled.cutoff / kept.min() * least)
 
     def range_basis(self) -> tuple[Array, Array]:
         """Eigenvectors of the kept eigenvalues, shape (p, rank), and those."""

@@ -90,6 +90,11 @@ class SymmetricPseudoInverse(InCommonUnits):
         self.kernel = Subspace(self._vectors[:, columns], is_complement=not thin_kernel)
 
     @property
+    def rank_without_noise(self) -> int:
+        """Number of eigenvalues above the rounding of H, by the default cut-off."""
+        return int((np.abs(self.eigenvalues) > self._unresolved_from).sum())
+
+    @property
     def has_clear_cutoff(self) -> bool:
         """Whether no eigenvalue lies within a decade of the cut-off."""
         magnitudes = np.abs(self.eigenvalues)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
-from ..linalg import probe
+from ..linalg import probe, top_eigenvalue
 from ..objective import Objective, PointProducts
 
 __all__ = ["scaled_stationarity", "weight_scales"]
@@ -86,8 +85,6 @@ def _agrees(
 
 def scaled_stationarity(H: Array, scales: Array, gradient: Array, w: Array) -> float:
     """`stationarity` in the units in which H has a unit diagonal."""
-    last = [len(H) - 1, len(H) - 1]
-    scaled = H * scales[:, None] * scales
-    norm = float(scipy.linalg.eigvalsh(scaled, subset_by_index=last)[0])
+    norm = top_eigenvalue(H * scales[:, None] * scales)
     length = 1.0 + float(np.linalg.norm(w / scales))
     return float(np.linalg.norm(gradient * scales)) / (norm * length)

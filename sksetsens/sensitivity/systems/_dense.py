@@ -132,8 +132,8 @@ def _factorised(point: Point, matrix: Array) -> tuple[Factor, float]:
     scaled = ScaledPseudoInverse(matrix, scales, noise=scaled_noise)
     if scaled.has_clear_cutoff:
         return scaled, scaled_noise
-    common, hidden = plain(), ScaledPseudoInverse(matrix, scales)
-    return (scaled, scaled_noise) if hidden.rank > common.rank else (common, noise)
+    common, hidden = plain(), scaled.scaled.rank_without_noise
+    return (scaled, scaled_noise) if hidden > common.rank else (common, noise)
 
 
 def gauss_newton(point: Point) -> Array:
