@@ -1,5 +1,6 @@
 """Singular linear systems: pseudo-inverses that report what they decided."""
 
+from ._constraints import independent_rows
 from ._definite import DefiniteInverse, symmetric_inverse
 from ._farthest import FarthestPoint
 from ._full_row_rank import FullRowRankInverse, gram_inverse
@@ -16,7 +17,7 @@ from ._range_residual import outside_range, range_residuals
 from ._scaled import ScaledPseudoInverse
 from ._subspace import Subspace
 from ._symmetric import SymmetricPseudoInverse
-from ._tangent import TangentInverse, independent_rows
+from ._tangent import KrylovTangentInverse, TangentInverse
 
 __all__ = [
     "CONSISTENCY_TOL",
@@ -28,6 +29,7 @@ __all__ = [
     "ImplicitSubspace",
     "KrylovInverse",
     "KrylovSettings",
+    "KrylovTangentInverse",
     "Lanczos",
     "PseudoInverse",
     "Reason",

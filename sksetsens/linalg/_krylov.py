@@ -162,7 +162,7 @@ class KrylovInverse(InCommonUnits):
         self.n_products = 0
         # Solves so far that ended before their tolerance.
         self.n_unsolved = 0
-        self._start = probe(n)
+        self._start, self._dim = probe(n), n
 
     # Solves --------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class KrylovInverse(InCommonUnits):
         What earlier solves have found would make an answer depend on them.
         """
         probe = self._probe
-        if probe.space.is_invariant or probe.space.n_steps == self._n:
+        if probe.space.is_invariant or probe.space.n_steps == self._dim:
             # The run has seen all of H: solves are as short as it was.
             return self._nothing
         theta, vectors, errors = probe.space.ritz()
@@ -312,7 +312,7 @@ class KrylovInverse(InCommonUnits):
     def _probe(self) -> ProbedSpectrum:
         space = Lanczos(self._start)
         fits = self.settings.steps_that_fit(self._n)
-        for _ in range(min(_PROBE_STEPS, self._n, fits)):
+        for _ in range(min(_PROBE_STEPS, self._dim, fits)):
             space.extend(self._exact(space.newest))
             if space.is_invariant:
                 break
@@ -338,13 +338,13 @@ class KrylovInverse(InCommonUnits):
         for those that are not.
         """
         probe = self._probe
-        estimate = round(probe.null_share * self._n)
-        return min(max(estimate, probe.n_null), self._n - probe.n_kept)
+        estimate = round(probe.null_share * self._dim)
+        return min(max(estimate, probe.n_null), self._dim - probe.n_kept)
 
     @property
     def rank(self) -> int:
         """n less the dimension of ker H."""
-        return self._n - self.kernel_dim
+        return self._dim - self.kernel_dim
 
     @property
     def inertia(self) -> tuple[int, int, int]:
@@ -375,7 +375,7 @@ class KrylovInverse(InCommonUnits):
     @property
     def is_rank_exact(self) -> bool:
         """Whether H is definite, or the random start's run has seen all of it."""
-        whole = self._probe.space.n_steps == self._n
+        whole = self._probe.space.n_steps == self._dim
         return self.has_clear_cutoff and (whole or self.kernel_dim == 0)
 
     def _find_dim(self) -> int:

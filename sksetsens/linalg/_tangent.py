@@ -1,27 +1,26 @@
-"""Pseudo-inverse of a symmetric matrix on the kernel of linear constraints."""
+"""Pseudo-inverses of symmetric matrices on the kernel of linear constraints."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from ._constraints import OnTangentSpace
 from ._definite import symmetric_inverse
+from ._krylov import KrylovInverse, KrylovSettings, Outcome, Product
+from ._probes import probe
 from ._pseudoinverse import InCommonUnits, Solution
 from ._subspace import Subspace
 
-__all__ = ["TangentInverse", "independent_rows"]
+__all__ = ["KrylovTangentInverse", "TangentInverse"]
 
 Array = NDArray[np.float64]
 
-# Rows of Z count as dependent where one is within this share of its length of the span
-# of others.
-_DEPENDENT = 1e-9
 
-
-class TangentInverse(InCommonUnits):
+class TangentInverse(OnTangentSpace, InCommonUnits):
     r"""Solves ``H v + Z'mu = -b, Z v = -c`` for symmetric H and independent rows of Z.
 
     With an orthonormal basis U of ker Z and :math:`T = U (U'HU)^+ U'` the shortest
@@ -40,14 +39,6 @@ class TangentInverse(InCommonUnits):
 
     rcond, noise, rank
         As in `SymmetricPseudoInverse`, of ``U'HU``.
-
-    Attributes
-    ----------
-    constraint_rank : int
-        Number of independent rows of Z.
-
-    independent : ndarray of int of shape (constraint_rank,)
-        Which they are, ascending.
 
     Examples
     --------
@@ -71,11 +62,8 @@ class TangentInverse(InCommonUnits):
         noise: float = 0.0,
         rank: int | None = None,
     ) -> None:
-        self._H, self._n_constraints = H, len(Z)
-        self.independent = independent_rows(Z)
-        self.constraint_rank = n = len(self.independent)
-        Q, R = np.linalg.qr(Z[self.independent].T, mode="complete")
-        self._Q, self._R, self.basis = Q[:, :n], R[:n], Q[:, n:]
+        self._H = H
+        self.basis = self._constrain(Z, complete=True)
         reduced = self.basis.T @ H @ self.basis
         inner = symmetric_inverse(
             0.5 * (reduced + reduced.T), rcond=rcond, noise=noise, rank=rank
@@ -93,11 +81,6 @@ class TangentInverse(InCommonUnits):
         return self.basis @ vectors, eigenvalues
 
     @property
-    def normal_basis(self) -> Array:
-        """Orthonormal basis of range Z', shape (p, constraint_rank)."""
-        return self._Q
-
-    @property
     def weakest(self) -> tuple[float, Array]:
         """Smallest kept absolute eigenvalue and its unit vector of shape (p,)."""
         value, vector = self.inner.weakest
@@ -106,19 +89,6 @@ class TangentInverse(InCommonUnits):
     def apply(self, b: Array) -> Array:
         """``T b`` for vectors in the last axis of b."""
         return self.inner.apply(b @ self.basis) @ self.basis.T
-
-    def lift(self, c: Array) -> Array:
-        """``Z^+ c`` for vectors in the last axis of c, of shape (..., m)."""
-        inside = c[..., self.independent]
-        solved = scipy.linalg.solve_triangular(self._R, inside.T, trans="T")
-        return solved.T @ self._Q.T
-
-    def multipliers(self, b: Array) -> Array:
-        """``(Z^+)'b`` for vectors in the last axis of b; 0 for dependent rows."""
-        found = np.zeros((*b.shape[:-1], self._n_constraints))
-        solved = scipy.linalg.solve_triangular(self._R, (b @ self._Q).T)
-        found[..., self.independent] = solved.T
-        return found
 
     def solve(self, b: Array, c: Array | None = None) -> Solution:
         """Shortest solution of ``H v + Z'mu = -b, Z v = -c`` with its evidence.
@@ -140,19 +110,70 @@ class TangentInverse(InCommonUnits):
         return replace(inner, value=self.basis @ inner.value - lifted)
 
 
-def independent_rows(Z: Array, weights: Array | None = None) -> NDArray[np.int64]:
-    """Rows of Z of which each adds to the span of the others, ascending.
+class KrylovTangentInverse(OnTangentSpace, KrylovInverse):
+    """The same by products with H alone, for sizes at which no dense matrix fits.
 
-    Judged on rows of unit length, by a pivoted QR decomposition; of several choices,
-    rows of large weight are preferred.
+    Krylov spaces of ``P H P`` with the orthogonal projector P onto ker Z stay in
+    ker Z: rank, inertia, gap and kernel are those seen there, as `KrylovInverse` says.
+    ker Z must have a dimension.
+
+    Parameters
+    ----------
+    product : callable
+        ``v -> H v`` for v of shape (p,), exact.
+
+    Z : ndarray of shape (m, p)
+
+    rcond, settings
+        As in `KrylovInverse`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens.linalg import KrylovTangentInverse
+    >>> H, Z = np.diag([1.0, 2.0, 4.0]), np.array([[0.0, 0.0, 1.0]])
+    >>> inverse = KrylovTangentInverse(H.__matmul__, Z)
+    >>> inverse.inertia, inverse.apply(np.array([1.0, 1.0, 1.0])).round(12).tolist()
+    ((0, 0, 2), [1.0, 0.5, 0.0])
     """
-    if not len(Z):
-        return np.zeros(0, dtype=np.int64)
-    lengths = np.linalg.norm(Z, axis=1)
-    scales = np.where(lengths > 0.0, 1.0 / np.where(lengths > 0.0, lengths, 1.0), 1.0)
-    least = 1.0
-    if weights is not None:
-        scales, least = scales * weights, float(weights.min())
-    R, order = scipy.linalg.qr((Z * scales[:, None]).T, mode="r", pivoting=True)
-    sizes = np.abs(np.diag(R))
-    return np.sort(order[: int((sizes > _DEPENDENT * least).sum())])
+
+    def __init__(
+        self,
+        product: Product,
+        Z: Array,
+        *,
+        rcond: float | None = None,
+        settings: KrylovSettings | None = None,
+    ) -> None:
+        self._constrain(Z)
+        self._curved = product
+
+        p = Z.shape[1]
+        start = self.tangent_part(probe(p))
+        image = self.tangent_part(product(start))
+        across = float(np.linalg.norm(image) / np.linalg.norm(start))
+
+        def on_tangents(v: Array) -> Array:
+            # What rounding leaves across ker Z must not look like its null vectors.
+            along = self.tangent_part(v)
+            return self.tangent_part(product(along)) + across * (v - along)
+
+        super().__init__(on_tangents, p, rcond=rcond, settings=settings)
+        self._start, self._dim = start, p - self.constraint_rank
+
+    def least_squares(
+        self, b: Array, beside: Any = None, *, noise: float = 0.0
+    ) -> Outcome:
+        """See `KrylovInverse`; of the part of b in ker Z."""
+        return super().least_squares(self.tangent_part(b), beside, noise=noise)
+
+    def _null_part(self, v: Array) -> Array:
+        return super()._null_part(self.tangent_part(v))
+
+    def solve(self, b: Array, c: Array | None = None) -> Solution:
+        """See `TangentInverse.solve`."""
+        if c is None:
+            return super().solve(b)
+        lifted = self.lift(c)
+        inner = super().solve(b - self._curved(lifted))
+        return replace(inner, value=inner.value - lifted)

@@ -242,6 +242,11 @@ class Objective(KinkFunctions):
         dense = self._hessian_rows(self._tensor(weights), identity)
         return 0.5 * (dense + dense.T)
 
+    @property
+    def has_quick_hessian(self) -> bool:
+        """Whether all weights sit in linear layers, through which H costs little."""
+        return self._layers is not None
+
     def _hessian_by_layers(self, weights: Array) -> Array | None:
         """H by the chain rule through linear layers, checked by one product.
 

@@ -6,12 +6,13 @@ H only. May import: objective, linalg, and what is below.
 
 from ._active_set import ActiveSet
 from ._kinks import stationary_on_kinks
-from ._polish import Polished, check_curvature, polish, stationarity
+from ._polish import MAX_ON_KINKS, Polished, check_curvature, polish, stationarity
 from ._revival import revival
 from ._scales import scaled_stationarity, weight_scales
 from ._warm_start import continued
 
 __all__ = [
+    "MAX_ON_KINKS",
     "ActiveSet",
     "Polished",
     "check_curvature",

@@ -11,17 +11,19 @@ violates this is exchanged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..linalg import TangentInverse
-from ..objective import Kinks, Objective
+from ..linalg import KrylovSettings, KrylovTangentInverse, TangentInverse, probe
+from ..objective import Kinks, Objective, PointProducts
 from ._active_set import ActiveSet, independent
+from ._trust_region import MAX_DENSE, SMALL
 from ._violations import Violations
 
-__all__ = ["KinkSolution", "newton_on_kinks"]
+__all__ = ["KinkSolution", "by_products", "newton_on_kinks"]
 
 Array = NDArray[np.float64]
 
@@ -30,6 +32,8 @@ Array = NDArray[np.float64]
 _MAX_STEPS, _CONTRACTION, _CHORD = 30, 0.5, 0.1
 # Relative steps (of weights and gates) that have converged, and that are rounding.
 _CONVERGED, _ARRIVED = 1e-9, 1e-15
+# Relative residual of iterative solves, and products that they may take.
+_KRYLOV_TOL, _KRYLOV_STEPS = 1e-10, 3000
 # Times the first movement within which exchanges must end.
 _REACH = 4.0
 _TINY = float(np.finfo(np.float64).tiny)
@@ -65,6 +69,11 @@ class KinkSolution:
     is_consistent: bool
     is_minimum: bool
     n_iter: int
+
+    @classmethod
+    def none(cls, weights: Array, active: ActiveSet, n_iter: int) -> KinkSolution:
+        """Weights at which no zero of K was looked for."""
+        return cls(weights, active, np.inf, 0.0, np.inf, False, True, n_iter)
 
     @property
     def kinks(self) -> Kinks:
@@ -132,6 +141,46 @@ def newton_on_kinks(
         weights = found.weights
 
 
+def by_products(objective: Objective) -> bool:
+    """Whether H is not to be formed: more weights than a few, minutes each."""
+    p = objective.n_params
+    return p > MAX_DENSE or (p > SMALL and not objective.has_quick_hessian)
+
+
+@dataclass(frozen=True)
+class _System:
+    """H at fixed gates and its inverse on the tangent space.
+
+    Attributes
+    ----------
+    curved : callable
+        ``v -> H v``.
+    curvature : float
+        A norm of H.
+    factor : TangentInverse or KrylovTangentInverse
+    """
+
+    curved: Callable[[Array], Array]
+    curvature: float
+    factor: TangentInverse | KrylovTangentInverse
+
+    @classmethod
+    def at(cls, gated: Objective, w: Array, Z: Array) -> _System | None:
+        """None where H is not finite."""
+        if by_products(gated) and len(Z) < w.size:
+            product = PointProducts(gated, w).hessian
+            if not np.isfinite(product(probe(w.size))).all():
+                return None
+            memory = gated.budget(0.5)
+            settings = KrylovSettings(_KRYLOV_TOL, _KRYLOV_STEPS, memory)
+            factor = KrylovTangentInverse(product, Z, settings=settings)
+            return cls(product, gated.hessian_norm(w), factor)
+        H = gated.hessian(w)
+        if not np.isfinite(H).all():
+            return None
+        return cls(H.__matmul__, float(np.linalg.norm(H)), TangentInverse(H, Z))
+
+
 def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
     """The zero of K with this active set, wherever gates and signs end."""
     kinks, last, n_iter, off = active.kinks, np.inf, 0, np.inf
@@ -142,19 +191,20 @@ def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
         g, t = gated.gradient(w), gated.ramps(w).at(kinks)[0]
         fresh = factor is None
         if factor is None:
-            H = gated.hessian(w)
-            if not (np.isfinite(H).all() and np.isfinite(g).all()):
+            Z = gated.kink_jacobian(w)
+            system = _System.at(gated, w, Z)
+            if system is None or not np.isfinite(g).all():
                 is_minimum, last = False, np.inf
                 break
-            Z, curvature = gated.kink_jacobian(w), float(np.linalg.norm(H))
-            factor, phi = TangentInverse(H, Z), gated.kink_forces(w, Z)
+            curved, curvature = system.curved, system.curvature
+            factor, phi = system.factor, gated.kink_forces(w, Z)
             forces = np.where(phi == 0.0, np.inf, phi)
             is_minimum = factor.inertia[0] == 0
             balanced = np.abs(phi) * np.linalg.norm(Z, axis=1)
             largest = float(balanced.max(initial=0.0))
         lifted = factor.lift(t)
-        v = -factor.apply(g - H @ lifted) - lifted
-        ds = -factor.multipliers(g + H @ v) / forces
+        v = -factor.apply(g - curved(lifted)) - lifted
+        ds = -factor.multipliers(g + curved(v)) / forces
         whole = 1.0 + float(np.linalg.norm(w))
         length = float(np.linalg.norm(v)) / whole
         off = float(np.linalg.norm(lifted)) / whole

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ..objective import Kinks, Objective
 from ._active_set import ActiveSet, identified, ramp_scales
-from ._kink_newton import KinkSolution, newton_on_kinks
+from ._kink_newton import KinkSolution, by_products, newton_on_kinks
 from ._lbfgs import lbfgs
 from ._revival import revival
+from ._stationarity import runs_away
 from ._trust_region import SMALL, trust_region_newton
 
 __all__ = ["continued_on_kinks", "minimised_on_kinks", "stationary_on_kinks"]
@@ -42,6 +43,8 @@ _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 # For nets of more than a few hundred weights: at each epsilon above which the smoothed
 # net is not stiff yet.
 _LONG_MAX_ITER, _STIFF = 1000, 2e-3
+# At every epsilon, where H is not formed.
+_LONGEST = 3000
 
 
 def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
@@ -114,13 +117,18 @@ def _homotopy(objective: Objective, weights: Array, first: float) -> KinkSolutio
     solution = None
     while solution is None or eps >= _LAST:
         smoothed = objective.smoothed(eps, scales)
-        enough = min(_EXACT, _PER_EPS * eps) * unit
-        if w.size > SMALL and eps > _STIFF:
+        costly = by_products(objective)
+        if costly or (w.size > SMALL and eps > _STIFF):
             # A step of Newton's costs as much as hundreds of gradients.
-            w, n = lbfgs(smoothed, w, _EXACT, _LONG_MAX_ITER)
+            most = _LONGEST if costly else _LONG_MAX_ITER
+            w, n = lbfgs(smoothed, w, _EXACT, most)
             n_iter += n
-        w, n = trust_region_newton(smoothed, w, 0.0, enough=enough)
-        n_iter += n
+        if not costly:
+            enough = min(_EXACT, _PER_EPS * eps) * unit
+            w, n = trust_region_newton(smoothed, w, 0.0, enough=enough)
+            n_iter += n
+        if runs_away(objective, w):
+            return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
         if eps <= _TRIED:
             active = identified(smoothed, w, eps, scales)
             if solution is None or len(active.kinks) <= _MOST * w.size:

@@ -28,7 +28,7 @@ from ._kink_newton import KinkSolution
 from ._kinks import continued_on_kinks, minimised_on_kinks
 from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
-from ._stationarity import STILL_SHRINKING, stationarity
+from ._stationarity import STILL_SHRINKING, runs_away, stationarity
 from ._trust_region import MAX_DENSE, SMALL, trust_region_newton
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+# Weights up to which the kinks of minimisers are solved for.
+MAX_ON_KINKS = 20_000
 _ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
 # Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
@@ -173,11 +175,11 @@ def _can_have_kinks(objective: Objective, w: Array, keep_index: bool) -> bool:
 
     Where a net interpolates, forces vanish with the residual.
     """
-    if keep_index or objective.n_params > MAX_DENSE:
+    if keep_index or objective.n_params > MAX_ON_KINKS:
         return False
     if not (objective.has_ramps and objective.fits_ramps):
         return False
-    return not (is_quadratic_interpolation(objective, w) or _runs_away(objective, w))
+    return not (is_quadratic_interpolation(objective, w) or runs_away(objective, w))
 
 
 def _polished_on_kinks(
@@ -213,7 +215,7 @@ def _polished_on_kinks(
 def _why_not_on_kinks(
     objective: Objective, found: KinkSolution, relative: float
 ) -> str:
-    if _runs_away(objective, found.weights):
+    if runs_away(objective, found.weights):
         return _why_not(objective, found.weights, relative, 0.0)
     kinked, total = objective.kinked_preactivations(found.weights)
     return (
@@ -243,7 +245,7 @@ def _polished(
         if name == "lbfgs":
             # L-BFGS is followed by Newton, except towards infinity; from the start
             # where a long step took it to another scale of weights.
-            if _runs_away(objective, w):
+            if runs_away(objective, w):
                 break
             if np.linalg.norm(w) > _STRAYED * (1.0 + np.linalg.norm(start)):
                 w = start
@@ -328,7 +330,7 @@ def _why_not(objective: Objective, w: Array, relative: float, tol: float) -> str
     head = f"not stationary: relative gradient {relative:.2g} > tol {tol:.2g}"
     if not np.isfinite(relative):
         return f"{head}; the loss is not finite, lower the learning rate"
-    if _runs_away(objective, w):
+    if runs_away(objective, w):
         return (
             f"{head}; the loss still falls as the weights grow (separable data has no "
             "finite minimiser): add weight decay to the optimizer"
@@ -340,14 +342,6 @@ def _why_not(objective: Objective, w: Array, relative: float, tol: float) -> str
             "jumps: use a smooth activation (tanh, softplus)"
         )
     return f"{head}; train longer, add weight decay, or loosen tol"
-
-
-def _runs_away(objective: Objective, w: Array) -> bool:
-    """Whether scaling the weights up by half at least halves the loss."""
-    if objective.is_tilted or objective.decay.any():
-        return False
-    here, further = objective.loss(w), objective.loss(1.5 * w)
-    return bool(further < 0.5 * here and here > np.finfo(float).eps)
 
 
 # Chord, L-BFGS and Newton ----------------------------------------------------------

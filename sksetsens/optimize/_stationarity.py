@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ..linalg import probe
 from ..objective import SINGLE_FROM, Objective, PointProducts
 
-__all__ = ["STILL_SHRINKING", "stationarity"]
+__all__ = ["STILL_SHRINKING", "runs_away", "stationarity"]
 
 Array = NDArray[np.float64]
 
@@ -77,3 +77,14 @@ def _share_followed(objective: Objective, w: Array, gradient_norm: float) -> flo
             return 1.0
         h *= _GROWTH
     return max(share, np.finfo(float).tiny)
+
+
+def runs_away(objective: Objective, w: Array) -> bool:
+    """Whether scaling the weights up by half at least halves the loss.
+
+    As on separable data without a penalty: there is no finite minimiser.
+    """
+    if objective.is_tilted or objective.decay.any():
+        return False
+    here, further = objective.loss(w), objective.loss(1.5 * w)
+    return bool(further < 0.5 * here and here > np.finfo(float).eps)

@@ -22,9 +22,9 @@ from scipy.sparse.linalg import LinearOperator
 
 from ..linalg import PseudoInverse, Reason, Subspace
 from ..objective import Kinks, Objective
-from ..optimize import ActiveSet, stationary_on_kinks
+from ..optimize import MAX_ON_KINKS, ActiveSet, stationary_on_kinks
 from ._undifferentiable import Undifferentiable, undifferentiable
-from .systems import Kinked, Point, Solver, choose_system
+from .systems import OnKinks, Point, Solver, choose_system
 
 __all__ = ["AffineSet", "GraphicalDerivative"]
 
@@ -244,7 +244,7 @@ class GraphicalDerivative:
         """
         if objective.kinks is not self.kinks:
             keep_rank = False
-        elif isinstance(self._system, Kinked):
+        elif isinstance(self._system, OnKinks):
             objective = self._system.gated(objective, weights)
         factor, scales = self.factor, self.factor.scales
         rank = factor.rank if keep_rank and not self.is_matrix_free else None
@@ -350,7 +350,7 @@ class GraphicalDerivative:
 
         inf where there are no kinks.
         """
-        if not isinstance(self._system, Kinked):
+        if not isinstance(self._system, OnKinks):
             return np.inf
         gates, forces = self.kinks.gates, self._system.forces
         inside = np.where(forces > 0.0, np.minimum(gates, 1.0 - gates), 0.0)
@@ -359,31 +359,33 @@ class GraphicalDerivative:
     @property
     def has_twin_kinks(self) -> bool:
         """Whether kinks move together in the weights, and part with the data."""
-        return isinstance(self._system, Kinked) and self._system.has_twins
+        return isinstance(self._system, OnKinks) and self._system.has_twins
 
     def gate_tangent(self, shift: Array, dX: Any, dy: Any = None) -> Array:
         """Movement of the kinks' gates with weights and data, shape (n_kinks,)."""
-        if not isinstance(self._system, Kinked):
+        if not isinstance(self._system, OnKinks):
             return np.zeros(0)
         return self._system.gate_tangent(shift, dX, dy)
 
     @property
     def kink_forces(self) -> Array:
         """Derivatives of the loss along the kinks' values, shape (n_kinks,)."""
-        if not isinstance(self._system, Kinked):
+        if not isinstance(self._system, OnKinks):
             return np.zeros(0)
         return self._system.forces
 
     def force_tangent(self, shift: Array, dX: Any, dy: Any, gates: Array) -> Array:
         """Movement of the kinks' forces with weights, data and gates, (n_kinks,)."""
-        if not isinstance(self._system, Kinked):
+        if not isinstance(self._system, OnKinks):
             return np.zeros(0)
         return self._system.force_tangent(shift, dX, dy, gates)
 
     @property
     def can_exchange(self) -> bool:
         """Whether kinks of this net are solved for: not where it interpolates."""
-        if self.objective.is_tilted or self.solver_ != "eigh":
+        if self.objective.is_tilted or self.solver_ not in ("eigh", "minres"):
+            return False
+        if self.objective.n_params > MAX_ON_KINKS:
             return False
         return self.active is not None
 

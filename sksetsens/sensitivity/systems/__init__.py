@@ -5,8 +5,8 @@ and take Newton steps on R. "auto" chooses between them.
 """
 
 from ._choice import check_size, choose_system
-from ._kinked import Kinked
+from ._kinked import OnKinks
 from ._point import Point, System
 from ._solver import Solver
 
-__all__ = ["Kinked", "Point", "Solver", "System", "check_size", "choose_system"]
+__all__ = ["OnKinks", "Point", "Solver", "System", "check_size", "choose_system"]

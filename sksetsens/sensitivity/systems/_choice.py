@@ -15,6 +15,7 @@ from ._held_outputs import SaturatedDual, is_saturated
 from ._kinked import Kinked
 from ._matrix_free import MatrixFree
 from ._matrix_free_dual import MatrixFreeDual
+from ._matrix_free_kinked import MatrixFreeKinked
 from ._point import (
     DENSE_COPIES,
     Point,
@@ -33,6 +34,8 @@ DENSE_MAX_PARAMS = 6000
 # The same where the weights are far from stationary: nothing is certified there, and
 # seconds would be spent on it.
 _NOT_STATIONARY, _UNCERTIFIED_MAX_PARAMS = 1e-9, 1000
+# Arrays of kinks x weights: gradients, their orthonormal basis, and LAPACK's own.
+_KINK_COPIES = 4
 # Outputs over all rows up to which their Jacobian is decomposed: minutes above.
 DUAL_MAX_EQUATIONS = 6000
 # |H - A'A| relative to the smallest kept eigenvalue of A'A below which "auto" takes
@@ -77,11 +80,32 @@ def choose_system(point: Point) -> System:
     """
     check_size(point)
     if len(point.objective.kinks):
-        _check_dense_memory(point)
-        return Kinked(point)
+        return _on_kinks(point)
     if point.solver.name == "auto":
         return _choose(point)
     return _FORMS[point.solver.name](point)
+
+
+def _on_kinks(point: Point) -> System:
+    """The system on the tangent space of the kinks, dense unless asked or too large."""
+    p, held = point.objective.n_params, len(point.objective.kinks)
+    by_products = point.solver.name == "minres"
+    by_products |= point.solver.name == "auto" and p > DENSE_MAX_PARAMS
+    if by_products and held < p:
+        _check_kink_memory(held, p)
+        return MatrixFreeKinked(point)
+    _check_dense_memory(point)
+    return Kinked(point)
+
+
+def _check_kink_memory(held: int, p: int) -> None:
+    needed, available = 8 * held * p * _KINK_COPIES, factorisation_budget()
+    if needed > available:
+        raise ValueError(
+            f"The gradients of {held} kinks in {p} weights need {needed / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} GB are allowed, half of this machine's memory: use "
+            "fewer rows, or a smooth activation (tanh, softplus)."
+        )
 
 
 def _dual(point: Point) -> System:

@@ -30,7 +30,7 @@ from ._dense import gauss_newton
 from ._point import STATIONARITY_NOISE, Point, matrix_shape, operator, relative_neglect
 from ._primal import Primal
 
-__all__ = ["Kinked"]
+__all__ = ["Kinked", "OnKinks"]
 
 Array = NDArray[np.float64]
 
@@ -45,35 +45,43 @@ _STEP = 1e-6
 _BLOCK = 64
 
 
-class Kinked(Primal):
-    """Dense H on the tangent space of active kinks."""
+class OnKinks(Primal):
+    """H on the tangent space of active kinks, whatever it is solved by.
 
-    name = "eigh"
-    factor: TangentInverse
+    Parameters
+    ----------
+    point : Point
+    factor : TangentInverse or KrylovTangentInverse
+    Z : ndarray of shape (n_kinks, n_params)
+        Gradients of the kinks' inputs.
+    norm : float
+        |H|_2.
+    """
 
-    def __init__(self, point: Point) -> None:
-        objective, w = point.objective, point.weights
-        ggn = point.solver.curvature == "ggn"
-        self._matrix = gauss_newton(point) if ggn else objective.hessian(w)
-        self._Z = objective.kink_jacobian(w)
-        noise = STATIONARITY_NOISE * point.stationarity
-        factor = TangentInverse(
-            self._matrix,
-            self._Z,
-            rcond=point.solver.rcond,
-            noise=noise,
-            rank=point.rank,
-        )
+    factor: Any
+
+    def __init__(self, point: Point, factor: Any, Z: Array, norm: float) -> None:
         super().__init__(point, factor)
-        self._point, self._noise = point, noise
-        self.forces = objective.kink_forces(w, self._Z)
-        balanced = np.abs(self.forces) * np.linalg.norm(self._Z, axis=1)
+        w = point.weights
+        self._point, self._Z = point, Z
+        self.forces = point.objective.kink_forces(w, Z)
+        balanced = np.abs(self.forces) * np.linalg.norm(Z, axis=1)
         whole = 1.0 + float(np.linalg.norm(w))
         # Where only kinks hold the weights, as of absolute errors, H = 0.
-        self._norm = max(
-            float(np.linalg.norm(self._matrix, 2)),
-            float(balanced.max(initial=0.0)) / whole,
-        )
+        self._norm = max(norm, float(balanced.max(initial=0.0)) / whole)
+
+    def _curved(self, v: Array) -> Array:
+        """H v for vectors in the last axis of v."""
+        raise NotImplementedError
+
+    def _block(self, part: slice) -> Array:
+        """H of some weights alone."""
+        raise NotImplementedError
+
+    def _apply(self, b: Array, noise: float) -> Array:
+        """T b, where b is known to within ``noise``."""
+        found: Array = self.factor.apply(b)
+        return found
 
     @property
     def kinks(self) -> Kinks:
@@ -84,8 +92,7 @@ class Kinked(Primal):
     def neglected(self) -> float:
         if self._point.solver.curvature == "hessian":
             return 0.0
-        product = self._matrix.__matmul__
-        return relative_neglect(self._point, product, self.factor)
+        return relative_neglect(self._point, self._curved, self.factor)
 
     # Right-hand sides -----------------------------------------------------------------
 
@@ -100,7 +107,8 @@ class Kinked(Primal):
     def gate_tangent(self, shift: Array, dX: Any, dy: Any) -> Array:
         """Movement ds of the gates with a shift of the weights, shape (n_kinks,)."""
         b, _ = self._sides(dX, dy)
-        return -self.factor.multipliers(b + self._matrix @ shift) / self.forces
+        found: Array = self.factor.multipliers(b + self._curved(shift))
+        return -found / self.forces
 
     def force_tangent(self, shift: Array, dX: Any, dy: Any, gates: Array) -> Array:
         """Movement of the forces with weights, data and gates, shape (n_kinks,).
@@ -122,20 +130,31 @@ class Kinked(Primal):
         tangent: Array = (found[0] - found[1]) / (2.0 * h)
         return tangent
 
-    def _moved(self, lifted: Array, b: Array) -> Array:
+    def _moved(self, lifted: Array, b: Array, noise: float = 0.0) -> Array:
         """``T b + (I - T H) l`` for vectors in the last axis."""
-        return self.factor.apply(b - lifted @ self._matrix) + lifted
+        return self._apply(b - self._curved(lifted), noise) + lifted
 
     @property
     def solution_operator(self) -> LinearOperator:
         o, w, B, lift = self._objective, self._w, self.B, self.factor.lift
+
+        def forward(dx: Array) -> Array:
+            lifted = lift(o.kink_tangent(w, dx.reshape(o.input_shape)))
+            return self._moved(lifted, B.matvec(dx), self._rounding_of(dx))
+
         return operator(
             B.shape,
-            lambda dx: self._moved(
-                lift(o.kink_tangent(w, dx.reshape(o.input_shape))), B.matvec(dx)
-            ),
+            forward,
             lambda v: self._adjoint(v, o.cross_adjoint, o.kink_adjoint),
         )
+
+    def _rounding_of(self, dx: Array) -> float:
+        """Rounding of a right-hand side, where solves are iterative."""
+        return 0.0
+
+    def _error_of(self, v: Array) -> float:
+        """Error of a vector that came from forward solves, where these iterate."""
+        return 0.0
 
     @property
     def target_operator(self) -> LinearOperator:
@@ -155,34 +174,12 @@ class Kinked(Primal):
 
     def _adjoint(self, v: Array, of_R: Any, of_kinks: Any) -> Array:
         """The adjoint of `_moved` after either pair of derivatives."""
-        Tv = self.factor.apply(v)
-        u = self.factor.multipliers(v - self._matrix @ Tv)
+        Tv = self._apply(v, self._error_of(v))
+        u = self.factor.multipliers(v - self._curved(Tv))
         found: Array = of_R(self._w, Tv) + of_kinks(self._w, u)
         return found.ravel()
 
-    def movement_basis(self) -> Array:
-        return np.hstack([self.factor.range_basis()[0], self.factor.normal_basis])
-
-    def reduced_map(self) -> Array:
-        basis, eigenvalues = self.factor.range_basis()
-        o, w, Q = self._objective, self._w, self.factor.normal_basis
-        D = o.kink_input_jacobian(w)
-        shape = D.shape[1:]
-        normal = Q.T @ self.factor.lift(D.reshape(len(D), -1).T).T
-        rows = o.cross_adjoints(w, basis.T).reshape(basis.shape[1], normal.shape[1])
-        tangent = (rows - (basis.T @ self._matrix @ Q) @ normal) / eigenvalues[:, None]
-        return np.concatenate([tangent, normal]).reshape(-1, *shape)
-
     # Range ----------------------------------------------------------------------------
-
-    def column_range_residuals(self) -> Array:
-        shape = matrix_shape(self._objective)
-        found = np.where(self._parts_twins, np.inf, np.zeros(shape))
-        if self.factor.kernel_dim == 0:
-            return found
-        inside = self._squared_columns(self.factor.kernel.spanning_basis())
-        everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
-        return np.maximum(found, range_residuals(np.sqrt(inside), np.sqrt(everywhere)))
 
     @cached_property
     def _parts_twins(self) -> NDArray[np.bool_]:
@@ -204,42 +201,11 @@ class Kinked(Primal):
         """Whether there are such kinks."""
         return bool(self._parts_twins.any())
 
-    def _squared_columns(self, basis: Array) -> Array:
-        """``|q'(b - H Z^+ d)|^2`` summed over tangent vectors q, for each column."""
-        o, w = self._objective, self._w
-        total = np.zeros(matrix_shape(o))
-        D = o.kink_input_jacobian(w)
-        along = self.factor.multipliers((self._matrix @ basis).T)
-        for start in range(0, basis.shape[1], _BLOCK):
-            part = slice(start, start + _BLOCK)
-            rows = o.cross_adjoints(w, basis[:, part].T)
-            rows = rows - np.einsum("kij,qk->qij", D, along[part])
-            total += (rows**2).sum(axis=0)
-        return total
-
-    @property
-    def target_range_residual(self) -> float:
-        basis = self.factor.kernel.spanning_basis().T
-        if not len(basis):
-            return 0.0
-        inside = [np.linalg.norm(self._target_row(z)) for z in basis]
-        if not np.any(inside):
-            return 0.0
-        around = [
-            np.linalg.norm(self._target_row(z)) for z in self.factor.range_basis()[0].T
-        ]
-        return float(np.linalg.norm(inside) / np.linalg.norm([*inside, *around]))
-
-    def _target_row(self, z: Array) -> Array:
-        o, w = self._objective, self._w
-        u = self.factor.multipliers(self._matrix @ z)
-        found: Array = o.target_adjoint(w, z) - o.kink_target_adjoint(w, u)
-        return found
-
     def restricted_map(self, part: slice) -> tuple[Array, Array]:
         o, w = self._objective, self._w
-        H, Z = self._matrix[part, part], self._Z[:, part]
-        factor = TangentInverse(H, Z, rcond=self._point.solver.rcond, noise=self._noise)
+        H, Z = self._block(part), self._Z[:, part]
+        noise = STATIONARITY_NOISE * self._point.stationarity
+        factor = TangentInverse(H, Z, rcond=self._point.solver.rcond, noise=noise)
         units = np.zeros((len(H), o.n_params))
         units[:, part] = np.eye(len(H))
         B = o.cross_adjoints(w, units).reshape(len(H), -1)
@@ -255,8 +221,8 @@ class Kinked(Primal):
 
     @property
     def H(self) -> LinearOperator:
-        p, product = self._objective.n_params, self._matrix.__matmul__
-        return operator((p, p), product, product)
+        p = self._objective.n_params
+        return operator((p, p), self._curved, self._curved)
 
     # Residuals ------------------------------------------------------------------------
 
@@ -298,3 +264,84 @@ class Kinked(Primal):
     ) -> Array:
         R, off = self._residual(objective, weights)
         return -self._moved(off, R)
+
+
+class Kinked(OnKinks):
+    """The same with dense H."""
+
+    name = "eigh"
+    factor: TangentInverse
+
+    def __init__(self, point: Point) -> None:
+        objective, w = point.objective, point.weights
+        ggn = point.solver.curvature == "ggn"
+        self._matrix = gauss_newton(point) if ggn else objective.hessian(w)
+        Z = objective.kink_jacobian(w)
+        factor = TangentInverse(
+            self._matrix,
+            Z,
+            rcond=point.solver.rcond,
+            noise=STATIONARITY_NOISE * point.stationarity,
+            rank=point.rank,
+        )
+        super().__init__(point, factor, Z, float(np.linalg.norm(self._matrix, 2)))
+
+    def _curved(self, v: Array) -> Array:
+        return v @ self._matrix
+
+    def _block(self, part: slice) -> Array:
+        return self._matrix[part, part]
+
+    def movement_basis(self) -> Array:
+        return np.hstack([self.factor.range_basis()[0], self.factor.normal_basis])
+
+    def reduced_map(self) -> Array:
+        basis, eigenvalues = self.factor.range_basis()
+        o, w, Q = self._objective, self._w, self.factor.normal_basis
+        D = o.kink_input_jacobian(w)
+        shape = D.shape[1:]
+        normal = Q.T @ self.factor.lift(D.reshape(len(D), -1).T).T
+        rows = o.cross_adjoints(w, basis.T).reshape(basis.shape[1], normal.shape[1])
+        tangent = (rows - (self._curved(basis.T) @ Q) @ normal) / eigenvalues[:, None]
+        return np.concatenate([tangent, normal]).reshape(-1, *shape)
+
+    def column_range_residuals(self) -> Array:
+        shape = matrix_shape(self._objective)
+        found = np.where(self._parts_twins, np.inf, np.zeros(shape))
+        if self.factor.kernel_dim == 0:
+            return found
+        inside = self._squared_columns(self.factor.kernel.spanning_basis())
+        everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
+        return np.maximum(found, range_residuals(np.sqrt(inside), np.sqrt(everywhere)))
+
+    def _squared_columns(self, basis: Array) -> Array:
+        """``|q'(b - H Z^+ d)|^2`` summed over tangent vectors q, for each column."""
+        o, w = self._objective, self._w
+        total = np.zeros(matrix_shape(o))
+        D = o.kink_input_jacobian(w)
+        along = self.factor.multipliers(self._curved(basis.T))
+        for start in range(0, basis.shape[1], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            rows = o.cross_adjoints(w, basis[:, part].T)
+            rows = rows - np.einsum("kij,qk->qij", D, along[part])
+            total += (rows**2).sum(axis=0)
+        return total
+
+    @property
+    def target_range_residual(self) -> float:
+        basis = self.factor.kernel.spanning_basis().T
+        if not len(basis):
+            return 0.0
+        inside = [np.linalg.norm(self._target_row(z)) for z in basis]
+        if not np.any(inside):
+            return 0.0
+        around = [
+            np.linalg.norm(self._target_row(z)) for z in self.factor.range_basis()[0].T
+        ]
+        return float(np.linalg.norm(inside) / np.linalg.norm([*inside, *around]))
+
+    def _target_row(self, z: Array) -> Array:
+        o, w = self._objective, self._w
+        u = self.factor.multipliers(self._curved(z))
+        found: Array = o.target_adjoint(w, z) - o.kink_target_adjoint(w, u)
+        return found

@@ -28,7 +28,7 @@ from ._point import (
 )
 from ._primal import Primal
 
-__all__ = ["MatrixFree", "refuse_basis"]
+__all__ = ["ByProbes", "MatrixFree", "refuse_basis"]
 
 Array = NDArray[np.float64]
 
@@ -42,33 +42,24 @@ _MAX_BLOCK = 3000
 _MAX_RESIDUAL_PROBES = 32
 
 
-class MatrixFree(Primal):
-    """Exact H (or Gauss-Newton) by products; minimum residual solves."""
+class ByProbes(Primal):
+    """What systems share that know H by its products, and ranges by random vectors."""
 
     name = "minres"
     is_iterative = True
+    _point: Point
+    _product: Any
 
-    def __init__(self, point: Point) -> None:
+    def _by_products(self, point: Point) -> dict[str, Any]:
+        """Take H of a point by products; returns the settings of its inverse."""
         products = PointProducts(point.objective, point.weights)
-        exact: Any = products.hessian
-        rough: Any = None
+        self._point, self._product = point, products.hessian
         if point.solver.curvature == "ggn":
-            exact = _GaussNewton(point, products)
-        elif point.weights.size >= SINGLE_FROM:
-            rough = PointProducts(point.objective, point.weights, single=True).hessian
+            self._product = _GaussNewton(point, products)
         rcond = point.solver.rcond
         if rcond is None:
             rcond = max(1e-10, STATIONARITY_NOISE * point.stationarity)
-        factor = KrylovInverse(
-            exact, point.weights.size, rcond=rcond, settings=point.krylov, rough=rough
-        )
-        super().__init__(point, factor)
-        self._product, self._rcond, self._point = exact, point.solver.rcond, point
-
-    def newton_step(
-        self, objective: Objective, weights: Array, enough: float = 0.0
-    ) -> Array:
-        return -self.factor.apply(objective.gradient(weights), noise=enough)
+        return {"rcond": rcond, "settings": point.krylov}
 
     @property
     def neglected(self) -> float:
@@ -82,6 +73,22 @@ class MatrixFree(Primal):
         p = self._objective.n_params
         return operator((p, p), self._product, self._product)
 
+    def _block(self, part: slice) -> Array:
+        """H of some weights alone, one product each."""
+        size = part.stop - part.start
+        if size > _MAX_BLOCK:
+            return refuse_basis(f"'minres' for {size} weights")
+        unit, rows = np.zeros(self._objective.n_params), []
+        for i in range(part.start, part.stop):
+            unit[i] = 1.0
+            rows.append(self._product(unit)[part])
+            unit[i] = 0.0
+        block = np.stack(rows)
+        return 0.5 * (block + block.T)
+
+    # Iterations for singular values end among vectors with B dx = 0, whose computed
+    # products leave range H.
+
     @cached_property
     def _cross_rounding(self) -> float:
         """Rounding of ``B dx`` for a unit dx; E|Bz|^2 = |B|_F^2 for z normal."""
@@ -89,26 +96,15 @@ class MatrixFree(Primal):
         size = float(np.linalg.norm(B.matvec(probe(B.shape[1]))))
         return _PRODUCT_ROUNDING * size
 
-    @property
-    def solution_operator(self) -> LinearOperator:
-        """``H^+ B``; what is rounding of ``B dx`` is not solved for.
+    def _rounding_of(self, dx: Array) -> float:
+        """Rounding of ``B dx``, which is not solved for."""
+        return self._cross_rounding * float(np.linalg.norm(dx))
 
-        Iterations for singular values end among vectors with ``B dx = 0``, whose
-        computed products leave range H.
-        """
-        B, factor, rounding = self.B, self.factor, self._cross_rounding
+    def _error_of(self, v: Array) -> float:
+        """Error, in ker H, of a vector that came from forward solves."""
+        return _SOLVED_AGAIN * self._point.solver.tol * float(np.linalg.norm(v))
 
-        def forward(dx: Array) -> Array:
-            noise = rounding * float(np.linalg.norm(dx))
-            value: Array = factor.apply(B.matvec(dx), noise=noise)
-            return value
-
-        def adjoint(v: Array) -> Array:
-            # Iterations hand back what forward solves gave, with their error in ker H.
-            noise = _SOLVED_AGAIN * self._point.solver.tol * float(np.linalg.norm(v))
-            return B.rmatvec(factor.apply(v, noise=noise))
-
-        return operator(B.shape, forward, adjoint)
+    # Range ----------------------------------------------------------------------------
 
     def reduced_map(self) -> Array:
         return refuse_basis("'minres'")
@@ -141,20 +137,6 @@ class MatrixFree(Primal):
         found = self.solve(dX.reshape(self._objective.input_shape), None)
         return share_outside(found)
 
-    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
-        size = part.stop - part.start
-        if size > _MAX_BLOCK:
-            return refuse_basis(f"'minres' for {size} weights")
-        units = np.zeros((size, self._objective.n_params))
-        units[:, part] = np.eye(size)
-        block = np.stack([self._product(unit)[part] for unit in units])
-        inverse = SymmetricPseudoInverse(
-            0.5 * (block + block.T),
-            rcond=self._rcond,
-            noise=STATIONARITY_NOISE * self._point.stationarity,
-        )
-        return inverse, self._objective.cross_adjoints(self._w, units)
-
     @property
     def target_range_residual(self) -> float:
         if self.factor.kernel.dim == 0:
@@ -162,6 +144,43 @@ class MatrixFree(Primal):
         dy = probe(*self._objective.target_shape)
         still = np.zeros(self._objective.input_shape)
         return share_outside(self.solve(still, dy))
+
+
+class MatrixFree(ByProbes):
+    """Exact H (or Gauss-Newton) by products; minimum residual solves."""
+
+    def __init__(self, point: Point) -> None:
+        settings, rough = self._by_products(point), None
+        if point.solver.curvature != "ggn" and point.weights.size >= SINGLE_FROM:
+            rough = PointProducts(point.objective, point.weights, single=True).hessian
+        p = point.weights.size
+        factor = KrylovInverse(self._product, p, rough=rough, **settings)
+        super().__init__(point, factor)
+
+    def newton_step(
+        self, objective: Objective, weights: Array, enough: float = 0.0
+    ) -> Array:
+        return -self.factor.apply(objective.gradient(weights), noise=enough)
+
+    @property
+    def solution_operator(self) -> LinearOperator:
+        """``H^+ B``; what is rounding of ``B dx`` is not solved for."""
+        B, factor = self.B, self.factor
+        return operator(
+            B.shape,
+            lambda dx: factor.apply(B.matvec(dx), noise=self._rounding_of(dx)),
+            lambda v: B.rmatvec(factor.apply(v, noise=self._error_of(v))),
+        )
+
+    def restricted(self, part: slice) -> tuple[PseudoInverse, Array]:
+        inverse = SymmetricPseudoInverse(
+            self._block(part),
+            rcond=self._point.solver.rcond,
+            noise=STATIONARITY_NOISE * self._point.stationarity,
+        )
+        units = np.zeros((part.stop - part.start, self._objective.n_params))
+        units[:, part] = np.eye(len(units))
+        return inverse, self._objective.cross_adjoints(self._w, units)
 
 
 class _GaussNewton:
