@@ -271,8 +271,9 @@ def test_a_kink_without_a_force_is_told():
     assert np.isinf(model.lipschitz_modulus_)
 
 
-def test_kinks_of_duplicated_rows_are_told():
-    """Two rows with one error 0: together they hold the weight, apart none does."""
+@pytest.fixture(scope="module")
+def equal_rows():
+    """A weighted median of which two equal rows hold the weight together."""
     X = np.array([[1.0], [1.0], [2.0], [-1.0]])
     y = np.array([1.0, 1.0, -3.0, -4.0])
     with warnings.catch_warnings():
@@ -280,11 +281,39 @@ def test_kinks_of_duplicated_rows_are_told():
         model = estimator(
             LinearNetwork, X, y, module__n_features=1, criterion=nn.L1Loss
         )
-    s, (row,) = model.solution_set_, [0]
+    return model, X
+
+
+def test_equal_rows_hold_a_kink_together(equal_rows):
+    model, X = equal_rows
+    s = model.solution_set_
     assert s.weights[0, 0] == pytest.approx(1.0, abs=1e-12)
-    assert not s.trustworthy.any()
-    assert "duplicated rows" in s.status[0]
-    assert np.isinf(model.sample_lipschitz_moduli_[0, row])
+    assert s.trustworthy.all()
+    assert "in 2 rows (equal ones" in s.status[0]
+    moduli = model.sample_lipschitz_moduli_[0]
+    np.testing.assert_array_equal(np.isinf(moduli), [True, True, False, False])
+    # Their ratio of target and feature moves as one: w = y / x.
+    together = model.sensitivity(X + [[0.01], [0.01], [0.3], [-0.2]])
+    assert together.trustworthy.all()
+    np.testing.assert_allclose(together.shift[0], -0.01, atol=1e-12)
+
+
+@pytest.mark.parametrize(("moved", "expected"), [(0.01, 1.0 / 1.01), (-0.01, 1.0)])
+def test_equal_rows_that_part(equal_rows, moved, expected):
+    """The lower of the two ratios is the weighted median: to each side another row."""
+    model, X = equal_rows
+    apart = X + [[moved], [0.0], [0.0], [0.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = model.sensitivity(apart)
+        corrected = model.sensitivity(apart, n_corrections=1)
+        retrained = model.retrain(apart)
+    assert not first.trustworthy.any()
+    assert "equal rows" in first.status[0]
+    assert first.first_break[0] == 0.0
+    assert corrected.trustworthy.all()
+    np.testing.assert_allclose(corrected.weights[0], expected, atol=1e-12)
+    np.testing.assert_allclose(retrained.weights[0], expected, atol=1e-12)
 
 
 def test_the_criterion_speaks_of_kinks_too(lasso):

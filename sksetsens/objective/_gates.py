@@ -151,6 +151,22 @@ class Kinks:
         )
         return found.with_gates(found.gates)
 
+    def fixing_only(self, kept: NDArray[np.bool_]) -> Kinks:
+        """The same kinks with some of the fixed ramps; those of dead units stay."""
+        return replace(
+            self,
+            fixed_calls=self.fixed_calls[kept],
+            fixed_places=self.fixed_places[kept],
+            fixed_gates=self.fixed_gates[kept],
+            leaders=self.leaders[kept],
+            follows=self.follows[kept],
+        )
+
+    @property
+    def fixed(self) -> Kinks:
+        """Fixed ramps as kinks."""
+        return self._fixed(slice(None))
+
     def _fixed(self, part: slice) -> Kinks:
         calls, places = self.fixed_calls[part], self.fixed_places[part]
         return Kinks.at(calls, places, self.fixed_gates[part])
@@ -198,27 +214,28 @@ class Smoothed:
     ----------
     eps : float
         Relative to the scale of the operation's inputs.
-    scales : dict of int to float
+    scales : dict of int to ndarray
+        Of each operation, in a shape that broadcasts to any rows of its inputs.
     """
 
-    def __init__(self, eps: float, scales: dict[int, float]) -> None:
+    def __init__(self, eps: float, scales: dict[int, Array]) -> None:
         self.eps, self._scales = eps, scales
+        self._widths: dict[int, Tensor] = {}
 
-    def width(self, call: int) -> float:
+    def _width(self, call: int, t: Tensor) -> Tensor:
         """Epsilon in the units of an operation's inputs."""
-        return self.eps * self._scales.get(call, 1.0)
+        if call not in self._widths:
+            width = self.eps * np.asarray(self._scales.get(call, 1.0))
+            self._widths[call] = torch.as_tensor(width, dtype=t.dtype, device=t.device)
+        return self._widths[call]
 
     def ramp(self, call: int, rows: Any, t: Tensor) -> Tensor:
         """See `Gating`."""
-        eps = self.width(call)
+        eps = self._width(call, t)
         root = torch.sqrt(t * t + eps * eps)
         # Below 0 the sum cancels; above, the difference would be 0.
         below = 0.5 * eps * eps / (root - t.clamp(max=0.0))
         return torch.where(t > 0, 0.5 * (t + root), below)
-
-    def gate(self, call: int, t: Array) -> Array:
-        """Gates at inputs t."""
-        return 0.5 * (1.0 + t / np.hypot(t, self.width(call)))
 
 
 class Held:

@@ -70,7 +70,7 @@ class KinkFunctions(OutputDerivatives):
         other._gating, other._kinks = gating, kinks
         return other
 
-    def smoothed(self, eps: float, scales: dict[int, float]) -> Self:
+    def smoothed(self, eps: float, scales: dict[int, Array]) -> Self:
         """The objective with rounded kinks, see `Smoothed`."""
         return self._gated(Smoothed(eps, scales), None)
 

@@ -21,6 +21,8 @@ Mask = NDArray[np.bool_]
 _ON_KINK = 2e-3
 # A unit whose inputs all are below this share of its operation's scale is dead.
 _DEAD = 1e-3
+# Share of its operation's scale that a unit's is taken to have at least.
+_LEAST = 1e-4
 # Forces up to this share of the largest are those of units that die: their outgoing
 # weights are still as large as epsilon lets them be.
 _LIGHT = 0.2
@@ -39,13 +41,13 @@ class ActiveSet:
     kinks : Kinks
     pattern : dict of int to ndarray of bool
         Of each operation, in the shape of its inputs.
-    scales : dict of int to float
+    scales : dict of int to ndarray of shape ()
         Root mean square of each operation's inputs.
     """
 
     kinks: Kinks
     pattern: dict[int, Mask]
-    scales: dict[int, float]
+    scales: dict[int, Array]
 
     @classmethod
     def at(cls, objective: Objective, weights: Array) -> Self:
@@ -65,15 +67,24 @@ class ActiveSet:
         return b"".join(parts + [p.tobytes() for p in self.pattern.values()])
 
 
-def ramp_scales(ramps: Ramps) -> dict[int, float]:
-    """Root mean square of the inputs of each operation, 1 for zeros."""
-    return {
-        call: float(np.sqrt(np.mean(t**2))) or 1.0 for call, t in ramps.inputs.items()
-    }
+def ramp_scales(ramps: Ramps, *, by_unit: bool = False) -> dict[int, Array]:
+    """Root mean square of the inputs of each operation, 1 for zeros.
+
+    Of each unit over the rows instead, but a small share of the operation's at least:
+    a dead unit has none of its own.
+    """
+    found = {}
+    for call, t in ramps.inputs.items():
+        whole = np.sqrt(np.mean(t**2))
+        found[call] = whole = np.where(whole > 0.0, whole, 1.0)
+        if by_unit and t.ndim > 1:
+            own = np.sqrt(np.mean(t**2, axis=0, keepdims=True))
+            found[call] = np.maximum(own, _LEAST * whole)
+    return found
 
 
 def identified(
-    smoothed: Objective, weights: Array, eps: float, scales: dict[int, float]
+    smoothed: Objective, weights: Array, eps: float, scales: dict[int, Array]
 ) -> ActiveSet:
     """Active kinks and dead units, told by the gates of a smoothed net.
 
@@ -84,7 +95,7 @@ def identified(
     weights : ndarray of shape (p,)
         Its minimiser.
     eps : float
-    scales : dict of int to float
+    scales : dict of int to ndarray
 
     Returns
     -------
@@ -108,7 +119,7 @@ def identified(
         pattern[call], n_dead = t > 0.0, n_dead + n_units
     n_ramps = len(kinks.fixed_calls)
     kinks = replace(kinks, n_dead_units=n_dead, n_dead_ramps=n_ramps)
-    return _moving(smoothed, weights, ActiveSet(kinks, pattern, scales))
+    return _moving(smoothed, weights, ActiveSet(kinks, pattern, ramp_scales(ramps)))
 
 
 def _moving(objective: Objective, weights: Array, active: ActiveSet) -> ActiveSet:
@@ -122,7 +133,7 @@ def _moving(objective: Objective, weights: Array, active: ActiveSet) -> ActiveSe
     return replace(active, kinks=active.kinks.keep(moves))
 
 
-def _heaviest(ramps: Ramps, scales: dict[int, float]) -> float:
+def _heaviest(ramps: Ramps, scales: dict[int, Array]) -> float:
     """Largest force of units that are not 0 in all rows; inf where all are."""
     forces = [
         np.abs(f)[~_dead_units(t, scales[call], np.ones(t.shape, dtype=bool))[0]]
@@ -134,7 +145,7 @@ def _heaviest(ramps: Ramps, scales: dict[int, float]) -> float:
     return max(sizes, default=np.inf)
 
 
-def _dead_units(t: Array, scale: float, light: Mask) -> tuple[Mask, int]:
+def _dead_units(t: Array, scale: Array, light: Mask) -> tuple[Mask, int]:
     """Ramps of units whose inputs are 0 in all rows, and how many units those are.
 
     Without forces, too: a maximum of two units that coincide is not dead.

@@ -33,9 +33,12 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 _EXACT, _PER_EPS = 1e-9, 1e-2
 # Units that are revived one after the other, in nets of up to so many weights and in
 # larger ones; the slope that does; where on the ray their weights are put, relative to
-# 1 + |w|; and epsilon from there.
+# 1 + |w|, and which of these where the loss rises; epsilon from there, and at the end.
 _REVIVALS, _FEW_REVIVALS, _MANY, _ALIVE = 10, 2, 1000, 1e-4
-_RAY, _REVIVED = (0.03, 0.1, 0.3, 1.0), (3e-2, 1e-3)
+_RAY, _HELD = np.geomspace(1e-3, 1.0, 25), 8
+_REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
+# Gradient, in terms of what is enough, at which revived units are stuck on their way.
+_STUCK = 100.0
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
 # L-BFGS before the first Newton steps.
@@ -74,8 +77,7 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
         found = revival(objective, solution.weights, solution.kinks)
         if not found.slope < -_ALIVE:
             break
-        start = _downhill(objective, solution.weights, found.direction)
-        again = _revived(objective, start, scales, objective.loss(solution.weights))
+        again = _revived(objective, solution, found.directions)
         if again is None:
             break
         n_iter += again.n_iter
@@ -84,34 +86,49 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
 
 
 def _revived(
-    objective: Objective, start: Array, scales: dict[int, float], loss: float
+    objective: Objective, solution: KinkSolution, directions: Array
 ) -> KinkSolution | None:
-    """A minimum below a loss, from where a unit was revived; None without one.
+    """A lower minimum, from where units were revived; None without one.
 
-    Narrow cones are smoothed away, but for small epsilon.
+    Of all of them at once, or of the first alone: together they may be in each other's
+    way. The smaller epsilon, the narrower the cones that are not smoothed away.
     """
-    for eps in _REVIVED:
-        smoothed = objective.smoothed(eps, scales)
-        w, n = lbfgs(smoothed, start, _LBFGS_TOL, _LBFGS_MAX_ITER)
-        again = _homotopy(objective, w, eps)
+    w, loss = solution.weights, objective.loss(solution.weights)
+    n_iter = 0
+    for eps, n_units in _REVIVED:
+        start = _downhill(objective, w, directions[:n_units])
+        again = _homotopy(objective, start, eps, by_unit=True)
+        n_iter += again.n_iter
         if again.is_minimum_on_kinks and objective.loss(again.weights) < loss:
-            return again.after(n + again.n_iter)
+            return again.after(n_iter)
     return None
 
 
-def _downhill(objective: Objective, w: Array, direction: Array) -> Array:
-    """The lowest of some points along a ray."""
+def _downhill(objective: Objective, w: Array, directions: Array) -> Array:
+    """The lowest of some points along each ray, one after the other."""
     whole = 1.0 + float(np.linalg.norm(w))
-    points = [w + t * whole * direction for t in _RAY]
-    lowest = min(points, key=objective.loss)
-    # Live kinks may hold against a straight way, and give way on a curved one.
-    return lowest if objective.loss(lowest) < objective.loss(w) else points[1]
+    for direction in directions:
+        points = [w + t * whole * direction for t in _RAY]
+        lowest = min(points, key=objective.loss)
+        # Live kinks may hold against a straight way, and give way on a curved one.
+        w = lowest if objective.loss(lowest) < objective.loss(w) else points[_HELD]
+    return w
 
 
-def _homotopy(objective: Objective, weights: Array, first: float) -> KinkSolution:
-    """A minimiser on the kinks near weights; the nearer, the smaller the first eps."""
+def _homotopy(
+    objective: Objective,
+    weights: Array,
+    first: float,
+    *,
+    by_unit: bool = False,
+) -> KinkSolution:
+    """A minimiser on the kinks near weights; the nearer, the smaller the first eps.
+
+    Epsilon is relative to the inputs of whole operations, or of each unit: those that
+    are about to die are smoothed away, or not.
+    """
     w, eps, previous, n_iter = weights, first, None, 0
-    scales = ramp_scales(objective.ramps(weights))
+    scales = ramp_scales(objective.ramps(weights), by_unit=by_unit)
     unit = objective.smoothed(eps, scales).hessian_norm(w)
     unit *= 1.0 + float(np.linalg.norm(w))
     solution = None
@@ -127,6 +144,9 @@ def _homotopy(objective: Objective, weights: Array, first: float) -> KinkSolutio
             enough = min(_EXACT, _PER_EPS * eps) * unit
             w, n = trust_region_newton(smoothed, w, 0.0, enough=enough)
             n_iter += n
+            left = float(np.linalg.norm(smoothed.gradient(w)))
+            if by_unit and left > _STUCK * enough:
+                return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
         if runs_away(objective, w):
             return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
         if eps <= _TRIED:

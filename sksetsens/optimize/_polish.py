@@ -59,6 +59,8 @@ _SATURATION = (
     "classes or unscaled features, or a fold of the solution set), so that first order "
     "means nothing; standardise X, and add weight decay to the optimizer"
 )
+# Relative stationarity from which Newton's method is worth its Hessians.
+_NEAR = 1e-6
 # Growth of the weights' norm from which L-BFGS has left the scale of the training.
 _STRAYED = 10.0
 
@@ -179,7 +181,17 @@ def _can_have_kinks(objective: Objective, w: Array, keep_index: bool) -> bool:
         return False
     if not (objective.has_ramps and objective.fits_ramps):
         return False
-    return not (is_quadratic_interpolation(objective, w) or runs_away(objective, w))
+    return not (_is_free(objective, w) or runs_away(objective, w))
+
+
+def _is_free(objective: Objective, w: Array) -> bool:
+    """Whether the weights can give every row its output, and nothing holds them.
+
+    Forces on kinks then vanish with the residual; and where the loss has no smallest
+    value, as cross-entropy, nor is there a finite minimiser.
+    """
+    enough = objective.n_equations < objective.n_params
+    return enough and not objective.is_tilted and not objective.is_penalised(w)
 
 
 def _polished_on_kinks(
@@ -245,7 +257,7 @@ def _polished(
         if name == "lbfgs":
             # L-BFGS is followed by Newton, except towards infinity; from the start
             # where a long step took it to another scale of weights.
-            if runs_away(objective, w):
+            if runs_away(objective, w) or _falls_for_ever(objective, w):
                 break
             if np.linalg.norm(w) > _STRAYED * (1.0 + np.linalg.norm(start)):
                 w = start
@@ -258,6 +270,19 @@ def _polished(
     if here.hessian_norm < _SATURATED * initial_curvature:
         return replace(report, converged=False, status=_SATURATION)
     return report
+
+
+def _falls_for_ever(objective: Objective, w: Array) -> bool:
+    """Whether descent that has not come near a minimiser of a large net never will.
+
+    Rows of equal inputs and unequal classes keep a loss from falling to 0 that has no
+    minimiser all the same. Of ReLU nets: R jumps too often for Newton to tell.
+    """
+    if objective.n_params <= SMALL or not objective.has_ramps:
+        return False
+    if not _is_free(objective, w) or is_quadratic_interpolation(objective, w):
+        return False
+    return _Place.of(objective, w).relative > _NEAR
 
 
 def _plan(

@@ -29,31 +29,36 @@ Array = NDArray[np.float64]
 _FEWEST, _MOST, _N_PRODUCTS = 1000, 30_000, 1e7
 # Angles of the steps: narrow cones are not to be left again.
 _ANGLES = np.geomspace(1.0, 0.01, 25)
+# Cosine of directions that are not the same.
+_APART = 0.9
 # Weights up to this share of the longest are those of dead units.
 _ZERO = 1e-10
 
 
 @dataclass(frozen=True)
 class Revival:
-    """The direction along which dead units come to life most easily.
+    """The directions along which dead units come to life most easily.
 
     Attributes
     ----------
     slope : float
         ``1 - sup / lambda``: negative where the loss falls. inf where there are no
         dead units.
-    direction : ndarray of shape (n_params,)
-        The unit vector of weights, 0 but at those of one dead unit.
+    directions : ndarray of shape (n_directions, n_params)
+        Unit vectors of weights, each 0 but at those of one dead unit, and of one unit
+        each; the steepest first. Those of the first operation that has any along which
+        the loss falls.
     """
 
     slope: float
-    direction: Array
+    directions: Array
 
 
 def revival(objective: Objective, weights: Array, kinks: Kinks) -> Revival:
-    """Look for a direction in which a dead unit lowers the loss.
+    """Look for directions in which dead units lower the loss.
 
-    The units of one operation see the same inputs, and one of them is asked.
+    The units of one operation see the same inputs: one of them is asked, and what is
+    found is shared among them.
 
     Parameters
     ----------
@@ -67,23 +72,22 @@ def revival(objective: Objective, weights: Array, kinks: Kinks) -> Revival:
     -------
     revival : Revival
     """
-    found = Revival(np.inf, np.zeros_like(weights))
+    found = Revival(np.inf, np.zeros((0, weights.size)))
     if not kinks.n_dead_units:
         return found
     dead = np.flatnonzero(np.abs(weights) <= _ZERO * np.abs(weights).max(initial=0.0))
     live = weights.copy()
     live[dead] = 0.0
-    ramps = _DeadRamps.of(objective, live, kinks, dead)
-    for one in ramps:
-        again = one.revival(len(weights))
+    for units in _dead_units(objective, live, kinks, dead):
+        again = _of_units(units, weights.size)
         if again.slope < found.slope:
             found = again
     return found
 
 
 @dataclass(frozen=True)
-class _DeadRamps:
-    """One dead unit: its inputs and forces as functions of its weights.
+class _DeadUnit:
+    """A dead unit: its inputs and forces as functions of its weights.
 
     Attributes
     ----------
@@ -104,76 +108,113 @@ class _DeadRamps:
     decay_in: Array
     decay_out: Array
 
-    @classmethod
-    def of(
-        cls, objective: Objective, live: Array, kinks: Kinks, dead: NDArray[np.int64]
-    ) -> list[_DeadRamps]:
-        """One unit of each operation that has dead ones."""
-        places = _units(objective, live, kinks)
-        inputs = {call: np.zeros((len(p), len(dead))) for call, p in places.items()}
-        forces = {call: np.zeros((len(p), len(dead))) for call, p in places.items()}
-        # A dead unit gives out nothing: all this is linear in its weights.
-        held = objective.on_kinks(kinks)
-        for j, weight in enumerate(dead):
-            moved = live.copy()
-            moved[weight] = 1.0
-            ramps = held.ramps(moved)
-            for call, place in places.items():
-                inputs[call][:, j] = ramps.inputs[call].flat[place]
-                forces[call][:, j] = ramps.forces[call].flat[place]
-        curvature = _diagonal(held, live, dead)
-        found = []
-        for call in places:
-            comes, goes = (np.any(a[call] != 0.0, axis=0) for a in (inputs, forces))
-            if comes.any() and goes.any():
-                unit = cls(
-                    inputs[call][:, comes],
-                    forces[call][:, goes],
-                    dead[comes],
-                    dead[goes],
-                    curvature[comes],
-                    curvature[goes],
-                )
-                found.append(unit)
-        return found
+    def is_like(self, other: _DeadUnit) -> bool:
+        """Whether the two can change places."""
+        return all(
+            np.array_equal(one, same)
+            for one, same in zip(
+                (self.X, self.G, self.decay_in, self.decay_out),
+                (other.X, other.G, other.decay_in, other.decay_out),
+                strict=True,
+            )
+        )
 
-    def revival(self, n_params: int) -> Revival:
-        """By climbing from many directions at once."""
-        direction = np.zeros(n_params)
-        if min(self.decay_in.min(), self.decay_out.min()) <= 0.0:
-            return Revival(np.inf, direction)  # Nothing holds it: its kernel says so.
-        X, G = self.X / np.sqrt(self.decay_in), self.G / np.sqrt(self.decay_out)
-        n_starts = int(np.clip(_N_PRODUCTS / X.size, _FEWEST, _MOST))
-        starts = probe_generator(8).standard_normal((n_starts, X.shape[1]))
-        u = np.concatenate([starts, X, -X])
-        lengths = np.linalg.norm(u, axis=1)
-        u = u[lengths > 0.0] / lengths[lengths > 0.0, None]
-        best, at, along = -np.inf, u[0], np.zeros(G.shape[1])
-        for angle in _ANGLES:
-            z = u @ X.T
-            v = np.maximum(z, 0.0) @ G
-            sizes = np.linalg.norm(v, axis=1)
-            top = int(sizes.argmax())
-            if sizes[top] > best:
-                best, at, along = float(sizes[top]), u[top], v[top]
-            v /= np.where(sizes > 0.0, sizes, 1.0)[:, None]
-            slopes = ((z > 0.0) * (v @ G.T)) @ X
-            lengths = np.linalg.norm(slopes, axis=1, keepdims=True)
-            u = u + angle * slopes / np.maximum(lengths, 1e-300)
-            u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-300)
-        if best > 0.0:
-            direction[self.incoming] = at / np.sqrt(self.decay_in)
-            direction[self.outgoing] = -along / best / np.sqrt(self.decay_out)
+
+def _dead_units(
+    objective: Objective, live: Array, kinks: Kinks, dead: NDArray[np.int64]
+) -> list[list[_DeadUnit]]:
+    """Dead units of each operation that can change places with its first one."""
+    places = _places(objective, live, kinks)
+    inputs = [np.zeros((p.size, len(dead))) for _, p in places]
+    forces = [np.zeros((p.size, len(dead))) for _, p in places]
+    # A dead unit gives out nothing: all this is linear in its weights.
+    held = objective.on_kinks(kinks)
+    for j, weight in enumerate(dead):
+        moved = live.copy()
+        moved[weight] = 1.0
+        ramps = held.ramps(moved)
+        for k, (call, place) in enumerate(places):
+            inputs[k][:, j] = ramps.inputs[call].flat[place.ravel()]
+            forces[k][:, j] = ramps.forces[call].flat[place.ravel()]
+    curvature = _diagonal(held, live, dead)
+    found = []
+    for k, (_, place) in enumerate(places):
+        units: list[_DeadUnit] = []
+        shape = (*place.shape, len(dead))
+        for X, G in zip(
+            inputs[k].reshape(shape), forces[k].reshape(shape), strict=True
+        ):
+            comes, goes = np.any(X != 0.0, axis=0), np.any(G != 0.0, axis=0)
+            if not (comes.any() and goes.any()):
+                continue
+            unit = _DeadUnit(
+                X[:, comes],
+                G[:, goes],
+                dead[comes],
+                dead[goes],
+                curvature[comes],
+                curvature[goes],
+            )
+            if not units or unit.is_like(units[0]):
+                units.append(unit)
+        if units:
+            found.append(units)
+    return found
+
+
+def _of_units(units: list[_DeadUnit], n_params: int) -> Revival:
+    """By climbing from many directions at once; maxima far apart, one for each unit."""
+    one, nothing = units[0], np.zeros((0, n_params))
+    if min(one.decay_in.min(), one.decay_out.min()) <= 0.0:
+        return Revival(np.inf, nothing)  # Nothing holds it: its kernel says so.
+    X, G = one.X / np.sqrt(one.decay_in), one.G / np.sqrt(one.decay_out)
+    tops, along, sizes = _climbed(X, G)
+    order = np.argsort(-sizes)
+    chosen: list[int] = []
+    for i in order:
+        if len(chosen) == len(units) or (chosen and not sizes[i] > 1.0):
+            break
+        if not chosen or np.max(tops[chosen] @ tops[i]) < _APART:
+            chosen.append(int(i))
+    directions = np.zeros((len(chosen), n_params))
+    for direction, unit, i in zip(directions, units, chosen, strict=False):
+        if sizes[i] > 0.0:
+            direction[unit.incoming] = tops[i] / np.sqrt(one.decay_in)
+            out = along[i] / sizes[i] / np.sqrt(one.decay_out)
+            direction[unit.outgoing] = -out
             direction /= np.linalg.norm(direction)
-        return Revival(1.0 - best, direction)
+    return Revival(1.0 - float(sizes[order[0]]), directions)
 
 
-def _units(
+def _climbed(X: Array, G: Array) -> tuple[Array, Array, Array]:
+    """Unit vectors u of large ``|sum_i r(u'x_i) g_i|``, those sums and their sizes."""
+    n_starts = int(np.clip(_N_PRODUCTS / X.size, _FEWEST, _MOST))
+    starts = probe_generator(8).standard_normal((n_starts, X.shape[1]))
+    u = np.concatenate([starts, X, -X])
+    lengths = np.linalg.norm(u, axis=1)
+    u = u[lengths > 0.0] / lengths[lengths > 0.0, None]
+    best = np.full(len(u), -np.inf)
+    tops, along = u.copy(), np.zeros((len(u), G.shape[1]))
+    for angle in _ANGLES:
+        z = u @ X.T
+        v = np.maximum(z, 0.0) @ G
+        sizes = np.linalg.norm(v, axis=1)
+        better = sizes > best
+        best[better], tops[better], along[better] = sizes[better], u[better], v[better]
+        v /= np.where(sizes > 0.0, sizes, 1.0)[:, None]
+        slopes = ((z > 0.0) * (v @ G.T)) @ X
+        lengths = np.linalg.norm(slopes, axis=1, keepdims=True)
+        u = u + angle * slopes / np.maximum(lengths, 1e-300)
+        u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-300)
+    return tops, along, best
+
+
+def _places(
     objective: Objective, live: Array, kinks: Kinks
-) -> dict[int, NDArray[np.int64]]:
-    """Places of the ramps of one dead unit of each operation."""
+) -> list[tuple[int, NDArray[np.int64]]]:
+    """Each operation with dead units, and the places of their ramps, (units, ramps)."""
     inputs = objective.on_kinks(kinks).ramps(live).inputs
-    dead, found = kinks.dead_ramps, {}
+    dead, found = kinks.dead_ramps, []
     for call in dict.fromkeys(dead.calls.tolist()):
         t = inputs[call]
         mask = np.zeros(t.shape, dtype=bool)
@@ -182,9 +223,8 @@ def _units(
             others = tuple(i for i in range(t.ndim) if i != axis)
             units = np.flatnonzero(mask.all(axis=others))
             if len(units):
-                one = np.zeros_like(mask)
-                one[(slice(None),) * axis + (units[0],)] = True
-                found[call] = np.flatnonzero(one)
+                numbers = np.moveaxis(np.arange(t.size).reshape(t.shape), axis, 0)
+                found.append((call, numbers[units].reshape(len(units), -1)))
                 break
     return found
 

@@ -45,6 +45,9 @@ _LAST_STEPS = 10
 # stationarity, of |H| are noise: no step is taken along them.
 _NULL = 1000 * float(np.finfo(np.float64).eps)
 _NULL_PER_STATIONARITY = 100.0
+# Relative fall of the loss that is progress; of a smoothed net, whose valleys are as
+# narrow as epsilon.
+_FALL, _SMALL_FALL = 1e-6, 1e-12
 # Iterations without progress after which the iteration has stalled.
 _PATIENCE = 6
 
@@ -143,7 +146,8 @@ def _iterate(
         norm = float(np.linalg.norm(gradient))
         shrank = norm < STILL_SHRINKING * best_norm
         # In a curved valley |R| rises while the loss falls: that is progress too.
-        advanced = norm < best_norm or previous - value > 1e-6 * abs(previous)
+        worth = _FALL if not enough else _SMALL_FALL
+        advanced = norm < best_norm or previous - value > worth * abs(previous)
         since_best = 0 if advanced else since_best + 1
         if norm < best_norm:
             best, best_norm = w, norm

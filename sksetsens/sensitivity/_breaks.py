@@ -39,13 +39,16 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
     Returns
     -------
     t : float
-        inf where none does; NaN where the ramps do not fit the working memory.
+        inf where none does; 0 where kinks of equal rows part; NaN where the ramps do
+        not fit the working memory.
     """
     objective, w = gd.objective, gd.weights
     if not (objective.has_ramps and np.isfinite(shift).all()):
         return np.inf
     if not objective.fits_ramps:
         return np.nan
+    if gd.parts_twins(dX, dy):
+        return 0.0
     found = [_first_gate(gd, shift, dX, dy)]
     ramps = objective.ramps(w)
     tangents = objective.ramp_tangents(w, shift, dX, dy)

@@ -87,10 +87,6 @@ class Finding(Enum):
         "a kink is about to change: its gate is within {strictness:.1g} of 0 or 1, "
         "where the solutions move differently to both sides; train from another start"
     )
-    TWIN_KINKS = (
-        "kinks that move together (of duplicated rows) part where the data does: no "
-        "first order describes that; remove duplicated rows, or weight them"
-    )
     REVIVAL = (
         "a dead unit lowers the loss when it revives (slope {slope:.2g} of its "
         "curvature): no minimum; train from another start"
@@ -185,8 +181,6 @@ def diagnose(
         found[Finding.SCALES_APART] = {"ratio": ratio}
     if gd.strictness < _STRICT:
         found[Finding.NOT_STRICT] = {"strictness": max(gd.strictness, 0.0)}
-    if gd.has_twin_kinks:
-        found[Finding.TWIN_KINKS] = {}
     if is_stationary:
         slope = revival(gd.objective, gd.weights, gd.kinks).slope
         if slope < -_ALIVE:

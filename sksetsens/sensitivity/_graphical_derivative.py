@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ..linalg import PseudoInverse, Reason, Subspace
+from ..linalg import PseudoInverse, Reason, Subspace, probe
 from ..objective import Kinks, Objective
 from ..optimize import MAX_ON_KINKS, ActiveSet, stationary_on_kinks
 from ._undifferentiable import Undifferentiable, undifferentiable
@@ -356,10 +356,11 @@ class GraphicalDerivative:
         inside = np.where(forces > 0.0, np.minimum(gates, 1.0 - gates), 0.0)
         return float(inside.min(initial=np.inf))
 
-    @property
-    def has_twin_kinks(self) -> bool:
-        """Whether kinks move together in the weights, and part with the data."""
-        return isinstance(self._system, OnKinks) and self._system.has_twins
+    def parts_twins(self, dX: Any, dy: Any = None) -> bool:
+        """Whether kinks that move together in the weights part with the data."""
+        if not isinstance(self._system, OnKinks):
+            return False
+        return self._system.parts_twins(dX, dy)
 
     def gate_tangent(self, shift: Array, dX: Any, dy: Any = None) -> Array:
         """Movement of the kinks' gates with weights and data, shape (n_kinks,)."""
@@ -456,7 +457,13 @@ class GraphicalDerivative:
 
     @property
     def target_range_residual(self) -> float:
-        """Share of the derivative of R in the targets outside range H."""
+        """Share of the derivative of R in the targets outside range H.
+
+        inf where kinks that move together part as targets do.
+        """
+        still = np.zeros(self.objective.input_shape)
+        if self.parts_twins(still, probe(*self.objective.target_shape)):
+            return np.inf
         return self._system.target_range_residual
 
     @cached_property
@@ -472,7 +479,10 @@ class GraphicalDerivative:
     @cached_property
     def undifferentiable(self) -> Undifferentiable:
         """Entries of X along which the outputs have no derivative."""
-        return undifferentiable(self.objective, self.weights)
+        found = undifferentiable(self.objective, self.weights)
+        if isinstance(self._system, OnKinks):
+            found = replace(found, twins=self._system.parted_entries)
+        return found
 
     def restricted_map(self, part: slice) -> tuple[Array, Array]:
         """Movement per perturbation of X where some of the weights alone may move.

@@ -48,6 +48,7 @@ class _Piece:
     obstruction: float = np.nan
     jumping: tuple[int, ...] = ()
     moves_kinks: bool = False
+    parts_twins: bool = False
     first_break: float = np.nan
 
     @property
@@ -64,7 +65,9 @@ class _Piece:
         At a kink the derivative to one side may be the one that was asked for: there
         the measured error decides.
         """
-        return bool(self.jumping) or (self.moves_kinks and self.error.worse > HOLDS_TOL)
+        if self.jumping or self.parts_twins:
+            return True
+        return self.moves_kinks and self.error.worse > HOLDS_TOL
 
     @property
     def changes_rank(self) -> bool:
@@ -175,6 +178,7 @@ def _piece(
         moved = gd.length(weights - gd.weights)
         obstruction = off_manifold(gd, objective, weights, moved)
     jumping, moves_kinks = _without_derivative(gd, perturbation.dX)
+    parts = gd.parts_twins(perturbation.dX, perturbation.dy)
     return _Piece(
         objective,
         weights,
@@ -187,6 +191,8 @@ def _piece(
         obstruction,
         jumping,
         moves_kinks,
+        # Corrections find out which of them the solution stays on.
+        parts and len(derivative.kinks.twins) > 0,
         breaks,
     )
 
@@ -281,6 +287,11 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         left = f"kinks change from {piece.first_break:.2g} of it on; {left}"
     if piece.derivative.note:
         left = f"{piece.derivative.note}; {left}"
+    if piece.parts_twins:
+        return (
+            "equal rows sit on a kink together and part, where the derivative is "
+            f"one-sided: {left}; set n_corrections=1, or retrain"
+        )
     if piece.lacks_derivative:
         return (
             "X moves in entries on a kink of the net (relu(x) or abs(x) at 0, a tie of "

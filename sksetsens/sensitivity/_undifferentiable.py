@@ -1,9 +1,10 @@
 """Entries of X along which the outputs have no derivative, and autograd says one.
 
-Two kinds. A column that passes through integers (an index into an embedding, a
+Three kinds. A column that passes through integers (an index into an embedding, a
 rounding, a threshold) has the derivative 0 and makes the outputs jump. An entry on a
 kink of the net (``relu(x)`` at 0, a tie of a maximum) has one derivative to each side,
-of which autograd names one or neither.
+of which autograd names one or neither. Equal rows on a kink of a solution hold it
+together; apart, one of them does.
 """
 
 from __future__ import annotations
@@ -63,16 +64,20 @@ class Undifferentiable:
 
     bent_rows : ndarray of bool of shape (n_samples,)
         Rows where they differ at all, however little.
+
+    twins : ndarray of bool of shape (n_samples, n_inputs)
+        Along which kinks part that move together in the weights: those of equal rows.
     """
 
     jumps: Mask
     kinks: Mask
     bent_rows: Mask
+    twins: Mask
 
     @property
     def entries(self) -> Mask:
-        """Both kinds."""
-        return self.jumps | self.kinks
+        """All kinds."""
+        return self.jumps | self.kinks | self.twins
 
     @property
     def jumping_features(self) -> list[int]:
@@ -87,6 +92,10 @@ class Undifferentiable:
             told.append(f"along features {named(self.jumping_features)} (outputs jump)")
         if self.kinks.any():
             told.append(f"in {self.kinks.any(axis=1).sum()} rows (entries on a kink)")
+        if self.twins.any():
+            told.append(
+                f"in {self.twins.any(axis=1).sum()} rows (equal ones, whose kinks part)"
+            )
         return f"no derivative in X {' and '.join(told)}" if told else ""
 
 
@@ -137,7 +146,7 @@ def undifferentiable(objective: Objective, weights: Array) -> Undifferentiable:
     for group in np.array_split(silent, min(len(silent), _MAX_GROUPS) or 1):
         if len(group) and _jumps(objective, weights, x, group):
             jumps[:, group] = True
-    return Undifferentiable(jumps, kinks, bent_rows)
+    return Undifferentiable(jumps, kinks, bent_rows, np.zeros_like(kinks))
 
 
 def _both_sides(

@@ -182,24 +182,37 @@ class OnKinks(Primal):
     # Range ----------------------------------------------------------------------------
 
     @cached_property
-    def _parts_twins(self) -> NDArray[np.bool_]:
+    def _along(self) -> Array:
+        """Twins' gradients in those of the kinks, (n_twins, n_kinks)."""
+        found: Array = self.factor.multipliers(
+            self._objective.kink_jacobian(self._w, self.kinks.twins)
+        )
+        return found
+
+    @cached_property
+    def parted_entries(self) -> NDArray[np.bool_]:
         """Entries of X along which kinks part that move with others in the weights.
 
-        So do those of duplicated rows: no first order describes what comes of it.
+        So do those of duplicated rows: which one is left decides how the solutions
+        move, a derivative to one side.
         """
         o, w, twins = self._objective, self._w, self.kinks.twins
         if not len(twins):
             return np.zeros(matrix_shape(o), dtype=bool)
         D, own = o.kink_input_jacobian(w), o.kink_input_jacobian(w, twins)
-        along = self.factor.multipliers(o.kink_jacobian(w, twins))
-        left = np.abs(own - np.einsum("kij,tk->tij", D, along))
+        left = np.abs(own - np.einsum("kij,tk->tij", D, self._along))
         found: NDArray[np.bool_] = (left > _TWIN_TOL * np.abs(own).max()).any(axis=0)
         return found
 
-    @property
-    def has_twins(self) -> bool:
-        """Whether there are such kinks."""
-        return bool(self._parts_twins.any())
+    def parts_twins(self, dX: Any, dy: Any) -> bool:
+        """Whether such kinks part along a perturbation."""
+        o, w, twins = self._objective, self._w, self.kinks.twins
+        if not len(twins):
+            return False
+        moved = o.ramp_tangents(w, np.zeros_like(w), dX, dy)
+        own, followed = twins.taken(moved), self._along @ self.kinks.taken(moved)
+        size = max(float(np.abs(own).max()), float(np.abs(followed).max()))
+        return bool((np.abs(own - followed) > _TWIN_TOL * size).any())
 
     def restricted_map(self, part: slice) -> tuple[Array, Array]:
         o, w = self._objective, self._w
@@ -306,13 +319,11 @@ class Kinked(OnKinks):
         return np.concatenate([tangent, normal]).reshape(-1, *shape)
 
     def column_range_residuals(self) -> Array:
-        shape = matrix_shape(self._objective)
-        found = np.where(self._parts_twins, np.inf, np.zeros(shape))
         if self.factor.kernel_dim == 0:
-            return found
+            return np.zeros(matrix_shape(self._objective))
         inside = self._squared_columns(self.factor.kernel.spanning_basis())
         everywhere = inside + self._squared_columns(self.factor.range_basis()[0])
-        return np.maximum(found, range_residuals(np.sqrt(inside), np.sqrt(everywhere)))
+        return range_residuals(np.sqrt(inside), np.sqrt(everywhere))
 
     def _squared_columns(self, basis: Array) -> Array:
         """``|q'(b - H Z^+ d)|^2`` summed over tangent vectors q, for each column."""
