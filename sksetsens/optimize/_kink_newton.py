@@ -130,7 +130,9 @@ def newton_on_kinks(
         # Further away lie other minima.
         arrived = found.residual <= _CONVERGED and moved <= reach
         consistent = arrived and not violations
-        if consistent or not arrived or rounds > max_rounds:
+        # Gates on their way out may keep it from arriving: kinks behind them lose force.
+        astray = not (arrived or (violations.gates and moved <= reach))
+        if consistent or astray or rounds > max_rounds:
             return replace(found, is_consistent=consistent, n_iter=n_iter)
         active = violations.exchanged(objective, found.weights, found.active, at_once)
         if active.signature in seen:

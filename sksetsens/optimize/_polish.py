@@ -310,7 +310,11 @@ def _plan(
         return [*plan, *descents, ("levenberg-marquardt", levenberg_marquardt)]
     if not warm:
         plan.append(("lbfgs", _coarse_lbfgs))
-    return [*plan, ("newton", trust_region_newton)]
+    # H has the rank of the outputs at most, beside what the net's own curvature adds.
+    large = objective.n_params > SMALL and objective.has_ramps
+    by_products = large and _is_free(objective, w)
+    newton = partial(trust_region_newton, by_products=by_products)
+    return [*plan, ("newton", newton)]
 
 
 @dataclass(frozen=True)

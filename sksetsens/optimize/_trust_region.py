@@ -53,7 +53,12 @@ _PATIENCE = 6
 
 
 def trust_region_newton(
-    objective: Objective, w: Array, tol: float, *, enough: float = 0.0
+    objective: Objective,
+    w: Array,
+    tol: float,
+    *,
+    enough: float = 0.0,
+    by_products: bool = False,
 ) -> tuple[Array, int]:
     """Trust-region Newton on the exact Hessian, with exact subproblems.
 
@@ -75,6 +80,8 @@ def trust_region_newton(
         still move the weights, to rounding.
     enough : float, default=0.0
         Where positive, ``|R|`` at which it ends, whatever the tolerance.
+    by_products : bool, default=False
+        Solve on Krylov spaces whatever the size, as where H is of low rank.
 
     Returns
     -------
@@ -82,7 +89,8 @@ def trust_region_newton(
         Point with the smallest gradient.
     n_iter : int
     """
-    w, n_iter, model = _iterate(_Problem(objective), w, tol, enough)
+    problem = _Problem(objective, by_products=by_products)
+    w, n_iter, model = _iterate(problem, w, tol, enough)
     if enough or not isinstance(model, _QuadraticModel):
         return w, n_iter
     scales = weight_scales(objective, model.at, model.H)
@@ -100,11 +108,19 @@ class _Problem:
     objective : Objective
     scales : ndarray of shape (p,), default=None
         None for the weights as they are.
+    by_products : bool, default=False
     """
 
-    def __init__(self, objective: Objective, scales: Array | None = None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        scales: Array | None = None,
+        *,
+        by_products: bool = False,
+    ) -> None:
         self._objective, self._scales = objective, scales
         self.n_params = objective.n_params
+        self._by_products = by_products or self.n_params > MAX_DENSE
 
     def value_and_gradient(self, u: Array) -> tuple[float, Array]:
         if self._scales is None:
@@ -117,9 +133,9 @@ class _Problem:
             S = self._scales
             H = self._objective.hessian(u * S) * S[:, None] * S
             return _QuadraticModel(H, gradient, u)
-        if self.n_params <= MAX_DENSE:
-            return _QuadraticModel(self._objective.hessian(u), gradient, u)
-        return _KrylovModel(self._objective, gradient, u)
+        if self._by_products:
+            return _KrylovModel(self._objective, gradient, u)
+        return _QuadraticModel(self._objective.hessian(u), gradient, u)
 
 
 def _iterate(
