@@ -130,7 +130,7 @@ def newton_on_kinks(
         # Further away lie other minima.
         arrived = found.residual <= _CONVERGED and moved <= reach
         consistent = arrived and not violations
-        # Gates on their way out may keep it from arriving: kinks behind them lose force.
+        # Gates on their way out keep it from arriving: kinks behind them lose force.
         astray = not (arrived or (violations.gates and moved <= reach))
         if consistent or astray or rounds > max_rounds:
             return replace(found, is_consistent=consistent, n_iter=n_iter)

@@ -16,12 +16,14 @@ from ._active_set import ActiveSet, identified, ramp_scales
 from ._kink_newton import KinkSolution, by_products, newton_on_kinks
 from ._lbfgs import lbfgs
 from ._revival import revival
+from ._some_weights import SomeWeights
 from ._stationarity import runs_away
 from ._trust_region import SMALL, trust_region_newton
 
 __all__ = ["continued_on_kinks", "minimised_on_kinks", "stationary_on_kinks"]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 # Epsilon at the start, relative to each operation's inputs, from trained weights and
 # from a solution on nearby data; how it falls; where the active kinks are first tried;
@@ -39,6 +41,8 @@ _RAY, _HELD = np.geomspace(1e-3, 1.0, 25), 8
 _REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
 # Gradient, in terms of what is enough, at which revived units are stuck on their way.
 _STUCK = 100.0
+# Weights up to this share of the longest are those of dead units.
+_ZERO = 1e-10
 # Kinks per weight, of which those that are none by chance are dropped.
 _MOST = 4
 # L-BFGS before the first Newton steps.
@@ -46,8 +50,8 @@ _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 # For nets of more than a few hundred weights: at each epsilon above which the smoothed
 # net is not stiff yet.
 _LONG_MAX_ITER, _STIFF = 1000, 2e-3
-# At every epsilon, where H is not formed.
-_LONGEST = 3000
+# At all others, where H is not formed; and where epsilon ends there.
+_LONGEST, _SOON = 3000, 1e-5
 
 
 def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
@@ -116,11 +120,7 @@ def _downhill(objective: Objective, w: Array, directions: Array) -> Array:
 
 
 def _homotopy(
-    objective: Objective,
-    weights: Array,
-    first: float,
-    *,
-    by_unit: bool = False,
+    objective: Objective, weights: Array, first: float, *, by_unit: bool = False
 ) -> KinkSolution:
     """A minimiser on the kinks near weights; the nearer, the smaller the first eps.
 
@@ -131,23 +131,16 @@ def _homotopy(
     scales = ramp_scales(objective.ramps(weights), by_unit=by_unit)
     unit = objective.smoothed(eps, scales).hessian_norm(w)
     unit *= 1.0 + float(np.linalg.norm(w))
-    solution = None
-    while solution is None or eps >= _LAST:
+    # Units that stay dead while others revive are in nobody's way.
+    free = np.abs(w) > (_ZERO * np.abs(w).max(initial=0.0) if by_unit else -1.0)
+    solution, costly = None, by_products(objective)
+    last = _SOON if costly else _LAST
+    while solution is None or eps >= last:
         smoothed = objective.smoothed(eps, scales)
-        costly = by_products(objective)
-        if costly or (w.size > SMALL and eps > _STIFF):
-            # A step of Newton's costs as much as hundreds of gradients.
-            most = _LONGEST if costly else _LONG_MAX_ITER
-            w, n = lbfgs(smoothed, w, _EXACT, most)
-            n_iter += n
-        if not costly:
-            enough = min(_EXACT, _PER_EPS * eps) * unit
-            w, n = trust_region_newton(smoothed, w, 0.0, enough=enough)
-            n_iter += n
-            left = float(np.linalg.norm(smoothed.gradient(w)))
-            if by_unit and left > _STUCK * enough:
-                return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
-        if runs_away(objective, w):
+        enough = min(_EXACT, _PER_EPS * eps) * unit
+        w, n, left = _minimised(smoothed, w, free, enough, eps)
+        n_iter += n
+        if runs_away(objective, w) or (by_unit and left > _STUCK * enough):
             return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
         if eps <= _TRIED:
             active = identified(smoothed, w, eps, scales)
@@ -160,6 +153,27 @@ def _homotopy(
         onward = w if previous is None else w + _SHRINK * (w - previous)
         w, previous, eps = onward, w, eps * _SHRINK
     return solution.after(n_iter)
+
+
+def _minimised(
+    smoothed: Objective, w: Array, free: Mask, enough: float, eps: float
+) -> tuple[Array, int, float]:
+    """A minimiser in the free weights, the iterations it took, and |R| there."""
+    function: Objective | SomeWeights = smoothed
+    if not free.all():
+        function = SomeWeights(smoothed, w, free)
+    u, n_iter, costly = w[free], 0, by_products(smoothed)
+    if costly or (u.size > SMALL and eps > _STIFF):
+        # A step of Newton's costs as much as hundreds of gradients.
+        most = _LONG_MAX_ITER if eps > _STIFF else _LONGEST
+        u, n_iter = lbfgs(function, u, _EXACT, most)
+    if not costly:
+        u, n = trust_region_newton(function, u, 0.0, enough=enough)
+        n_iter += n
+    moved = w.copy()
+    moved[free] = u
+    left = 0.0 if costly else float(np.linalg.norm(function.gradient(u)))
+    return moved, n_iter, left
 
 
 def stationary_on_kinks(

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
-from ..objective import Objective
+from ._some_weights import Function
 
 __all__ = ["lbfgs"]
 
@@ -14,13 +14,13 @@ Array = NDArray[np.float64]
 
 
 def lbfgs(
-    objective: Objective, w: Array, tol: float, max_iter: int
+    objective: Function, w: Array, tol: float, max_iter: int
 ) -> tuple[Array, int]:
     """Descend until the gradient is below ``tol |H|_2 (1 + |w|)``.
 
     Parameters
     ----------
-    objective : Objective
+    objective : Objective or SomeWeights
     w : ndarray of shape (p,)
     tol : float
     max_iter : int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +14,7 @@ from .._progress import progress
 from ..linalg import Lanczos, ResidualNorms, probe
 from ..objective import Objective, PointProducts
 from ._scales import weight_scales
+from ._some_weights import Function
 from ._stationarity import STILL_SHRINKING
 
 __all__ = ["MAX_DENSE", "SMALL", "trust_region_newton"]
@@ -53,7 +54,7 @@ _PATIENCE = 6
 
 
 def trust_region_newton(
-    objective: Objective,
+    objective: Function,
     w: Array,
     tol: float,
     *,
@@ -72,7 +73,7 @@ def trust_region_newton(
 
     Parameters
     ----------
-    objective : Objective
+    objective : Objective or SomeWeights
     w : ndarray of shape (p,)
         Start.
     tol : float
@@ -93,7 +94,7 @@ def trust_region_newton(
     w, n_iter, model = _iterate(problem, w, tol, enough)
     if enough or not isinstance(model, _QuadraticModel):
         return w, n_iter
-    scales = weight_scales(objective, model.at, model.H)
+    scales = weight_scales(cast(Objective, objective), model.at, model.H)
     if scales is None:
         return w, n_iter
     u, more, _ = _iterate(_Problem(objective, scales), w / scales, tol)
@@ -113,7 +114,7 @@ class _Problem:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Function,
         scales: Array | None = None,
         *,
         by_products: bool = False,
@@ -134,7 +135,7 @@ class _Problem:
             H = self._objective.hessian(u * S) * S[:, None] * S
             return _QuadraticModel(H, gradient, u)
         if self._by_products:
-            return _KrylovModel(self._objective, gradient, u)
+            return _KrylovModel(cast(Objective, self._objective), gradient, u)
         return _QuadraticModel(self._objective.hessian(u), gradient, u)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..objective import Kinks, Objective
 from ._active_set import NO_FORCE, STILL, ActiveSet
+from ._parting import parted
 
 __all__ = ["Violations"]
 
@@ -67,7 +68,7 @@ class Violations:
         small = np.array([_NO_SIGN * scales[int(c)] for c in kinks.fixed_calls])
         off = np.abs(t) > small
         dead = np.arange(len(t)) < kinks.n_dead_ramps
-        parted = {int(k): float(t[k]) for k in np.flatnonzero(off & ~dead)}
+        apart = {int(k): float(t[k]) for k in np.flatnonzero(off & ~dead)}
         for call, t in ramps.inputs.items():
             signed = np.abs(t) > _NO_SIGN * scales[call]
             wrong = signed & ((t > 0.0) != active.pattern[call])
@@ -78,7 +79,7 @@ class Violations:
                 convex = bool(ramps.forces[call].flat[place] > 0.0)
                 sides.append((call, int(place), convex))
                 sizes.append(float(abs(t.flat[place]) / scales[call]))
-        return cls(gates, sides, parted, bool((off & dead).any()), sizes)
+        return cls(gates, sides, apart, bool((off & dead).any()), sizes)
 
     def exchanged(
         self, objective: Objective, w: Array, active: ActiveSet, at_once: bool
@@ -86,7 +87,7 @@ class Violations:
         """The active set with all of them mended, or the largest one."""
         if self.parted:
             # Until they are seen apart, no gate means anything.
-            return _parted(active, self.parted)
+            return parted(active, self.parted)
         items: list[Any] = [*self.gates.items(), *self.sides]
         if items and not at_once:
             items = [items[int(np.argmax(self.sizes))]]
@@ -99,44 +100,6 @@ class Violations:
                 joining, leaving = pivot
                 crossing = [(*joining[0], True)]
         return _exchanged(active, leaving, crossing)
-
-
-def _parted(active: ActiveSet, parted: dict[int, float]) -> ActiveSet:
-    """With fixed ramps that no longer move with their kink on sides of their own.
-
-    Of those that part the lower ones are shut and the upper ones open, and one stays:
-    together they balance what they did before.
-    """
-    kinks, led = active.kinks, active.kinks.led
-    pattern = {call: mask.copy() for call, mask in active.pattern.items()}
-    still = np.ones(len(led), dtype=bool)
-    still[list(parted)] = False
-    left, swapped = np.ones(len(kinks), dtype=bool), []
-    for j, t in parted.items():
-        pattern[int(kinks.fixed_calls[j])].flat[kinks.fixed_places[j]] = t > 0.0
-    for k in np.unique(led[~still & (led >= 0)]):
-        mates = np.flatnonzero(led == k)
-        if still[mates].any() or not kinks.follows[mates].all():
-            continue
-        inputs = np.array([0.0, *(parted[int(j)] for j in mates)])
-        total = float(kinks.gates[k] + kinks.fixed_gates[mates].sum())
-        order = np.argsort(-inputs)
-        rank = int(np.clip(np.floor(total), 0, len(mates)))
-        stays = int(order[rank])
-        members = [(int(kinks.calls[k]), int(kinks.places[k]))]
-        members += [
-            (int(kinks.fixed_calls[j]), int(kinks.fixed_places[j])) for j in mates
-        ]
-        for member in order[:rank]:
-            pattern[members[member][0]].flat[members[member][1]] = True
-        for member in order[rank:]:
-            pattern[members[member][0]].flat[members[member][1]] = False
-        left[k] = False
-        swapped.append((*members[stays], total - rank))
-    calls, places, gates = np.array(swapped, dtype=np.float64).reshape(-1, 3).T
-    kinks = kinks.fixing_only(still).keep(left)
-    kinks = kinks.joined_by(calls.astype(np.int64), places.astype(np.int64), gates)
-    return replace(active, kinks=kinks, pattern=pattern)
 
 
 def _exchanged(
