@@ -5,6 +5,7 @@ finite differences of exact solutions, and by bisection.
 """
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from sksetsens import (
     target_perturbation,
 )
 from sksetsens.inspection import HessianSpectrumDisplay
+from sksetsens.networks import DFCNNClassifier
+from sksetsens.optimize import _kinks, _polish
 
 torch.set_num_threads(1)
 
@@ -404,3 +407,39 @@ def test_a_target_of_a_prediction_is_reached(small):
     model, X, _ = small
     found = target_perturbation(model, X=X[:1], prediction_change=[1e-4])
     assert "to first order the target is within reach" in found.status
+
+
+def test_a_loss_that_falls_for_ever_is_left_at_once(monkeypatch):
+    """Separable classes without a penalty: no Hessian of 2650 weights is formed."""
+
+    def no_newton(*args, **kwargs):
+        raise AssertionError("a Hessian was formed")
+
+    monkeypatch.setattr(_kinks, "trust_region_newton", no_newton)
+    monkeypatch.setattr(_polish, "trust_region_newton", no_newton)
+    X = np.random.RandomState(0).uniform(size=(30, 3))
+    y = np.arange(30) % 3
+    model = SolutionSetEstimator(
+        DFCNNClassifier(max_epochs=30), n_restarts=1, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        s = model.fit(X, y).solution_set_
+    assert not s.converged.any()
+    assert "weights grow" in s.status[0]
+
+
+@pytest.mark.slow
+def test_no_direction_of_dead_units_leads_down():
+    """Units that die in the homotopy come back: none of a minimum's would."""
+    model, X, y = problem("wine", (8, 8), 1e-3, n_restarts=1)
+    s = model.fit(X, y).solution_set_
+    assert s.trustworthy.all()
+    rng = np.random.RandomState(0)
+    for gd, w in zip(model.graphical_derivatives_, s.weights, strict=True):
+        plain, loss = gd.objective.off_kinks(), gd.objective.loss(gd.weights)
+        dead = np.abs(w) <= 1e-10 * np.abs(w).max()
+        for size in np.repeat([1e-1, 1e-2, 1e-3], 100):
+            moved = w.copy()
+            moved[dead] += size * rng.standard_normal(int(dead.sum()))
+            assert plain.loss(moved) >= loss * (1.0 - 1e-14)

@@ -101,12 +101,21 @@ _SLOW_NETS = [
 ]
 
 
+# The paper's own net: ReLU, no biases, nothing that holds the weights.
+_RELU_NETS = [
+    kind(max_epochs=30)
+    for kind in (DFCNNRegressor, DFCNNClassifier, DFCNNBinaryClassifier)
+]
+
+
 def _checks():
-    for nets, marks in ((_DEFAULT_NETS, ()), (_SLOW_NETS, pytest.mark.slow)):
+    slow = [*_SLOW_NETS, *_RELU_NETS]
+    for nets, marks in ((_DEFAULT_NETS, ()), (slow, pytest.mark.slow)):
         for net in nets:
             model = SolutionSetEstimator(net, n_restarts=1)
             for i, (estimator, check) in enumerate(estimator_checks_generator(model)):
-                name = f"{type(net).__name__}-{check.func.__name__}-{i}"
+                kind = f"{'relu ' * (net in _RELU_NETS)}{type(net).__name__}"
+                name = f"{kind}-{check.func.__name__}-{i}"
                 yield pytest.param(estimator, check, id=name, marks=marks)
 
 

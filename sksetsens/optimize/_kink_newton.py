@@ -191,11 +191,14 @@ def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
         n_iter += 1
         gated = objective.on_kinks(kinks, active.pattern)
         g, t = gated.gradient(w), gated.ramps(w).at(kinks)[0]
+        if not (np.isfinite(g).all() and np.isfinite(t).all()):
+            is_minimum, last = False, np.inf
+            break
         fresh = factor is None
         if factor is None:
             Z = gated.kink_jacobian(w)
             system = _System.at(gated, w, Z)
-            if system is None or not np.isfinite(g).all():
+            if system is None:
                 is_minimum, last = False, np.inf
                 break
             curved, curvature = system.curved, system.curvature

@@ -43,8 +43,9 @@ _REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
 _STUCK = 100.0
 # Weights up to this share of the longest are those of dead units.
 _ZERO = 1e-10
-# Kinks per weight, of which those that are none by chance are dropped.
-_MOST = 4
+# Kinks per weight, of which those that are none by chance are dropped; and bytes that
+# their gradients may take.
+_MOST, _MOST_BYTES = 4, 1e9
 # L-BFGS before the first Newton steps.
 _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 # For nets of more than a few hundred weights: at each epsilon above which the smoothed
@@ -133,9 +134,8 @@ def _homotopy(
     unit *= 1.0 + float(np.linalg.norm(w))
     # Units that stay dead while others revive are in nobody's way.
     free = np.abs(w) > (_ZERO * np.abs(w).max(initial=0.0) if by_unit else -1.0)
-    solution, costly = None, by_products(objective)
-    last = _SOON if costly else _LAST
-    while solution is None or eps >= last:
+    solution, last = None, _SOON if by_products(objective) else _LAST
+    while eps >= last:
         smoothed = objective.smoothed(eps, scales)
         enough = min(_EXACT, _PER_EPS * eps) * unit
         w, n, left = _minimised(smoothed, w, free, enough, eps)
@@ -144,15 +144,23 @@ def _homotopy(
             return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
         if eps <= _TRIED:
             active = identified(smoothed, w, eps, scales)
-            if solution is None or len(active.kinks) <= _MOST * w.size:
+            if len(active.kinks) <= _most_kinks(objective):
                 solution = newton_on_kinks(objective, w, active)
                 n_iter += solution.n_iter
-            if solution.is_minimum_on_kinks:
-                break
+                if solution.is_minimum_on_kinks:
+                    break
         # Along the path weights are about linear in epsilon.
         onward = w if previous is None else w + _SHRINK * (w - previous)
         w, previous, eps = onward, w, eps * _SHRINK
+    if solution is None:
+        solution = KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
     return solution.after(n_iter)
+
+
+def _most_kinks(objective: Objective) -> int:
+    """How many are worth sorting out, and fit: their gradients are a dense matrix."""
+    p = objective.n_params
+    return int(min(_MOST * p, _MOST_BYTES / (8 * p)))
 
 
 def _minimised(

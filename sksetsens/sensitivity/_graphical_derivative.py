@@ -362,6 +362,13 @@ class GraphicalDerivative:
             return False
         return self._system.parts_twins(dX, dy)
 
+    @property
+    def has_parted_twins(self) -> bool:
+        """Whether such kinks have come apart, as on other data than the solution's."""
+        if not isinstance(self._system, OnKinks):
+            return False
+        return self._system.has_parted_twins
+
     def gate_tangent(self, shift: Array, dX: Any, dy: Any = None) -> Array:
         """Movement of the kinks' gates with weights and data, shape (n_kinks,)."""
         if not isinstance(self._system, OnKinks):

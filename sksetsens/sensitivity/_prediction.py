@@ -179,6 +179,9 @@ def _piece(
         obstruction = off_manifold(gd, objective, weights, moved)
     jumping, moves_kinks = _without_derivative(gd, perturbation.dX)
     parts = gd.parts_twins(perturbation.dX, perturbation.dy)
+    if parts and n_corrections:
+        # They find out on which of them the solution stays.
+        parts = derivative.has_parted_twins
     return _Piece(
         objective,
         weights,
@@ -191,8 +194,7 @@ def _piece(
         obstruction,
         jumping,
         moves_kinks,
-        # Corrections find out which of them the solution stays on.
-        parts and len(derivative.kinks.twins) > 0,
+        parts,
         breaks,
     )
 

@@ -210,9 +210,18 @@ class OnKinks(Primal):
         if not len(twins):
             return False
         moved = o.ramp_tangents(w, np.zeros_like(w), dX, dy)
-        own, followed = twins.taken(moved), self._along @ self.kinks.taken(moved)
-        size = max(float(np.abs(own).max()), float(np.abs(followed).max()))
-        return bool((np.abs(own - followed) > _TWIN_TOL * size).any())
+        own, of_kinks = twins.taken(moved), self.kinks.taken(moved)
+        size = max(float(np.abs(own).max()), float(np.abs(of_kinks).max()))
+        apart = np.abs(own - self._along @ of_kinks)
+        return bool((apart > _TWIN_TOL * size).any())
+
+    @property
+    def has_parted_twins(self) -> bool:
+        """Whether the inputs of such kinks are not 0, as on other data."""
+        twins, inputs = self.kinks.twins, self._objective.ramps(self._w).inputs
+        sizes = [float(np.abs(inputs[int(call)]).max()) for call in twins.calls]
+        apart = np.abs(twins.taken(inputs)) > _TWIN_TOL * np.array(sizes)
+        return bool(apart.any())
 
     def restricted_map(self, part: slice) -> tuple[Array, Array]:
         o, w = self._objective, self._w
