@@ -59,6 +59,8 @@ _SATURATION = (
     "classes or unscaled features, or a fold of the solution set), so that first order "
     "means nothing; standardise X, and add weight decay to the optimizer"
 )
+# Weights up to this size are 0: their squares are below every rounding.
+_VANISHED = 1e-30
 # Relative stationarity from which Newton's method is worth its Hessians.
 _NEAR = 1e-6
 # Growth of the weights' norm from which L-BFGS has left the scale of the training.
@@ -202,7 +204,9 @@ def _polished_on_kinks(
         found = minimised_on_kinks(objective, start)
     else:
         found = continued_on_kinks(objective, start, active)
-    w, gated = found.weights, found.active.fixed(objective)
+    # Weights of dead units end anywhere below rounding, down to denormal numbers.
+    w = np.where(np.abs(found.weights) > _VANISHED, found.weights, 0.0)
+    gated = found.active.fixed(objective)
     here = _Place.of(gated, w)
     scale = here.hessian_norm * (1.0 + float(np.linalg.norm(w)))
     scale = max(scale, found.largest_force, np.finfo(np.float64).tiny)
