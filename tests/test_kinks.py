@@ -320,3 +320,25 @@ def test_the_criterion_speaks_of_kinks_too(lasso):
     (criterion,) = mordukhovich_criterion(lasso)
     assert criterion.holds
     assert criterion.is_certified
+
+
+class _Narrow(nn.Sequential):
+    """Two hidden layers without biases."""
+
+    def __init__(self):
+        layers = [nn.Linear(3, 4, bias=False), nn.ReLU()]
+        layers += [nn.Linear(4, 3, bias=False), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(3, 1, bias=False))
+
+
+def test_a_net_whose_units_are_all_dead():
+    """Noise without a pattern and a heavy penalty: 0 is the minimum, and says so."""
+    X = np.random.RandomState(0).standard_normal((20, 3))
+    y = np.random.RandomState(1).standard_normal((20, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = estimator(_Narrow, X, y, optimizer__weight_decay=1.0)
+    s = model.solution_set_
+    np.testing.assert_array_equal(s.weights, 0.0)
+    assert s.trustworthy.all()
+    assert model.sensitivity(X + 0.1).shift_norm == 0.0

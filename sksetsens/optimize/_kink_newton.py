@@ -209,7 +209,8 @@ def _newton(objective: Objective, w: Array, active: ActiveSet) -> KinkSolution:
             largest = float(balanced.max(initial=0.0))
         lifted = factor.lift(t)
         v = -factor.apply(g - curved(lifted)) - lifted
-        ds = -factor.multipliers(g + curved(v)) / forces
+        with np.errstate(over="ignore"):  # Of kinks that have lost their force.
+            ds = -factor.multipliers(g + curved(v)) / forces
         whole = 1.0 + float(np.linalg.norm(w))
         length = float(np.linalg.norm(v)) / whole
         off = float(np.linalg.norm(lifted)) / whole

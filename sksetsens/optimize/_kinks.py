@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..linalg import probe
 from ..objective import Kinks, Objective
 from ._active_set import ActiveSet, identified, ramp_scales
 from ._kink_newton import KinkSolution, by_products, newton_on_kinks
@@ -39,6 +40,9 @@ _EXACT, _PER_EPS = 1e-9, 1e-2
 _REVIVALS, _FEW_REVIVALS, _MANY, _ALIVE = 10, 2, 1000, 1e-4
 _RAY, _HELD = np.geomspace(1e-3, 1.0, 25), 8
 _REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
+# Streams of the probes by which weights are moved where the homotopy found no minimum,
+# by this share of their root mean square; and epsilon from there.
+_KICKS, _KICK, _KICKED = (11, 12, 13), 0.1, 1e-2
 # Gradient, in terms of what is enough, at which revived units are stuck on their way.
 _STUCK = 100.0
 # Weights up to this share of the longest are those of dead units.
@@ -76,7 +80,13 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
     w, n_iter = lbfgs(smoothed, weights, _LBFGS_TOL, _LBFGS_MAX_ITER)
     solution = _homotopy(objective, w, _FIRST)
     n_iter += solution.n_iter
-    for _ in range(_REVIVALS if weights.size <= _MANY else _FEW_REVIVALS):
+    small = weights.size <= _MANY and not by_products(objective)
+    for stream in _KICKS if small else ():
+        if solution.is_minimum_on_kinks or solution.residual == np.inf:
+            break
+        solution = _kicked(objective, w, stream)
+        n_iter += solution.n_iter
+    for _ in range(_REVIVALS if small else _FEW_REVIVALS):
         if not solution.is_minimum_on_kinks:
             break
         found = revival(objective, solution.weights, solution.kinks)
@@ -88,6 +98,23 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
         n_iter += again.n_iter
         solution = again
     return solution.after(n_iter)
+
+
+def _kicked(objective: Objective, w: Array, stream: int) -> KinkSolution:
+    """The homotopy from elsewhere nearby, and from a smaller epsilon.
+
+    Several ramps of one kink, rounded each to its own width, may hold smoothed weights
+    where the loss itself falls to both sides.
+    """
+    length = _KICK * float(np.linalg.norm(w)) / np.sqrt(w.size)
+    start, n_iter = lbfgs(
+        objective,
+        w + length * probe(w.size, stream=stream),
+        _LBFGS_TOL,
+        _LBFGS_MAX_ITER,
+    )
+    found = _homotopy(objective, start, _KICKED)
+    return found.after(n_iter + found.n_iter)
 
 
 def _revived(

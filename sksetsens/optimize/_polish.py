@@ -60,7 +60,7 @@ _SATURATION = (
     "means nothing; standardise X, and add weight decay to the optimizer"
 )
 # Weights up to this size are 0: their squares are below every rounding.
-_VANISHED = 1e-30
+_VANISHED = 1e-20
 # Relative stationarity from which Newton's method is worth its Hessians.
 _NEAR = 1e-6
 # Growth of the weights' norm from which L-BFGS has left the scale of the training.

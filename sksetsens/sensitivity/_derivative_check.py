@@ -35,6 +35,8 @@ _JUMP_STEP = 1e-9
 _GAP_TOL = 2e-3
 # Share of the gap by which differences at two steps may be apart.
 _STEADY = 0.1
+# A movement of R this far below that of all weights by their own length is none.
+_NOTHING = 1e-15
 # Of a loss, relative: a sum over many rows.
 _ROUNDING = 1e-13
 # Where R = 0 nothing can be compared: the loss's gradient is taken at weights that are
@@ -251,6 +253,8 @@ def _data(gd: GraphicalDerivative) -> Disagreement | None:
     compared = _compare(
         lambda h: (residual(h) - residual(-h)) / (2.0 * h),
         PointProducts(objective, gd.weights).cross(dx),
+        # Where all units are dead, products of their weights are denormal.
+        least=_NOTHING * gd.hessian_norm * (1.0 + float(np.linalg.norm(gd.weights))),
     )
     return _DATA[compared]
 
