@@ -52,6 +52,8 @@ _LBFGS_BEFORE_NEWTON = {
     "huge": (1e-6, 1000),
 }
 _LBFGS_BETWEEN_KINKS = (1e-6, 500)
+# Of large ReLU nets that nothing holds: few of them have a minimiser.
+_LBFGS_OF_FREE = (1e-8, 1000)
 # Share of the initial curvature below which gradient and Hessian vanished together.
 _SATURATED = 1e-8
 _SATURATION = (
@@ -312,13 +314,13 @@ def _plan(
         descent = partial(_lbfgs, *_LBFGS_BETWEEN_KINKS)
         descents = [] if warm else [("lbfgs", descent)]
         return [*plan, *descents, ("levenberg-marquardt", levenberg_marquardt)]
-    if not warm:
-        plan.append(("lbfgs", _coarse_lbfgs))
     # H has the rank of the outputs at most, beside what the net's own curvature adds.
     large = objective.n_params > SMALL and objective.has_ramps
-    by_products = large and _is_free(objective, w)
-    newton = partial(trust_region_newton, by_products=by_products)
-    return [*plan, ("newton", newton)]
+    free = large and _is_free(objective, w)
+    if not warm:
+        of_free = partial(_lbfgs, *_LBFGS_OF_FREE)
+        plan.append(("lbfgs", of_free if free else _coarse_lbfgs))
+    return [*plan, ("newton", partial(trust_region_newton, by_products=free))]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ __all__ = ["MAX_DENSE", "SMALL", "trust_region_newton"]
 Array = NDArray[np.float64]
 
 _NEWTON_MAX_ITER = 30
+# Iterations of a net of ramps that is close to a solution, or never will be.
+_FEW = 8
 # Iterations where the gradient must be small, whatever they cost.
 _PATIENT = 200
 # Weights up to which a Hessian costs milliseconds, and iterations are plentiful.
@@ -123,6 +125,13 @@ class _Problem:
         self.n_params = objective.n_params
         self._by_products = by_products or self.n_params > MAX_DENSE
 
+    @property
+    def budget(self) -> int:
+        """Iterations allowed: many where one costs milliseconds."""
+        if self._by_products and self.n_params <= MAX_DENSE:
+            return _FEW
+        return _NEWTON_MAX_ITER * (5 if self.n_params <= SMALL else 1)
+
     def value_and_gradient(self, u: Array) -> tuple[float, Array]:
         if self._scales is None:
             return self._objective.value_and_gradient(u)
@@ -149,7 +158,7 @@ def _iterate(
         return w, 0, None
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
-    budget = _newton_budget(problem.n_params) if not enough else _PATIENT
+    budget = problem.budget if not enough else _PATIENT
     limit, landmark, n_iter, done = budget, norm, 0, False
     for _ in progress(range(_EXTENSIONS * budget), budget, "newton"):
         if n_iter == limit:
@@ -202,11 +211,6 @@ def _last_steps(
             return w, n_iter
         w, gradient, norm = candidate, moved, float(np.linalg.norm(moved))
     return w, _LAST_STEPS
-
-
-def _newton_budget(n_params: int) -> int:
-    """Iterations allowed: many where an iteration costs milliseconds."""
-    return _NEWTON_MAX_ITER * (5 if n_params <= SMALL else 1)
 
 
 class _Model(Protocol):

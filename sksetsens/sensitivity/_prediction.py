@@ -292,7 +292,8 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
     if piece.parts_twins:
         return (
             "equal rows sit on a kink together and part, where the derivative is "
-            f"one-sided: {left}; set n_corrections=1, or retrain"
+            f"one-sided: {left}; n_corrections=1 may find which of them stays, and "
+            "retrain does"
         )
     if piece.lacks_derivative:
         return (
