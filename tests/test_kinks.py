@@ -340,5 +340,6 @@ def test_a_net_whose_units_are_all_dead():
         model = estimator(_Narrow, X, y, optimizer__weight_decay=1.0)
     s = model.solution_set_
     np.testing.assert_array_equal(s.weights, 0.0)
+    np.testing.assert_array_equal(s.n_dead_units, 7)
     assert s.trustworthy.all()
     assert model.sensitivity(X + 0.1).shift_norm == 0.0

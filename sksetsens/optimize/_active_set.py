@@ -56,6 +56,15 @@ class ActiveSet:
         pattern = {call: t > 0.0 for call, t in ramps.inputs.items()}
         return cls(objective.kinks, pattern, ramp_scales(ramps))
 
+    @classmethod
+    def of_zero(cls, objective: Objective, weights: Array) -> Self:
+        """Of a net whose every unit is dead."""
+        scales = ramp_scales(objective.ramps(weights))
+        found = identified(
+            objective.smoothed(_ON_KINK, scales), weights, _ON_KINK, scales
+        )
+        return cls(found.kinks, found.pattern, found.scales)
+
     def fixed(self, objective: Objective) -> Objective:
         """The objective with all gates held: smooth."""
         return objective.on_kinks(self.kinks, self.pattern)

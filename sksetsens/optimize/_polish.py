@@ -208,6 +208,9 @@ def _polished_on_kinks(
         found = continued_on_kinks(objective, start, active)
     # Weights of dead units end anywhere below rounding, down to denormal numbers.
     w = np.where(np.abs(found.weights) > _VANISHED, found.weights, 0.0)
+    if not w.any():
+        # Units that all die together leave no scale by which any is small.
+        found = replace(found, active=ActiveSet.of_zero(objective, w))
     gated = found.active.fixed(objective)
     here = _Place.of(gated, w)
     scale = here.hessian_norm * (1.0 + float(np.linalg.norm(w)))
