@@ -86,13 +86,14 @@ def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
             break
         solution = _kicked(objective, w, stream)
         n_iter += solution.n_iter
+    attempts = list(_REVIVED)
     for _ in range(_REVIVALS if small else _FEW_REVIVALS):
         if not solution.is_minimum_on_kinks:
             break
         found = revival(objective, solution.weights, solution.kinks)
         if not found.slope < -_ALIVE:
             break
-        again = _revived(objective, solution, found.directions)
+        again = _revived(objective, solution, found.directions, attempts)
         if again is None:
             break
         n_iter += again.n_iter
@@ -118,20 +119,27 @@ def _kicked(objective: Objective, w: Array, stream: int) -> KinkSolution:
 
 
 def _revived(
-    objective: Objective, solution: KinkSolution, directions: Array
+    objective: Objective,
+    solution: KinkSolution,
+    directions: Array,
+    attempts: list[tuple[float, int | None]],
 ) -> KinkSolution | None:
     """A lower minimum, from where units were revived; None without one.
 
     Of all of them at once, or of the first alone: together they may be in each other's
-    way. The smaller epsilon, the narrower the cones that are not smoothed away.
+    way. The smaller epsilon, the narrower the cones that are not smoothed away. The
+    attempt that finds it becomes the first one.
     """
     w, loss = solution.weights, objective.loss(solution.weights)
     n_iter = 0
-    for eps, n_units in _REVIVED:
+    for attempt in list(attempts):
+        eps, n_units = attempt
         start = _downhill(objective, w, directions[:n_units])
         again = _homotopy(objective, start, eps, by_unit=True)
         n_iter += again.n_iter
         if again.is_minimum_on_kinks and objective.loss(again.weights) < loss:
+            attempts.remove(attempt)
+            attempts.insert(0, attempt)
             return again.after(n_iter)
     return None
 
