@@ -93,7 +93,8 @@ def trust_region_newton(
     n_iter : int
     """
     problem = _Problem(objective, by_products=by_products)
-    w, n_iter, model = _iterate(problem, w, tol, enough)
+    few = _FEW if by_products and objective.n_params <= MAX_DENSE else None
+    w, n_iter, model = _iterate(problem, w, tol, enough, max_iter=few)
     if enough or not isinstance(model, _QuadraticModel):
         return w, n_iter
     scales = weight_scales(cast(Objective, objective), model.at, model.H)
@@ -125,13 +126,6 @@ class _Problem:
         self.n_params = objective.n_params
         self._by_products = by_products or self.n_params > MAX_DENSE
 
-    @property
-    def budget(self) -> int:
-        """Iterations allowed: many where one costs milliseconds."""
-        if self._by_products and self.n_params <= MAX_DENSE:
-            return _FEW
-        return _NEWTON_MAX_ITER * (5 if self.n_params <= SMALL else 1)
-
     def value_and_gradient(self, u: Array) -> tuple[float, Array]:
         if self._scales is None:
             return self._objective.value_and_gradient(u)
@@ -149,7 +143,12 @@ class _Problem:
 
 
 def _iterate(
-    problem: _Problem, w: Array, tol: float, enough: float = 0.0
+    problem: _Problem,
+    w: Array,
+    tol: float,
+    enough: float = 0.0,
+    *,
+    max_iter: int | None = None,
 ) -> tuple[Array, int, _Model | None]:
     """The iteration in the problem's own units, and its last model."""
     value, gradient = problem.value_and_gradient(w)
@@ -158,7 +157,8 @@ def _iterate(
         return w, 0, None
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
-    budget = problem.budget if not enough else _PATIENT
+    budget = max_iter or _newton_budget(problem.n_params)
+    budget = _PATIENT if enough else budget
     limit, landmark, n_iter, done = budget, norm, 0, False
     for _ in progress(range(_EXTENSIONS * budget), budget, "newton"):
         if n_iter == limit:
@@ -211,6 +211,11 @@ def _last_steps(
             return w, n_iter
         w, gradient, norm = candidate, moved, float(np.linalg.norm(moved))
     return w, _LAST_STEPS
+
+
+def _newton_budget(n_params: int) -> int:
+    """Iterations allowed: many where an iteration costs milliseconds."""
+    return _NEWTON_MAX_ITER * (5 if n_params <= SMALL else 1)
 
 
 class _Model(Protocol):
