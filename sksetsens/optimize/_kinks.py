@@ -16,7 +16,7 @@ from ..objective import Kinks, Objective
 from ._active_set import ActiveSet, identified, ramp_scales
 from ._kink_newton import KinkSolution, by_products, newton_on_kinks
 from ._lbfgs import lbfgs
-from ._revival import revival
+from ._revival import dead_weights, revival
 from ._some_weights import SomeWeights
 from ._stationarity import runs_away
 from ._trust_region import SMALL, trust_region_newton
@@ -36,7 +36,8 @@ _FIRST, _WARM, _SHRINK, _TRIED, _LAST = 1e-1, 1e-3, 0.1**0.5, 2e-4, 1e-8
 _EXACT, _PER_EPS = 1e-9, 1e-2
 # Units that are revived one after the other, in nets of up to so many weights and in
 # larger ones; the slope that does; where on the ray their weights are put, relative to
-# 1 + |w|, and which of these where the loss rises; epsilon from there, and at the end.
+# 1 + |w|, and which of these where the loss rises; epsilon from there, and how many
+# units at once (None for all).
 _REVIVALS, _FEW_REVIVALS, _MANY, _ALIVE = 10, 2, 1000, 1e-4
 _RAY, _HELD = np.geomspace(1e-3, 1.0, 25), 8
 _REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
@@ -45,8 +46,6 @@ _REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
 _KICKS, _KICK, _KICKED = (11, 12, 13), 0.1, 1e-2
 # Gradient, in terms of what is enough, at which revived units are stuck on their way.
 _STUCK = 100.0
-# Weights up to this share of the longest are those of dead units.
-_ZERO = 1e-10
 # Kinks per weight, of which those that are none by chance are dropped; and bytes that
 # their gradients may take.
 _MOST, _MOST_BYTES = 4, 1e9
@@ -168,7 +167,7 @@ def _homotopy(
     unit = objective.smoothed(eps, scales).hessian_norm(w)
     unit *= 1.0 + float(np.linalg.norm(w))
     # Units that stay dead while others revive are in nobody's way.
-    free = np.abs(w) > (_ZERO * np.abs(w).max(initial=0.0) if by_unit else -1.0)
+    free = ~dead_weights(w) if by_unit else np.ones(w.size, dtype=bool)
     solution, last = None, _SOON if by_products(objective) else _LAST
     while eps >= last:
         smoothed = objective.smoothed(eps, scales)

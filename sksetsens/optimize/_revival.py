@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..linalg import probe_generator
 from ..objective import Kinks, Objective
 
-__all__ = ["Revival", "revival"]
+__all__ = ["Revival", "dead_weights", "revival"]
 
 Array = NDArray[np.float64]
 
@@ -33,6 +33,14 @@ _ANGLES = np.geomspace(1.0, 0.01, 25)
 _APART = 0.9
 # Weights up to this share of the longest are those of dead units.
 _ZERO = 1e-10
+
+
+def dead_weights(weights: Array) -> NDArray[np.bool_]:
+    """Which weights are 0 beside the longest: those of dead units."""
+    found: NDArray[np.bool_] = np.abs(weights) <= _ZERO * np.abs(weights).max(
+        initial=0.0
+    )
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def revival(objective: Objective, weights: Array, kinks: Kinks) -> Revival:
     found = Revival(np.inf, np.zeros((0, weights.size)))
     if not kinks.n_dead_units:
         return found
-    dead = np.flatnonzero(np.abs(weights) <= _ZERO * np.abs(weights).max(initial=0.0))
+    dead = np.flatnonzero(dead_weights(weights))
     live = weights.copy()
     live[dead] = 0.0
     for units in _dead_units(objective, live, kinks, dead):

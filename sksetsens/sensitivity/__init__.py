@@ -4,10 +4,11 @@ Diagnosis of a solution, the predicted set, the range of the first order. May im
 perturbation, sets, optimize, and what is below.
 """
 
+from ._affine_set import AffineSet
 from ._breaks import beyond_break, first_break
 from ._coderivative import Coderivative
 from ._diagnosis import Diagnosis, Finding, diagnose
-from ._graphical_derivative import AffineSet, GraphicalDerivative
+from ._graphical_derivative import GraphicalDerivative
 from ._linear_range import LinearRange, linear_range
 from ._linearise import Linearisation, collect, linearise, warn_of
 from ._prediction import predict_set

@@ -12,7 +12,7 @@ which is empty, or the affine set :math:`v_0 + \ker H` with
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,69 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ..linalg import PseudoInverse, Reason, Subspace, probe
+from ..linalg import PseudoInverse, Subspace, probe
 from ..objective import Kinks, Objective
 from ..optimize import MAX_ON_KINKS, ActiveSet, stationary_on_kinks
+from ._affine_set import AffineSet
 from ._undifferentiable import Undifferentiable, undifferentiable
 from .systems import OnKinks, Point, Solver, choose_system
 
-__all__ = ["AffineSet", "GraphicalDerivative"]
+__all__ = ["GraphicalDerivative"]
 
 Array = NDArray[np.float64]
 
 # Movement, relative to 1 + |w|, within which solutions on other kinks may lie where the
 # first order moves less.
 _NEAR = 1e-4
-
-
-@dataclass(frozen=True)
-class AffineSet:
-    """The set ``{v : H v + B dx = 0}``: empty, or ``shift + ker H``.
-
-    Attributes
-    ----------
-    shift : ndarray of shape (n_params,)
-        Shortest element ``v0 = -H^+ B dx``; NaN where the set is empty.
-
-    factor : PseudoInverse
-        Of H.
-
-    residual : float
-        ``|H v0 + B dx| / |B dx|``, Euclidean; 0 for ``B dx = 0``.
-
-    is_empty : bool
-        Whether ``B dx`` leaves range H.
-
-    cutoff_change : float
-        Relative change of the shift within one decade of rcond.
-
-    status : str
-        One sentence.
-
-    reason : Reason
-        Which one.
-
-    n_iter : int
-        Products of an iterative solve; 0 for a factorisation.
-
-    converged : bool
-        Whether an iterative solve met its tolerance.
-    """
-
-    shift: Array
-    factor: PseudoInverse
-    residual: float
-    is_empty: bool
-    cutoff_change: float
-    status: str
-    reason: Reason
-    n_iter: int = 0
-    converged: bool = True
-
-    @property
-    def kernel(self) -> Subspace:
-        """ker H; ``kernel.project`` is the orthogonal projector on it."""
-        return self.factor.kernel
 
 
 class GraphicalDerivative:

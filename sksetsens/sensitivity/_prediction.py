@@ -14,8 +14,9 @@ from ..linalg import Reason
 from ..objective import Objective
 from ..perturbation import Perturbation
 from ..sets import PredictedSolutionSet
+from ._affine_set import AffineSet
 from ._breaks import across_breaks, first_break
-from ._graphical_derivative import AffineSet, GraphicalDerivative
+from ._graphical_derivative import GraphicalDerivative
 from ._linearise import kink_evidence, spectral_evidence
 from ._manifold import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._reach import HOLDS_TOL, FirstOrderError, first_order_error

@@ -21,11 +21,8 @@ class MatrixFreeKinked(ByProbes, OnKinks):
     factor: KrylovTangentInverse
 
     def __init__(self, point: Point) -> None:
-        settings, objective, w = (
-            self._by_products(point),
-            point.objective,
-            point.weights,
-        )
+        settings = self._by_products(point)
+        objective, w = point.objective, point.weights
         Z = objective.kink_jacobian(w)
         factor = KrylovTangentInverse(self._product, Z, **settings)
         norm = objective.hessian_norm(w)
