@@ -41,11 +41,16 @@ _EXACT, _PER_EPS = 1e-9, 1e-2
 _REVIVALS, _FEW_REVIVALS, _MANY, _ALIVE = 10, 2, 1000, 1e-4
 _RAY, _HELD = np.geomspace(1e-3, 1.0, 25), 8
 _REVIVED = ((3e-3, None), (3e-3, 1), (3e-2, None))
+# From there they grow to their size by L-BFGS, in so many rounds of so many iterations,
+# epsilon relative to the inputs they have by then: Newton's steps would be as many, at
+# tens of times the price.
+_ROUNDS, _GROWING = 4, 200
 # Streams of the probes by which weights are moved where the homotopy found no minimum,
 # by this share of their root mean square; and epsilon from there.
 _KICKS, _KICK, _KICKED = (11, 12, 13), 0.1, 1e-2
-# Gradient, in terms of what is enough, at which revived units are stuck on their way.
-_STUCK = 100.0
+# Newton's steps of revived units at each epsilon, and the gradient, in terms of what is
+# enough, at which they are stuck on their way.
+_STEPS, _STUCK = 90, 100.0
 # Kinks per weight, of which those that are none by chance are dropped; and bytes that
 # their gradients may take.
 _MOST, _MOST_BYTES = 4, 1e9
@@ -134,8 +139,9 @@ def _revived(
     for attempt in list(attempts):
         eps, n_units = attempt
         start = _downhill(objective, w, directions[:n_units])
+        start, n = _grown(objective, start, eps)
         again = _homotopy(objective, start, eps, by_unit=True)
-        n_iter += again.n_iter
+        n_iter += n + again.n_iter
         if again.is_minimum_on_kinks and objective.loss(again.weights) < loss:
             attempts.remove(attempt)
             attempts.insert(0, attempt)
@@ -152,6 +158,17 @@ def _downhill(objective: Objective, w: Array, directions: Array) -> Array:
         # Live kinks may hold against a straight way, and give way on a curved one.
         w = lowest if objective.loss(lowest) < objective.loss(w) else points[_HELD]
     return w
+
+
+def _grown(objective: Objective, w: Array, eps: float) -> tuple[Array, int]:
+    """Downhill from revived units, dead ones held, and the iterations it took."""
+    free, n_iter = ~dead_weights(w), 0
+    for _ in range(_ROUNDS):
+        scales = ramp_scales(objective.ramps(w), by_unit=True)
+        smoothed = SomeWeights(objective.smoothed(eps, scales), w, free)
+        u, n = lbfgs(smoothed, w[free], _EXACT, _GROWING)
+        w, n_iter = smoothed.whole(u), n_iter + n
+    return w, n_iter
 
 
 def _homotopy(
@@ -172,7 +189,8 @@ def _homotopy(
     while eps >= last:
         smoothed = objective.smoothed(eps, scales)
         enough = min(_EXACT, _PER_EPS * eps) * unit
-        w, n, left = _minimised(smoothed, w, free, enough, eps)
+        steps = _STEPS if by_unit else None
+        w, n, left = _minimised(smoothed, w, free, enough, eps, steps)
         n_iter += n
         if runs_away(objective, w) or (by_unit and left > _STUCK * enough):
             return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
@@ -198,7 +216,12 @@ def _most_kinks(objective: Objective) -> int:
 
 
 def _minimised(
-    smoothed: Objective, w: Array, free: Mask, enough: float, eps: float
+    smoothed: Objective,
+    w: Array,
+    free: Mask,
+    enough: float,
+    eps: float,
+    max_steps: int | None,
 ) -> tuple[Array, int, float]:
     """A minimiser in the free weights, the iterations it took, and |R| there."""
     function: Objective | SomeWeights = smoothed
@@ -210,7 +233,7 @@ def _minimised(
         most = _LONG_MAX_ITER if eps > _STIFF else _LONGEST
         u, n_iter = lbfgs(function, u, _EXACT, most)
     if not costly:
-        u, n = trust_region_newton(function, u, 0.0, enough=enough)
+        u, n = trust_region_newton(function, u, 0.0, enough=enough, max_iter=max_steps)
         n_iter += n
     moved = w.copy()
     moved[free] = u

@@ -62,6 +62,7 @@ def trust_region_newton(
     *,
     enough: float = 0.0,
     by_products: bool = False,
+    max_iter: int | None = None,
 ) -> tuple[Array, int]:
     """Trust-region Newton on the exact Hessian, with exact subproblems.
 
@@ -85,6 +86,9 @@ def trust_region_newton(
         Where positive, ``|R|`` at which it ends, whatever the tolerance.
     by_products : bool, default=False
         Solve on Krylov spaces whatever the size, as where H is of low rank.
+    max_iter : int, default=None
+        Iterations after which it must shrink the gradient at a pace to go on. None for
+        as many as the size and what is asked for are worth.
 
     Returns
     -------
@@ -93,8 +97,9 @@ def trust_region_newton(
     n_iter : int
     """
     problem = _Problem(objective, by_products=by_products)
-    few = _FEW if by_products and objective.n_params <= MAX_DENSE else None
-    w, n_iter, model = _iterate(problem, w, tol, enough, max_iter=few)
+    if by_products and objective.n_params <= MAX_DENSE:
+        max_iter = _FEW
+    w, n_iter, model = _iterate(problem, w, tol, enough, max_iter=max_iter)
     if enough or not isinstance(model, _QuadraticModel):
         return w, n_iter
     scales = weight_scales(cast(Objective, objective), model.at, model.H)
@@ -157,8 +162,8 @@ def _iterate(
         return w, 0, None
     best, since_best = w, 0
     radius = 1.0 + float(np.linalg.norm(w))
-    budget = max_iter or _newton_budget(problem.n_params)
-    budget = _PATIENT if enough else budget
+    usual = _PATIENT if enough else _newton_budget(problem.n_params)
+    budget = max_iter or usual
     limit, landmark, n_iter, done = budget, norm, 0, False
     for _ in progress(range(_EXTENSIONS * budget), budget, "newton"):
         if n_iter == limit:
