@@ -23,6 +23,7 @@ from ._progress import bars
 from ._validation import (
     check_count,
     check_training_data,
+    check_weights,
     prediction_scorer,
     warn_of_fitted_net,
 )
@@ -196,6 +197,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     X_train_ : ndarray of shape (n_samples, ...), float64
     y_train_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
 
+    sample_weight_ : ndarray of shape (n_samples,)
+        Weights of the rows; ones where none were given.
+
     classes_ : ndarray of shape (n_classes,)
         Classifiers only; in the order of the net's ``classes`` where they are given.
 
@@ -297,7 +301,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     # Training -------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train the set of solutions.
 
         Parameters
@@ -308,6 +314,11 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels of any type for classifiers, real numbers otherwise.
 
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights s of the rows: the data term is ``sum_i s_i l_i / sum_i s_i``, class
+            weights multiplied in. 0 is a row that is not there, 2 one that is there
+            twice. A criterion that adds rows up is weighted without the division.
+
         Returns
         -------
         self : SolutionSetEstimator
@@ -317,8 +328,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         UnsupportedObjectiveError
             If the net's objective is random (dropout), decays weights outside the
             objective (AdamW), depends on the batch size (a summed criterion with weight
-            decay, trained in batches), is not twice differentiable, or wraps a module
-            instance.
+            decay, trained in batches), is not twice differentiable, wraps a module
+            instance, or does not weigh rows by ``sample_weight``.
         AllRestartsFailedError
             If no restart ends with finite weights.
 
@@ -338,6 +349,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         # features are learnt by a copy, and all is stored at the end.
         learner = copy.copy(self)
         data = check_training_data(learner, self.estimator, X, y)
+        weights = check_weights("fit", "sample_weight", sample_weight, data.targets)
         warn_of_fitted_net(self.estimator)
         with memory_explained("fit"), bars(self.verbose):
             self._check_perturbed_fraction(len(data.X))
@@ -353,6 +365,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 quiet=self.verbose < 2,
                 working_memory=self.working_memory,
                 solver=self._solver(),
+                sample_weight=weights,
             )
             restarts = self._run_restarts(task, seeds)
             kept = keep_successful(restarts)
@@ -361,6 +374,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return self._become(
             X_train_=data.X,
             y_train_=data.y,
+            sample_weight_=np.ones(len(data.X)) if weights is None else weights,
             classes_=data.classes,
             n_features_in_=learner.n_features_in_,
             feature_names_in_=getattr(learner, "feature_names_in_", None),

@@ -351,6 +351,73 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
     return TrainingData(X, y.copy(), targets.copy(), None)
 
 
+def check_weights(
+    caller: str, name: str, sample_weight: Any, targets: NDArray[Any]
+) -> NDArray[np.float64] | None:
+    """Weights of the rows; None where they are all 1.
+
+    Parameters
+    ----------
+    caller, name : str
+        The function and its parameter, for errors.
+    sample_weight : array-like of shape (n_samples,) or None
+    targets : ndarray of shape (n_samples, ...)
+        As the criterion sees them: whole numbers are classes.
+
+    Raises
+    ------
+    ValueError
+        If they are of another length, negative, not finite, or all 0.
+
+    Warns
+    -----
+    UserWarning
+        If a class is left without a row.
+    """
+    if sample_weight is None:
+        return None
+    n = len(targets)
+    wanted = (
+        f"The {name!r} parameter of {caller} must be one number per row, {n} in all"
+    )
+    try:
+        weights = np.array(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{wanted}. Got {type(sample_weight).__name__} ({error})."
+        ) from error
+    if weights.shape != (n,):
+        raise ValueError(f"{wanted}. Got shape {weights.shape} instead.")
+    bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0.0))
+    if len(bad):
+        raise ValueError(
+            f"The {name!r} parameter of {caller} must be finite and not negative. Got "
+            f"{weights[bad[0]]} at row {bad[0]} instead; 0 leaves a row out."
+        )
+    if not weights.any():
+        raise ValueError(
+            f"The {name!r} parameter of {caller} must leave a row. Got zeros only."
+        )
+    _warn_of_lost_classes(name, weights, targets)
+    return None if (weights == 1.0).all() else weights
+
+
+def _warn_of_lost_classes(
+    name: str, weights: NDArray[np.float64], targets: NDArray[Any]
+) -> None:
+    if targets.dtype.kind not in "iu" or targets.ndim != 1:
+        return
+    lost = np.setdiff1d(targets, targets[weights > 0.0])
+    if len(lost):
+        warnings.warn(
+            f"The {name!r} parameter leaves no row of {len(lost)} of "
+            f"{len(np.unique(targets))} classes (number {lost[0]} in classes_): "
+            "nothing but a penalty holds their outputs. Keep a row of each class.",
+            UserWarning,
+            stacklevel=user_stacklevel(),
+        )
+
+
 def _real(y: NDArray[Any]) -> NDArray[np.float64]:
     try:
         return y.astype(np.float64)

@@ -13,6 +13,8 @@ from ._memory import memory_explained
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
 from ._stacked import Trained, train_together, why_not_together
+from ._weight_checks import check_sample_weight
+from ._weighted_training import trained_by_weight
 
 __all__ = [
     "SINGLE_FROM",
@@ -23,6 +25,7 @@ __all__ = [
     "Trained",
     "bare_net",
     "check_objective",
+    "check_sample_weight",
     "initialised_net",
     "isolated",
     "kernels_kept",
@@ -31,5 +34,6 @@ __all__ = [
     "shape_targets",
     "single_threaded",
     "train_together",
+    "trained_by_weight",
     "why_not_together",
 ]

@@ -55,6 +55,9 @@ class ObjectiveBase:
         self._decays = weight_decay(net)
         self._split_parameters()
         self._tilt: Tensor | None = None
+        # Of the targets, and the row of each target where some rows have several.
+        self._sample_weight: Tensor | None = None
+        self._target_rows: Tensor | None = None
         self._gating: Gating | None = None
         # What the outputs belong to that were evaluated last, their weights, they.
         self._kept_outputs: tuple[Any, Any, Any] = ((), None, None)
@@ -140,12 +143,65 @@ class ObjectiveBase:
         self.n_samples = self._x.shape[0]
 
     def with_data(self, X: NDArray[Any], y: NDArray[Any] | None = None) -> Self:
-        """The same net, penalty and tilt on other data."""
+        """The same net, penalty, tilt and weights of the rows on other data.
+
+        Weights belong to as many rows as there are: on other numbers they are gone.
+        """
         other = copy.copy(self)
         other._set_data(X, self._y.cpu().numpy() if y is None else y)
+        if len(other._y) != len(self._y):
+            other._sample_weight = other._target_rows = None
         if other._x.shape[1:] != self._x.shape[1:]:
             other._count_outputs()
         return other
+
+    def weighted(self, sample_weight: Array | None) -> Self:
+        """The same objective with weights of the rows.
+
+        Parameters
+        ----------
+        sample_weight : ndarray of shape (n_targets,) or None
+            One for each row, or for each label where rows have several. None for equal
+            ones.
+        """
+        other = copy.copy(self)
+        other._sample_weight = None
+        if sample_weight is not None:
+            other._sample_weight = self._tensor(sample_weight)
+        return other
+
+    def with_labels(self, rows: NDArray[np.int64], labels: NDArray[Any]) -> Self:
+        """The same objective with further labels of some rows, of weight 0.
+
+        `weighted` moves weight from one label of a row to another: the way between
+        two labels, along which there is a derivative.
+
+        Parameters
+        ----------
+        rows : ndarray of int of shape (k,)
+        labels : ndarray of shape (k, ...)
+            As the criterion sees them.
+        """
+        other = copy.copy(self)
+        n = len(self._y)
+        own = torch.arange(n) if self._target_rows is None else self._target_rows
+        more = torch.as_tensor(rows, device=self._device)
+        other._target_rows = torch.cat([own.to(self._device), more])
+        added = _as_tensor(labels).to(self._device, self._y.dtype)
+        other._y = torch.cat([self._y, added])
+        return other.weighted(np.concatenate([self.sample_weight, np.zeros(len(rows))]))
+
+    @property
+    def sample_weight(self) -> Array:
+        """Weights of the targets, shape (n_targets,); ones where they are equal."""
+        if self._sample_weight is None:
+            return np.ones(len(self._y))
+        return self._numpy(self._sample_weight)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self._sample_weight is not None
 
     def _count_outputs(self) -> None:
         one_row = self._forward(self._tensor(self.weights), self._x[:1])
@@ -211,8 +267,17 @@ class ObjectiveBase:
 
     @property
     def n_equations(self) -> int:
-        """Number of outputs over all rows, n*c."""
-        return self.n_samples * self.n_outputs
+        """Number of outputs over all rows, n*c; rows of weight 0 do not count."""
+        n_rows = self.n_samples
+        if self._sample_weight is not None:
+            n_rows = len(np.unique(self._rows_of_targets[self.sample_weight > 0.0]))
+        return n_rows * self.n_outputs
+
+    @property
+    def _rows_of_targets(self) -> NDArray[np.int64]:
+        if self._target_rows is None:
+            return np.arange(self.n_samples)
+        return self._target_rows.cpu().numpy()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -257,6 +322,11 @@ class ObjectiveBase:
         return bool(self._y.is_floating_point())
 
     @property
+    def criterion(self) -> Any:
+        """The criterion, in the analysis dtype."""
+        return self._core.net.criterion_
+
+    @property
     def module(self) -> torch.nn.Module:
         """Copy of the net's module, in the analysis dtype."""
         with self._core.turn:  # Meanwhile another thread may exchange its parameters.
@@ -279,7 +349,7 @@ class ObjectiveBase:
             for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
         }
 
-    def _call(self, w: Tensor, *args: Any, rows: Any = None) -> Tensor:
+    def _call(self, w: Tensor, *args: Any, rows: Any = None, s: Any = None) -> Tensor:
         constants = self._constants
         if w.dtype != self._dtype:
             constants = {
@@ -288,19 +358,26 @@ class ObjectiveBase:
             }
         values = {**self._unflatten(w), **constants}
         with self._core.turn:
-            gates = {"gating": self._gating, "rows": rows}
-            return functional_call(self._core, values, args, gates)
+            how = {"gating": self._gating, "rows": rows, "sample_weight": s}
+            return functional_call(self._core, values, args, how)
 
     def _forward(self, w: Tensor, x: Tensor, rows: Any = None) -> Tensor:
         """Outputs of x, which holds those rows of the data; None for all."""
         return self._call(w, "outputs", x, rows=rows)
 
-    def _loss(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        data_term = self._call(w, "loss", outputs, x, y)
+    def _loss(
+        self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor, s: Tensor | None = None
+    ) -> Tensor:
+        s = self._sample_weight if s is None else s
+        if self._target_rows is not None:
+            outputs, x = outputs[self._target_rows], x[self._target_rows]
+        data_term = self._call(w, "loss", outputs, x, y, s=s)
         return data_term + 0.5 * (self.decay * w * w).sum()
 
-    def _outer(self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        loss = self._loss(outputs, w, x, y)
+    def _outer(
+        self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor, s: Tensor | None = None
+    ) -> Tensor:
+        loss = self._loss(outputs, w, x, y, s)
         return loss if self._tilt is None else loss - self._tilt @ w
 
     def _total(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -418,6 +495,8 @@ class ObjectiveBase:
             self.decay,
             self._tilt,
             self._gating,
+            self._sample_weight,
+            self._target_rows,
         )
 
     # Values ----------------------------------------------------------------------

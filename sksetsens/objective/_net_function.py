@@ -12,8 +12,10 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from .._compat import skeleton_net
 from ._isolation import ATTENTION, DERIVATIVES, Turn
 from ._ramps import Gating, RampMode
+from ._row_weights import weighted_net
 
 Tensor = torch.Tensor
 
@@ -72,11 +74,14 @@ class NetFunction(torch.nn.Module):
         *args: Tensor,
         gating: Gating | None = None,
         rows: Any = None,
+        sample_weight: Tensor | None = None,
+        whole: float | None = None,
     ) -> Tensor:
         """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y).
 
         Ramps are evaluated by a gating where there is one; ``rows`` are then those of
-        all the data that x holds.
+        all the data that x holds. The criterion weighs rows by ``sample_weight``, see
+        `weighted_net`.
         """
         with _plain_attention() if self.attends else contextlib.nullcontext():
             if task == "outputs":
@@ -85,8 +90,12 @@ class NetFunction(torch.nn.Module):
             if task == "value":
                 args = (self.net.infer(args[0]), *args)
             outputs, x, y = args
+            net = self.net
+            if sample_weight is not None:
+                twin = skeleton_net(net, self.module, net.criterion_)
+                net = weighted_net(net, twin, sample_weight, whole)
             with _gated(gating, rows, in_loss=True):
-                return self.net.get_loss(outputs, y, X=x, training=True)
+                return net.get_loss(outputs, y, X=x, training=True)
 
     def note_attention(self, x: Tensor) -> None:
         """Look whether the module evaluates attention on a few rows.

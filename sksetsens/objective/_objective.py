@@ -199,6 +199,24 @@ class Objective(KinkFunctions):
         dx_t = self._tensor(dX).reshape(self._x.shape)
         return self._numpy(self._tangent(self._tensor(weights), None, dx_t, dy_t)[0])
 
+    def weight_product(self, weights: Array, ds: Array) -> Array:
+        """Derivative of R along the targets' weights, shape (n_params,).
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_params,)
+        ds : ndarray of shape (n_targets,)
+        """
+        w = self._tensor(weights)
+        direct, dr, _ = self._weight_tangent(w, ds)
+        rows = (
+            grad(partial(self._pairing, b))(w, self._x[b], dr[b])
+            for b in self._batches()
+        )
+        for row in rows:
+            direct = direct + row
+        return self._numpy(direct)
+
     def cross_adjoint(self, weights: Array, v: Array) -> Array:
         """B' v for v of shape (n_params,), returned in the shape of X."""
         w, v_t = self._tensor(weights), self._tensor(v)

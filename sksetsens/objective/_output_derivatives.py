@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 from .._compat import predict_nonlinearity
 from ._base import Array, ObjectiveBase, Tensor
+from ._isolation import DERIVATIVES
 from ._net_function import map_rows, push
 
 
@@ -180,6 +181,24 @@ class OutputDerivatives(ObjectiveBase):
             (self._tensor(v).reshape(outputs.shape), None, None, None),
         )[1]
         return self._numpy(moved)
+
+    def output_weight_product(self, weights: Array, ds: Array) -> Array:
+        """Derivative of r along the targets' weights, shape (n_samples, n_outputs)."""
+        moved = self._weight_tangent(self._tensor(weights), ds)[1]
+        return self._numpy(moved).reshape(self.n_samples, self.n_outputs)
+
+    def _weight_tangent(self, w: Tensor, ds: Array) -> tuple[Tensor, ...]:
+        """Derivatives along weights of grad_w at fixed outputs, r, and grad_x."""
+        outputs, x = self._outputs(w), self._x
+        s, along = self._tensor(self.sample_weight), self._tensor(ds)
+
+        def gradients(s_: Tensor) -> tuple[Tensor, ...]:
+            wrt = (1, 0, 2)
+            return grad(self._outer, argnums=wrt)(outputs, w, x, self._y, s_)
+
+        with DERIVATIVES:
+            moved: tuple[Tensor, ...] = jvp(gradients, (s,), (along,))[1]
+        return moved
 
     def _target_tangent(self, dy: NDArray[np.floating]) -> Tensor:
         if not self._y.is_floating_point():

@@ -24,6 +24,7 @@ from .._compat import skeleton_net
 from ._checks import bare_net
 from ._isolation import isolated
 from ._net_function import NetFunction
+from ._row_weights import mean_weight
 
 __all__ = ["Trained", "train_together", "why_not_together"]
 
@@ -130,6 +131,7 @@ def train_together(
     X: NDArray[Any],
     y: NDArray[Any],
     seeds: Sequence[int],
+    sample_weight: NDArray[Any] | None = None,
 ) -> list[Trained]:
     """Train one restart per seed, all in one stack.
 
@@ -142,6 +144,7 @@ def train_together(
     X, y : ndarray
         Data in the net's dtype.
     seeds : sequence of int
+    sample_weight : ndarray of shape (n_samples,), default=None
 
     Returns
     -------
@@ -164,7 +167,7 @@ def train_together(
         orders.append(order)
     starts = [_state(net.module_) for net in nets]
     stacks = _stacked([dict(net.module_.named_parameters()) for net in nets])
-    histories = _train(nets[0], stacks, orders, X, y)
+    histories = _train(nets[0], stacks, orders, X, y, sample_weight)
     share = (time.perf_counter() - began) / len(seeds)
     return [
         Trained(start, {**start, **_piece(stacks, i)}, history, share)
@@ -191,6 +194,7 @@ def _train(
     orders: list[_Order],
     X: NDArray[Any],
     y: NDArray[Any],
+    sample_weight: NDArray[Any] | None,
 ) -> list[list[dict[str, Any]]]:
     """Train the stacks in place; a history per restart."""
     core = NetFunction(skeleton_net(net, net.module_.train(), net.criterion_))
@@ -203,12 +207,19 @@ def _train(
     inputs = torch.as_tensor(X, device=net.device)
     targets = torch.as_tensor(y, device=net.device)
 
-    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor) -> Any:
-        return functional_call(core, weights, ("value", x, t))
+    by_row = torch.ones(len(X)) if sample_weight is None else sample_weight
+    shares = torch.as_tensor(by_row).to(inputs)
+    whole = mean_weight(net.criterion_, shares, targets)
+
+    def loss(weights: dict[str, torch.Tensor], x: Any, t: Any, s: Any) -> Any:
+        if sample_weight is None:
+            return functional_call(core, weights, ("value", x, t))
+        how = {"sample_weight": s, "whole": whole}
+        return functional_call(core, weights, ("value", x, t), how)
 
     # An order that all have in common needs no copy of the rows per restart.
     common = orders[0].is_sequential
-    together = vmap(loss, in_dims=(0, None, None) if common else 0)
+    together = vmap(loss, in_dims=(0, None, None, None) if common else 0)
     histories: list[list[dict[str, Any]]] = [[] for _ in orders]
     for epoch in range(net.max_epochs):
         began = time.perf_counter()
@@ -218,7 +229,7 @@ def _train(
             rows = batch[0] if common else torch.stack(batch)
             rows = rows.to(inputs.device)
             optimizer.zero_grad(set_to_none=True)
-            values = together(weights, inputs[rows], targets[rows])
+            values = together(weights, inputs[rows], targets[rows], shares[rows])
             values.sum().backward()
             optimizer.step()
             losses.append(values.detach())

@@ -22,6 +22,7 @@ from ..objective import (
     isolated,
     kernels_kept,
     single_threaded,
+    trained_by_weight,
 )
 from ..optimize import Polished, check_curvature, polish
 from ._interrupts import interrupts_get_through
@@ -50,6 +51,8 @@ class RestartTask:
         The same in the net's dtype, as skorch trains on them.
     polish : bool
     tol : float
+    sample_weight : ndarray of shape (n_samples,) or None
+        Weights of the rows; None for equal ones.
     objective : Objective, default=None
         On the analysis data, at any weights: what restarts in this process share. It
         does not travel to others, because skorch cannot send module classes of
@@ -66,6 +69,7 @@ class RestartTask:
     y_net: NDArray[Any]
     polish: bool
     tol: float
+    sample_weight: NDArray[Any] | None = None
     objective: Objective | None = None
     working_memory: float | None = None
 
@@ -74,20 +78,36 @@ class RestartTask:
 
     def writable(self) -> RestartTask:
         """The same with arrays of its own where they are read-only, as in workers."""
-        names = ("X", "y", "X_net", "y_net")
+        names = ["X", "y", "X_net", "y_net"]
+        names += [] if self.sample_weight is None else ["sample_weight"]
         arrays = {name: np.require(getattr(self, name), None, "W") for name in names}
         return replace(self, **arrays)
 
-    def on(self, X: NDArray[Any], y: NDArray[Any] | None) -> RestartTask:
-        """The same trainings on other data; y None keeps the targets."""
+    def net(self) -> Any:
+        """An initialised net, whose training weighs the rows."""
+        net = bare_net(self.estimator, self.params)
+        if self.sample_weight is not None:
+            net = trained_by_weight(net, self.sample_weight, self.y_net)
+        return net.initialize()
+
+    def on(
+        self,
+        X: NDArray[Any],
+        y: NDArray[Any] | None,
+        sample_weight: NDArray[Any] | None = None,
+    ) -> RestartTask:
+        """The same trainings on other data; None keeps targets, or weights."""
         y = self.y if y is None else y
+        weights = self.sample_weight if sample_weight is None else sample_weight
+        objective = self.objective and self.objective.with_data(X, y).weighted(weights)
         return replace(
             self,
             X=X,
             y=y,
             X_net=X.astype(self.X_net.dtype),
             y_net=y.astype(self.y_net.dtype),
-            objective=self.objective and self.objective.with_data(X, y),
+            sample_weight=weights,
+            objective=objective,
         )
 
 
@@ -165,7 +185,7 @@ def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
     # Polishing draws nothing: restarts in other threads train meanwhile.
     with isolated(seed):
         if stacked is None:
-            net = bare_net(task.estimator, task.params).initialize()
+            net = task.net()
             before = _state(net.module_)
             with kernels_kept(_objective(task, net).attends):
                 _train(net, task)
@@ -206,7 +226,8 @@ def _objective(task: RestartTask, net: Any) -> Objective:
     if net is None:
         net = bare_net(task.estimator, task.params).initialize()
     memory = task.working_memory
-    return Objective(net, task.X, task.y, working_memory=memory)
+    objective = Objective(net, task.X, task.y, working_memory=memory)
+    return objective.weighted(task.sample_weight)
 
 
 def _trainable(module: torch.nn.Module) -> tuple[str, ...]:

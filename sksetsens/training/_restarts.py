@@ -187,7 +187,12 @@ def _train_together(
     with isolated(seeds[0]), single_threaded():
         try:
             found = train_together(
-                task.estimator, task.params, task.X_net, task.y_net, seeds
+                task.estimator,
+                task.params,
+                task.X_net,
+                task.y_net,
+                seeds,
+                task.sample_weight,
             )
         except Exception as error:
             last = traceback.format_exception_only(error)[-1].strip()

@@ -15,6 +15,7 @@ from ..networks import missing_sizes
 from ..objective import (
     Objective,
     check_objective,
+    check_sample_weight,
     initialised_net,
     rehearse_freezing,
     shape_targets,
@@ -59,6 +60,7 @@ def prepare(
     quiet: bool,
     solver: Solver,
     working_memory: float | None = None,
+    sample_weight: np.ndarray | None = None,
 ) -> tuple[Objective, RestartTask]:
     """Refuse what cannot be analysed, before any training.
 
@@ -77,6 +79,7 @@ def prepare(
         Whose size is checked.
     working_memory : float, default=None
         As in `Objective`.
+    sample_weight : ndarray of shape (n_samples,), default=None
 
     Returns
     -------
@@ -97,6 +100,9 @@ def prepare(
     objective = check_objective(trial, X_net, y_net, working_memory).with_data(
         data.X, targets
     )
+    if sample_weight is not None:
+        check_sample_weight(objective)
+        objective = objective.weighted(sample_weight)
     check_size(Point(objective, objective.weights, solver))
     task = RestartTask(
         clone(net),  # What is set on the user's net later must not reach the task.
@@ -107,6 +113,7 @@ def prepare(
         y_net,
         polish,
         tol,
+        sample_weight,
         objective,
         working_memory,
     )

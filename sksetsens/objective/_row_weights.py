@@ -1,0 +1,112 @@
+r"""A net's criterion with weights of the rows.
+
+With row losses :math:`l_i` and weights :math:`s_i` the data term is
+:math:`\sum_i s_i l_i / \sum_i s_i`: a weight of 0 is a row that is not there, one of 2
+a row that is there twice. Class weights :math:`c` multiply :math:`s` in both sums, as
+in torch's own means. What else ``get_loss`` adds is left as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+__all__ = ["is_taken_apart", "mean_weight", "weighted_net"]
+
+_OWN = ("torch.nn.", "sksetsens.")
+_BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
+
+
+def is_taken_apart(criterion: Any) -> bool:
+    """Whether torch gives a criterion's losses row by row: ``reduction="none"``."""
+    known = isinstance(criterion, nn.modules.loss._Loss)
+    return known and type(criterion).__module__.startswith(_OWN)
+
+
+def weighted_net(net: Any, twin: Any, weights: Tensor, whole: Any = None) -> Any:
+    """The twin of a skorch net, given a criterion that weighs the rows.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Whose criterion it is.
+    twin : skorch.NeuralNet
+        A copy of the net's shell, which gets the criterion.
+    weights : Tensor of shape (n_rows,)
+        Of the rows that the criterion will see.
+    whole : float, default=None
+        `mean_weight` of all data, where the criterion sees a part of it. None where it
+        sees all.
+
+    Returns
+    -------
+    twin : skorch.NeuralNet
+    """
+    criterion = net.criterion_
+    value = partial(_weighted, criterion, weights, whole)
+    if isinstance(criterion, nn.Module):
+        # Of the same class: skorch looks whether it is an NLLLoss.
+        weighted = copy.copy(criterion)
+        weighted.forward = value
+        value = weighted
+    twin.__dict__.update(criterion_=value)
+    return twin
+
+
+def _weighted(
+    criterion: Any, weights: Tensor, whole: float | None, outputs: Tensor, y: Tensor
+) -> Tensor:
+    losses = _row_losses(criterion, outputs, y)
+    total = (weights * losses.reshape(len(outputs), -1).sum(dim=1)).sum()
+    reduction = getattr(criterion, "reduction", "mean")
+    if reduction == "sum":
+        return total
+    shares = _shares(criterion, y).to(outputs)
+    if reduction == "mean" and not _counts_classes(criterion, y):
+        # The numbers that a row's losses are.
+        shares = shares * math.prod(losses.shape[1:])
+    if whole is None:
+        return total / (weights * shares).sum()
+    return total / (whole * shares.sum())
+
+
+def _row_losses(criterion: Any, outputs: Tensor, y: Tensor) -> Tensor:
+    """Losses of shape (n_rows, ...)."""
+    if is_taken_apart(criterion):
+        each = copy.copy(criterion)
+        each.reduction = "none"
+        losses: Tensor = type(criterion).forward(each, outputs, y)
+        return losses
+
+    def alone(f: Tensor, t: Tensor) -> Any:
+        return criterion(f[None], t[None])
+
+    return vmap(alone)(outputs, y)
+
+
+def _counts_classes(criterion: Any, y: Tensor) -> bool:
+    """Whether its mean divides by class weights, and leaves rows out."""
+    by_class = isinstance(criterion, _BY_CLASS) and is_taken_apart(criterion)
+    return by_class and not y.is_floating_point()
+
+
+def _shares(criterion: Any, y: Tensor) -> Tensor:
+    """What each row counts in the mean of a criterion, shape (n_rows,)."""
+    if not _counts_classes(criterion, y):
+        return torch.ones(len(y), dtype=torch.float64, device=y.device)
+    counted = (y != criterion.ignore_index).to(torch.float64)
+    if criterion.weight is not None:
+        counted = counted * criterion.weight.to(counted)[y.clamp(min=0)]
+    return counted.reshape(len(y), -1).sum(dim=1)
+
+
+def mean_weight(criterion: Any, weights: Tensor, y: Tensor) -> float:
+    """Mean of the rows' weights as the criterion counts rows."""
+    shares = _shares(criterion, y)
+    return float((weights.to(shares) * shares).sum() / shares.sum())
