@@ -573,20 +573,28 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def sensitivity(
         self,
-        X_perturbed: ArrayLike,
+        X_perturbed: ArrayLike | None = None,
         y_perturbed: ArrayLike | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         n_corrections: int = 0,
     ) -> PredictedSolutionSet:
         """Predict the set of solutions on perturbed training data, not retraining.
 
         Parameters
         ----------
-        X_perturbed : array-like of the shape of the training X
-            Rows that differ from the training data are the perturbed ones.
+        X_perturbed : array-like of the shape of the training X, default=None
+            Rows that differ from the training data are the perturbed ones. None where
+            X stays.
 
         y_perturbed : array-like of the shape of the training y, default=None
-            Perturbed targets of a regressor.
+            Perturbed targets of a regressor, other labels of a classifier: the way
+            from one label to another moves the row's weight between the two.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            New weights of the training rows: 0 removes one, 2 counts it twice. A whole
+            row is a large step: see `nonlinearity`, and `sample_influence` for rows one
+            by one.
 
         n_corrections : int, default=0
             Newton (Gauss-Newton in the dual) steps on the residual of the perturbed
@@ -600,7 +608,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a shape differs, an entry is not finite, or class labels changed.
+            If a shape differs, an entry is not finite, a label was never seen, weights
+            are negative or all 0, or nothing changes.
 
         Warns
         -----
@@ -612,7 +621,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             If the dtype of ``X_perturbed`` cannot hold the training data.
         """
         perturbation = check_perturbation(
-            self, X_perturbed, y_perturbed, caller="sensitivity"
+            self, X_perturbed, y_perturbed, sample_weight, caller="sensitivity"
         )
         check_count("sensitivity", "n_corrections", n_corrections, low=0)
         with memory_explained("sensitivity"), bars(self.verbose):
@@ -620,16 +629,17 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def stability_report(
         self,
-        X_perturbed: ArrayLike,
+        X_perturbed: ArrayLike | None = None,
         y_perturbed: ArrayLike | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         tol: float = 0.1,
     ) -> StabilityReport:
         """How far each solution moves, at worst too, and whether that may be trusted.
 
         Parameters
         ----------
-        X_perturbed, y_perturbed
+        X_perturbed, y_perturbed, sample_weight
             As in `sensitivity`.
 
         tol : float, default=0.1
@@ -640,13 +650,16 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         report : StabilityReport
             Shown as a short table, in notebooks as HTML.
         """
-        return stability_report(self, X_perturbed, y_perturbed, tol=tol)
+        return stability_report(
+            self, X_perturbed, y_perturbed, sample_weight=sample_weight, tol=tol
+        )
 
     def retrain(
         self,
-        X_perturbed: ArrayLike,
+        X_perturbed: ArrayLike | None = None,
         y_perturbed: ArrayLike | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         warm_start: bool = True,
         align: bool = False,
     ) -> SolutionSet:
@@ -654,7 +667,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X_perturbed, y_perturbed
+        X_perturbed, y_perturbed, sample_weight
             As in `sensitivity`.
 
         warm_start : bool, default=True
@@ -674,15 +687,16 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             Solutions that are not stationary are marked in ``status``, not dropped.
         """
         perturbation = check_perturbation(
-            self, X_perturbed, y_perturbed, caller="retrain"
+            self, X_perturbed, y_perturbed, sample_weight, caller="retrain"
         )
-        task = self._task.on(perturbation.X_perturbed, perturbation.y_perturbed)
         if warm_start:
-            derivatives = self.graphical_derivatives_
             with memory_explained("retrain"), bars(self.verbose):
                 return continue_solutions(
-                    derivatives, task, self._solver()
+                    perturbation, self._task.tol, self._solver()
                 ).solution_set
+        task = self._task.on(
+            perturbation.X_perturbed, perturbation.targets, perturbation.sample_weight
+        )
         if align:
             _ = self.solution_set_.symmetry  # refuses unknown ones before any training
         with memory_explained("retrain"), bars(self.verbose):
@@ -690,6 +704,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             kept = keep_successful(restarts)
             old = self._linearisation.derivatives[0].objective
             objective = old.with_data(task.X, task.y).untilted()
+            objective = objective.weighted(task.sample_weight)
             retrained = linearise_restarts(
                 task, objective, kept, self._solver()
             ).solution_set

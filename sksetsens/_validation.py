@@ -398,20 +398,24 @@ def check_weights(
         raise ValueError(
             f"The {name!r} parameter of {caller} must leave a row. Got zeros only."
         )
-    _warn_of_lost_classes(name, weights, targets)
+    warn_of_lost_classes(name, weights, targets, targets)
     return None if (weights == 1.0).all() else weights
 
 
-def _warn_of_lost_classes(
-    name: str, weights: NDArray[np.float64], targets: NDArray[Any]
+def warn_of_lost_classes(
+    name: str,
+    weights: NDArray[np.float64],
+    targets: NDArray[Any],
+    before: NDArray[Any],
 ) -> None:
+    """Say which of the classes in ``before`` have no row of positive weight."""
     if targets.dtype.kind not in "iu" or targets.ndim != 1:
         return
-    lost = np.setdiff1d(targets, targets[weights > 0.0])
+    lost = np.setdiff1d(before, targets[weights > 0.0])
     if len(lost):
         warnings.warn(
             f"The {name!r} parameter leaves no row of {len(lost)} of "
-            f"{len(np.unique(targets))} classes (number {lost[0]} in classes_): "
+            f"{len(np.unique(before))} classes (number {lost[0]} in classes_): "
             "nothing but a penalty holds their outputs. Keep a row of each class.",
             UserWarning,
             stacklevel=user_stacklevel(),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..objective import Movement
 from ..optimize import continued
 from ..sensitivity import GraphicalDerivative, reach
 
@@ -125,7 +126,9 @@ def _ratio(
     """Movement and second-order term per size along a unit direction, and the size."""
     if size is None:
         farthest = float(np.linalg.norm(gd.objective.inputs))
-        found = reach(gd, direction, tol=_SMALL, precision=0.5, farthest=farthest)
+        found = reach(
+            gd, Movement(direction), tol=_SMALL, precision=0.5, farthest=farthest
+        )
         size = min(found, farthest)
     if size == 0.0:
         return np.nan, np.nan, np.nan

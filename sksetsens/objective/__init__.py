@@ -10,6 +10,7 @@ from ._gates import Kinks
 from ._isolation import isolated, kernels_kept, single_threaded
 from ._kink_functions import Ramps
 from ._memory import memory_explained
+from ._movement import Movement
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
 from ._stacked import Trained, train_together, why_not_together
@@ -19,6 +20,7 @@ from ._weighted_training import trained_by_weight
 __all__ = [
     "SINGLE_FROM",
     "Kinks",
+    "Movement",
     "Objective",
     "PointProducts",
     "Ramps",

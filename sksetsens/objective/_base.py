@@ -17,6 +17,7 @@ from ..exceptions import UnsupportedObjectiveError
 from ._criteria import analysed_criterion
 from ._decay import weight_decay
 from ._layerwise import linear_layers
+from ._movement import Movement
 from ._net_function import NetFunction
 from ._ramps import Gating
 
@@ -199,9 +200,22 @@ class ObjectiveBase:
         return self._numpy(self._sample_weight)
 
     @property
+    def decays_everywhere(self) -> bool:
+        """Whether every weight has a quadratic penalty."""
+        return bool((self.decay > 0.0).all())
+
+    @property
     def is_weighted(self) -> bool:
         """Whether rows have weights."""
         return self._sample_weight is not None
+
+    def moved(self, movement: Movement, t: float = 1.0) -> Self:
+        """The same objective where the data has moved by a share of a movement."""
+        y = None if movement.dy is None else self.targets + t * movement.dy
+        other = self.with_data(self.inputs + t * movement.dX, y)
+        if movement.ds is None:
+            return other
+        return other.weighted(self.sample_weight + t * movement.ds)
 
     def _count_outputs(self) -> None:
         one_row = self._forward(self._tensor(self.weights), self._x[:1])

@@ -38,10 +38,20 @@ class Ramps:
         Of each operation, in its own shape.
     forces : dict of int to ndarray
         Derivative of the loss along the ramps' values.
+    row_weights : ndarray of shape (n_samples,), default=None
+        None for equal ones.
     """
 
     inputs: dict[int, Array]
     forces: dict[int, Array]
+    row_weights: Array | None = None
+
+    def mean_square(self, call: int) -> Array:
+        """Of the inputs of an operation over the rows, in the shape of one row."""
+        t, s = self.inputs[call], self.row_weights
+        if s is None or len(t) != len(s):  # Penalties are of no row.
+            return np.asarray(np.mean(t**2, axis=0))
+        return np.asarray(np.tensordot(s, t**2, axes=1) / s.sum())
 
     @property
     def largest_force(self) -> float:
@@ -167,7 +177,14 @@ class KinkFunctions(OutputDerivatives):
         recorder = self._recorded(self._tensor(weights), moved=True)
         inputs = {call: self._numpy(t) for call, t in recorder.inputs.items()}
         forces = {call: self._numpy(t) for call, t in recorder.offsets.items()}
-        return Ramps(inputs, forces)
+        return Ramps(inputs, forces, self._row_weights)
+
+    @property
+    def _row_weights(self) -> Array | None:
+        """Weights of all targets of each row together; None for equal ones."""
+        if self._sample_weight is None:
+            return None
+        return np.bincount(self._rows_of_targets, self.sample_weight, self.n_samples)
 
     def ramp_tangents(
         self, weights: Array, dw: Array, dX: Any = None, dy: Any = None

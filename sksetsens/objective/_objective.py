@@ -16,6 +16,7 @@ from torch.func import grad, grad_and_value
 from ._base import Array, Tensor
 from ._kink_functions import KinkFunctions
 from ._kinks import KinkCounter
+from ._movement import Movement
 from ._net_function import map_rows, push
 from ._products import PointProducts
 
@@ -198,6 +199,15 @@ class Objective(KinkFunctions):
         dy_t = None if dy is None else self._target_tangent(dy)
         dx_t = self._tensor(dX).reshape(self._x.shape)
         return self._numpy(self._tangent(self._tensor(weights), None, dx_t, dy_t)[0])
+
+    def data_product(self, weights: Array, movement: Movement) -> Array:
+        """Derivative of R along a movement of the data, shape (n_params,)."""
+        found = np.zeros(self.n_params)
+        if movement.dy is not None or np.any(movement.dX):
+            found = self.cross_product(weights, movement.dX, movement.dy)
+        if movement.ds is not None:
+            found = found + self.weight_product(weights, movement.ds)
+        return found
 
     def weight_product(self, weights: Array, ds: Array) -> Array:
         """Derivative of R along the targets' weights, shape (n_params,).

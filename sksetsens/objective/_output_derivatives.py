@@ -14,6 +14,7 @@ from .._compat import predict_nonlinearity
 from ._base import Array, ObjectiveBase, Tensor
 from ._isolation import DERIVATIVES
 from ._net_function import map_rows, push
+from ._row_weights import row_shares
 
 
 class OutputDerivatives(ObjectiveBase):
@@ -186,6 +187,55 @@ class OutputDerivatives(ObjectiveBase):
         """Derivative of r along the targets' weights, shape (n_samples, n_outputs)."""
         moved = self._weight_tangent(self._tensor(weights), ds)[1]
         return self._numpy(moved).reshape(self.n_samples, self.n_outputs)
+
+    def weight_jacobian(self, weights: Array) -> Array:
+        """Derivative of R in each target's weight, shape (n_targets, n_params).
+
+        A row each of what `weight_product` adds up.
+        """
+        w = self._tensor(weights)
+        unit = self.weighted(np.ones(len(self._y)))
+        of_rows = self._row_gradients(w, unit._r_of_targets(w))
+        criterion, s = self.criterion, self._tensor(self.sample_weight)
+        shares = row_shares(criterion, self._y).to(w)
+        if getattr(criterion, "reduction", "mean") == "sum":
+            return self._numpy(of_rows)
+        of_rows *= shares.sum() / (s * shares).sum()
+        mean = s @ of_rows
+        of_rows -= torch.outer(shares / (s * shares).sum(), mean)
+        return self._numpy(of_rows)
+
+    def _r_of_targets(self, w: Tensor) -> Tensor:
+        """r of each target alone, (n_targets, n_outputs)."""
+        outputs = self._outputs(w)
+        if self._target_rows is not None:
+            outputs = outputs[self._target_rows]
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            x = self._x if self._target_rows is None else self._x[self._target_rows]
+            value = self._call(w, "loss", leaf, x, self._y, s=self._sample_weight)
+            (r,) = torch.autograd.grad(value, leaf)
+        return r.reshape(len(self._y), self.n_outputs)
+
+    def _row_gradients(self, w: Tensor, r: Tensor) -> Tensor:
+        """``J_i' r_i`` for each target, shape (n_targets, n_params)."""
+
+        def pairing(w_: Tensor, x: Tensor, along: Tensor, row: Tensor) -> Tensor:
+            f = self._forward(w_, x[None], row[None])
+            return (f.reshape(-1) * along).sum()
+
+        one = grad(pairing)
+        rows = torch.as_tensor(self._rows_of_targets, device=w.device)
+        parts = []
+        step = self._tangent_rows(self.n_params + self._activations)
+        for some, along in zip(rows.split(step), r.split(step), strict=True):
+            x = self._x[some]
+            try:
+                parts.append(vmap(one, in_dims=(None, 0, 0, 0))(w, x, along, some))
+            except RuntimeError:  # an operator without a batching rule
+                each = zip(x, along, some, strict=True)
+                parts.append(torch.stack([one(w, *triple) for triple in each]))
+        return torch.cat(parts)
 
     def _weight_tangent(self, w: Tensor, ds: Array) -> tuple[Tensor, ...]:
         """Derivatives along weights of grad_w at fixed outputs, r, and grad_x."""

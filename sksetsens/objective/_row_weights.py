@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-__all__ = ["is_taken_apart", "mean_weight", "weighted_net"]
+__all__ = ["is_taken_apart", "mean_weight", "row_shares", "weighted_net"]
 
 _OWN = ("torch.nn.", "sksetsens.")
 _BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -54,8 +54,9 @@ def weighted_net(net: Any, twin: Any, weights: Tensor, whole: Any = None) -> Any
         # Of the same class: skorch looks whether it is an NLLLoss.
         weighted = copy.copy(criterion)
         weighted.forward = value
-        value = weighted
-    twin.__dict__.update(criterion_=value)
+        twin.__dict__.update(criterion_=weighted)
+    else:
+        twin.__dict__.update(criterion_=value)
     return twin
 
 
@@ -67,7 +68,7 @@ def _weighted(
     reduction = getattr(criterion, "reduction", "mean")
     if reduction == "sum":
         return total
-    shares = _shares(criterion, y).to(outputs)
+    shares = row_shares(criterion, y).to(outputs)
     if reduction == "mean" and not _counts_classes(criterion, y):
         # The numbers that a row's losses are.
         shares = shares * math.prod(losses.shape[1:])
@@ -96,7 +97,7 @@ def _counts_classes(criterion: Any, y: Tensor) -> bool:
     return by_class and not y.is_floating_point()
 
 
-def _shares(criterion: Any, y: Tensor) -> Tensor:
+def row_shares(criterion: Any, y: Tensor) -> Tensor:
     """What each row counts in the mean of a criterion, shape (n_rows,)."""
     if not _counts_classes(criterion, y):
         return torch.ones(len(y), dtype=torch.float64, device=y.device)
@@ -108,5 +109,5 @@ def _shares(criterion: Any, y: Tensor) -> Tensor:
 
 def mean_weight(criterion: Any, weights: Tensor, y: Tensor) -> float:
     """Mean of the rows' weights as the criterion counts rows."""
-    shares = _shares(criterion, y)
+    shares = row_shares(criterion, y)
     return float((weights.to(shares) * shares).sum() / shares.sum())

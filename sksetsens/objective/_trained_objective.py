@@ -15,6 +15,7 @@ from ._objective import Objective
 
 __all__ = [
     "eval_mode",
+    "moved_weights",
     "refuse_another_gradient",
     "refuse_dependence_on_batch_size",
 ]
@@ -34,7 +35,7 @@ def refuse_another_gradient(net: Any, probe: Objective) -> None:
     They differ where get_loss reads weights that the objective cannot exchange, for
     example parameters kept in a list or another object since `initialize`.
     """
-    w = _moved(probe.weights)
+    w = moved_weights(probe.weights)
     with _double_at(net, w), eval_mode(net.module_), torch.enable_grad():
         parameters = [p for p in net.module_.parameters() if p.requires_grad]
         loss = net.get_loss(net.infer(probe._x), probe._y, X=probe._x, training=True)
@@ -55,7 +56,8 @@ def refuse_another_gradient(net: Any, probe: Objective) -> None:
         )
 
 
-def _moved(w: NDArray[np.float64]) -> NDArray[np.float64]:
+def moved_weights(w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights at a random place nearby, where nothing is zero by chance."""
     scale = float(np.sqrt(np.mean(w**2))) or 1.0
     return w + _MOVE * scale * np.random.default_rng(0).standard_normal(w.shape)
 

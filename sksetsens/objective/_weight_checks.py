@@ -7,6 +7,7 @@ import numpy as np
 from ..exceptions import UnsupportedObjectiveError
 from ._objective import Objective
 from ._row_weights import is_taken_apart
+from ._trained_objective import moved_weights
 
 __all__ = ["check_sample_weight"]
 
@@ -47,7 +48,7 @@ def check_sample_weight(objective: Objective) -> None:
     times = (rows + 1) % 3  # 1, 2, 0, ...
     repeated = np.repeat(rows, times)
     X, y = plain.inputs, plain.targets
-    w = plain.weights
+    w = moved_weights(plain.weights)  # Off kinks, and off zeros of R.
     try:
         one = plain.with_data(X[rows], y[rows]).weighted(times.astype(float))
         loss, gradient = one.value_and_gradient(w)

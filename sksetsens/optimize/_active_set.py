@@ -84,11 +84,11 @@ def ramp_scales(ramps: Ramps, *, by_unit: bool = False) -> dict[int, Array]:
     """
     found = {}
     for call, t in ramps.inputs.items():
-        whole = np.sqrt(np.mean(t**2))
+        squares = ramps.mean_square(call)
+        whole = np.sqrt(np.mean(squares))
         found[call] = whole = np.where(whole > 0.0, whole, 1.0)
         if by_unit and t.ndim > 1:
-            own = np.sqrt(np.mean(t**2, axis=0, keepdims=True))
-            found[call] = np.maximum(own, _LEAST * whole)
+            found[call] = np.maximum(np.sqrt(squares)[None], _LEAST * whole)
     return found
 
 

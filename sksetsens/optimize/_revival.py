@@ -175,7 +175,9 @@ def _of_units(units: list[_DeadUnit], n_params: int) -> Revival:
     one, nothing = units[0], np.zeros((0, n_params))
     if min(one.decay_in.min(), one.decay_out.min()) <= 0.0:
         return Revival(np.inf, nothing)  # Nothing holds it: its kernel says so.
-    X, G = one.X / np.sqrt(one.decay_in), one.G / np.sqrt(one.decay_out)
+    felt = one.G.any(axis=1)  # Rows of weight 0 are not there.
+    X, G = one.X[felt], one.G[felt]
+    X, G = X / np.sqrt(one.decay_in), G / np.sqrt(one.decay_out)
     tops, along, sizes = _climbed(X, G)
     order = np.argsort(-sizes)
     chosen: list[int] = []

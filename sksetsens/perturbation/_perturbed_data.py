@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from .._compat import check_feature_names, check_n_features
-from .._validation import encode_labels, user_stacklevel
+from .._validation import (
+    check_weights,
+    encode_labels,
+    user_stacklevel,
+    warn_of_lost_classes,
+)
 from ._directions import (
     called_directions,
     choose_rows,
@@ -21,7 +27,7 @@ from ._directions import (
     random_directions,
 )
 
-__all__ = ["check_inputs", "check_perturbed_data", "perturb_data"]
+__all__ = ["PerturbedData", "check_inputs", "check_perturbed_data", "perturb_data"]
 
 Array = NDArray[np.float64]
 
@@ -48,24 +54,68 @@ def check_inputs(
     return checked
 
 
+@dataclass(frozen=True)
+class PerturbedData:
+    """Perturbed training data, checked.
+
+    Attributes
+    ----------
+    X : ndarray of the shape of the training X
+    y : ndarray or None
+        Real-valued targets as the criterion sees them; None where they stay.
+    labels : ndarray of int of shape (n_samples,) or None
+        Class numbers as the criterion sees them; None where none changes.
+    sample_weight : ndarray of shape (n_samples,) or None
+        New weights of the rows; None where they stay.
+    """
+
+    X: Array
+    y: Array | None
+    labels: NDArray[Any] | None
+    sample_weight: Array | None
+
+
 def check_perturbed_data(
-    estimator: Any, X_perturbed: Any, y_perturbed: Any
-) -> tuple[Array, Array | None]:
-    """Checked perturbed data; targets in the training targets' shape, or None.
+    estimator: Any, X_perturbed: Any, y_perturbed: Any, sample_weight: Any, caller: str
+) -> PerturbedData:
+    """Checked perturbed data.
 
     Parameters
     ----------
     estimator : SolutionSetEstimator
         Fitted.
-    X_perturbed, y_perturbed : array-like
+    X_perturbed, y_perturbed, sample_weight : array-like or None
         As passed to ``sensitivity`` or ``retrain``.
+    caller : str
+        For errors.
 
     Returns
     -------
-    X_perturbed : ndarray of the shape of the training X
-    targets : ndarray or None
-        None where the targets do not change.
+    data : PerturbedData
     """
+    X = estimator.X_train_
+    if X_perturbed is None and y_perturbed is None and sample_weight is None:
+        raise ValueError(
+            f"The 'X_perturbed' parameter of {caller} must be given, or y_perturbed, "
+            "or sample_weight. Got None for all three: nothing changes."
+        )
+    if X_perturbed is not None:
+        X = _check_inputs(estimator, X_perturbed)
+    y = labels = weights = None
+    if y_perturbed is not None:
+        y, labels = _check_targets(estimator, np.asarray(y_perturbed))
+    if sample_weight is not None:
+        targets = estimator.targets_ if labels is None else labels
+        weights = check_weights(caller, "sample_weight", sample_weight, targets)
+        weights = np.ones(len(X)) if weights is None else weights
+    elif labels is not None:
+        warn_of_lost_classes(
+            "y_perturbed", estimator.sample_weight_, labels, estimator.targets_
+        )
+    return PerturbedData(X, y, labels, weights)
+
+
+def _check_inputs(estimator: Any, X_perturbed: Any) -> Array:
     X_train = estimator.X_train_
     if np.ndim(X_perturbed) == 0:
         raise ValueError(
@@ -82,28 +132,35 @@ def check_perturbed_data(
         raise ValueError(
             "The 'X_perturbed' parameter must have the shape of the training X, "
             f"{X_train.shape}. Got {X_perturbed.shape} instead: pass all training "
-            "rows, the unperturbed ones unchanged."
+            "rows, the unperturbed ones unchanged; sample_weight leaves rows out."
         )
-    if y_perturbed is None:
-        return X_perturbed, None
-    return X_perturbed, _check_targets(estimator, np.asarray(y_perturbed))
+    return X_perturbed
 
 
-def _check_targets(estimator: Any, y_perturbed: NDArray[Any]) -> Array | None:
-    y_train = estimator.y_train_
+def _check_targets(
+    estimator: Any, y_perturbed: NDArray[Any]
+) -> tuple[Array | None, NDArray[Any] | None]:
+    """Real-valued targets, or labels, where they change."""
+    y_train, targets = estimator.y_train_, estimator.targets_
     if y_perturbed.shape != y_train.shape:
         raise ValueError(
             "The 'y_perturbed' parameter must have the shape of the training y, "
             f"{y_train.shape}. Got {y_perturbed.shape} instead."
         )
     if is_classifier(estimator):
-        changed = int((y_perturbed != y_train).sum())
-        if changed:
+        unknown = np.setdiff1d(y_perturbed, estimator.classes_)
+        if len(unknown):
             raise ValueError(
-                "The 'y_perturbed' parameter must equal the training y for a "
-                f"classifier: labels have no small change. Got {changed} other labels."
+                "The 'y_perturbed' parameter must hold classes seen at fit, "
+                f"{estimator.classes_.tolist()}. Got {unknown.tolist()} too."
             )
-        return None
+        encoded = encode_labels(y_perturbed, estimator.classes_).astype(targets.dtype)
+        encoded = encoded.reshape(targets.shape)
+        if np.array_equal(encoded, targets):
+            return None, None
+        # The loss of a binary net is a function of a real target.
+        is_real = targets.dtype.kind == "f"
+        return (encoded, None) if is_real else (None, encoded)
     y_perturbed = _real("y_perturbed", y_perturbed)
     bad = int((~np.isfinite(y_perturbed)).sum())
     if bad:
@@ -111,7 +168,7 @@ def _check_targets(estimator: Any, y_perturbed: NDArray[Any]) -> Array | None:
             f"The 'y_perturbed' parameter must be finite. Got {bad} NaN or infinite "
             "entries instead."
         )
-    return y_perturbed.reshape(estimator.targets_.shape)
+    return y_perturbed.reshape(targets.shape), None
 
 
 def _real(name: str, y: NDArray[Any]) -> Array:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ..objective import Movement
 from ._graphical_derivative import GraphicalDerivative
 
 __all__ = ["across_breaks", "beyond_break", "first_break"]
@@ -23,7 +22,7 @@ _BEYOND, _AT_LEAST = 1e-4, 1e-7
 _MAX_BREAKS = 200
 
 
-def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> float:
+def first_break(gd: GraphicalDerivative, shift: Array, movement: Movement) -> float:
     """Smallest share t of a perturbation at which a kink joins or leaves.
 
     To first order: gates ``s + t ds`` reach 0 or 1, or inputs of other ramps reach 0.
@@ -33,8 +32,8 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
     gd : GraphicalDerivative
     shift : ndarray of shape (n_params,)
         Movement of the weights.
-    dX, dy
-        The perturbation.
+    movement : Movement
+        Of the data.
 
     Returns
     -------
@@ -47,11 +46,11 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
         return np.inf
     if not objective.fits_ramps:
         return np.nan
-    if gd.parts_twins(dX, dy):
+    if gd.parts_twins(movement):
         return 0.0
-    found = [_first_gate(gd, shift, dX, dy)]
+    found = [_first_gate(gd, shift, movement)]
     ramps = objective.ramps(w)
-    tangents = objective.ramp_tangents(w, shift, dX, dy)
+    tangents = objective.ramp_tangents(w, shift, movement.dX, movement.dy)
     for call, t in ramps.inputs.items():
         scale = float(np.sqrt(np.mean(t**2)))
         felt = np.abs(ramps.forces[call]) > _NO_FORCE * ramps.largest_force
@@ -63,7 +62,7 @@ def first_break(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
     return min(found)
 
 
-def _first_gate(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> float:
+def _first_gate(gd: GraphicalDerivative, shift: Array, movement: Movement) -> float:
     """Where a gate reaches 0 or 1, or a force 0.
 
     Gate times force is what moves linearly: ``s(t) = s + t mu / (f + t df)``.
@@ -71,8 +70,8 @@ def _first_gate(gd: GraphicalDerivative, shift: Array, dX: Any, dy: Any) -> floa
     gates, forces = gd.kinks.gates, gd.kink_forces
     if not len(gates):
         return np.inf
-    moved = gd.gate_tangent(shift, dX, dy)
-    df, mu = gd.force_tangent(shift, dX, dy, moved), forces * moved
+    moved = gd.gate_tangent(shift, movement)
+    df, mu = gd.force_tangent(shift, movement, moved), forces * moved
     return min(
         _first(gates * forces, gates * df + mu),
         _first((1.0 - gates) * forces, (1.0 - gates) * df - mu),
@@ -93,7 +92,7 @@ def beyond_break(t: float) -> float:
 
 
 def across_breaks(
-    gd: GraphicalDerivative, dX: Any, dy: Any = None, *, max_breaks: int | None = None
+    gd: GraphicalDerivative, movement: Movement, *, max_breaks: int | None = None
 ) -> GraphicalDerivative | None:
     """The derivative at the solution that this one moves to, kinks exchanged.
 
@@ -103,8 +102,8 @@ def across_breaks(
     Parameters
     ----------
     gd : GraphicalDerivative
-    dX, dy : ndarray
-        The perturbation.
+    movement : Movement
+        Of the data.
     max_breaks : int, default=None
         None for 200.
 
@@ -116,16 +115,16 @@ def across_breaks(
     here, t, n_breaks = gd, 0.0, 0
     limit = _MAX_BREAKS if max_breaks is None else max_breaks
     while n_breaks <= limit:
-        shift = here(dX, dy).shift
+        shift = here.along(movement).shift
         if not np.isfinite(shift).all():
             return None
-        way = first_break(here, shift, dX, dy)
+        way = first_break(here, shift, movement)
         step = beyond_break(way)
         arrives = step >= 1.0 - t
         step = 1.0 - t if arrives else step
         n_breaks += not arrives
         t = 1.0 if arrives else t + step
-        objective = gd.objective.with_data(*_moved_data(gd, dX, dy, t))
+        objective = gd.objective.moved(movement, t)
         there = here.on_other_kinks(objective, here.weights + step * shift)
         if there is None:
             return None
@@ -133,11 +132,3 @@ def across_breaks(
         if arrives:
             return here
     return None
-
-
-def _moved_data(
-    gd: GraphicalDerivative, dX: Any, dy: Any, t: float
-) -> tuple[Array, NDArray[Any] | None]:
-    """Data at the share t of a perturbation of those of a solution."""
-    y = None if dy is None else gd.objective.targets + t * dy
-    return gd.objective.inputs + t * dX, y

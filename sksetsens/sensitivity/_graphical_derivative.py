@@ -12,6 +12,7 @@ which is empty, or the affine set :math:`v_0 + \ker H` with
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from ..linalg import PseudoInverse, Subspace, probe
-from ..objective import Kinks, Objective
+from ..linalg import CONSISTENCY_TOL, PseudoInverse, Subspace, probe
+from ..objective import Kinks, Movement, Objective
 from ..optimize import MAX_ON_KINKS, ActiveSet, stationary_on_kinks
 from ._affine_set import AffineSet
 from ._undifferentiable import Undifferentiable, undifferentiable
@@ -242,7 +243,12 @@ class GraphicalDerivative:
         at, kinks = found
         return GraphicalDerivative(plain.on_kinks(kinks), at, solver=self.solver)
 
-    def __call__(self, dX: NDArray[Any], dy: NDArray[Any] | None = None) -> AffineSet:
+    def __call__(
+        self,
+        dX: NDArray[Any],
+        dy: NDArray[Any] | None = None,
+        ds: NDArray[Any] | None = None,
+    ) -> AffineSet:
         """Solutions' first-order movement when the data moves by ``dX``.
 
         Parameters
@@ -253,11 +259,18 @@ class GraphicalDerivative:
         dy : ndarray of the shape of y, default=None
             Perturbation of real-valued targets.
 
+        ds : ndarray of shape (n_samples,), default=None
+            Perturbation of the rows' weights.
+
         Returns
         -------
         affine_set : AffineSet
         """
-        solved = self._system.solve(dX, dy)
+        return self.along(Movement(dX, dy, ds))
+
+    def along(self, movement: Movement) -> AffineSet:
+        """The same for a movement of the data."""
+        solved = self._system.solve(movement)
         return AffineSet(
             solved.value,
             self.factor,
@@ -307,11 +320,20 @@ class GraphicalDerivative:
         inside = np.where(forces > 0.0, np.minimum(gates, 1.0 - gates), 0.0)
         return float(inside.min(initial=np.inf))
 
-    def parts_twins(self, dX: Any, dy: Any = None) -> bool:
+    def on(self, objective: Objective) -> GraphicalDerivative:
+        """The same derivative of an objective that is equal at the solution.
+
+        It knows of further labels, say, along whose weights it may move.
+        """
+        other = copy.copy(self)
+        other.objective, other._system = objective, self._system.on(objective)
+        return other
+
+    def parts_twins(self, movement: Movement) -> bool:
         """Whether kinks that move together in the weights part with the data."""
         if not isinstance(self._system, OnKinks):
             return False
-        return self._system.parts_twins(dX, dy)
+        return self._system.parts_twins(movement)
 
     @property
     def has_parted_twins(self) -> bool:
@@ -320,11 +342,11 @@ class GraphicalDerivative:
             return False
         return self._system.has_parted_twins
 
-    def gate_tangent(self, shift: Array, dX: Any, dy: Any = None) -> Array:
+    def gate_tangent(self, shift: Array, movement: Movement) -> Array:
         """Movement of the kinks' gates with weights and data, shape (n_kinks,)."""
         if not isinstance(self._system, OnKinks):
             return np.zeros(0)
-        return self._system.gate_tangent(shift, dX, dy)
+        return self._system.gate_tangent(shift, movement)
 
     @property
     def kink_forces(self) -> Array:
@@ -333,11 +355,11 @@ class GraphicalDerivative:
             return np.zeros(0)
         return self._system.forces
 
-    def force_tangent(self, shift: Array, dX: Any, dy: Any, gates: Array) -> Array:
+    def force_tangent(self, shift: Array, movement: Movement, gates: Array) -> Array:
         """Movement of the kinks' forces with weights, data and gates, (n_kinks,)."""
         if not isinstance(self._system, OnKinks):
             return np.zeros(0)
-        return self._system.force_tangent(shift, dX, dy, gates)
+        return self._system.force_tangent(shift, movement, gates)
 
     @property
     def can_exchange(self) -> bool:
@@ -408,6 +430,21 @@ class GraphicalDerivative:
         """
         return self._system.movement_basis(), self.reduced_map()
 
+    @cached_property
+    def weight_modulus(self) -> float:
+        """Most that the solution moves per Euclidean norm of the weights' movement.
+
+        Largest singular value of ``H^+`` times R's derivative in the targets' weights;
+        inf where that is not solved for exactly.
+        """
+        if self.is_matrix_free or isinstance(self._system, OnKinks) or self.note:
+            return np.inf
+        columns = self.objective.weight_jacobian(self.weights)
+        outside = self.kernel.project(columns)
+        if np.linalg.norm(outside) > CONSISTENCY_TOL * np.linalg.norm(columns):
+            return np.inf
+        return float(np.linalg.norm(self.factor.apply(columns), 2))
+
     @property
     def target_operator(self) -> LinearOperator:
         """Shift per movement of real-valued targets, up to sign: (n_params, y.size)."""
@@ -420,7 +457,8 @@ class GraphicalDerivative:
         inf where kinks that move together part as targets do.
         """
         still = np.zeros(self.objective.input_shape)
-        if self.parts_twins(still, probe(*self.objective.target_shape)):
+        movement = Movement(still, probe(*self.objective.target_shape))
+        if self.parts_twins(movement):
             return np.inf
         return self._system.target_range_residual
 

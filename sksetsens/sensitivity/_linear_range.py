@@ -32,11 +32,11 @@ class LinearRange:
         was found.
 
     size : ndarray of shape (n_solutions,)
-        The same as a Frobenius norm of the perturbation.
+        The same as a Frobenius norm of the perturbation of X, y and weights.
 
     size_per_row : ndarray of shape (n_solutions,)
         The same as the Euclidean length delta of each moving row, root mean square; 0
-        where only targets move.
+        where only targets or weights move.
 
     tol : float
         Error asked for.
@@ -52,14 +52,19 @@ def _reach(
     gd: GraphicalDerivative, perturbation: Perturbation, tol: float, floor: float
 ) -> float:
     """Where the error exceeds ``tol``, or the first kink joins or leaves."""
-    dX, dy = perturbation.dX, perturbation.dy
-    shift = gd(dX, dy).shift
-    found = reach(gd, dX, dy, tol=tol, floor=floor, shift=shift)
-    return min(found, first_break(gd, shift, dX, dy))
+    movement = perturbation.movement
+    shift = gd.along(movement).shift
+    found = reach(gd, movement, tol=tol, floor=floor, shift=shift)
+    return min(found, first_break(gd, shift, movement))
 
 
 def linear_range(
-    estimator: Any, X_perturbed: Any, y_perturbed: Any = None, *, tol: float = 0.1
+    estimator: Any,
+    X_perturbed: Any = None,
+    y_perturbed: Any = None,
+    *,
+    sample_weight: Any = None,
+    tol: float = 0.1,
 ) -> LinearRange:
     r"""Largest perturbation along a direction that the first order describes.
 
@@ -72,7 +77,7 @@ def linear_range(
     estimator : SolutionSetEstimator, Pipeline or search
         Fitted.
 
-    X_perturbed, y_perturbed
+    X_perturbed, y_perturbed, sample_weight
         As in `SolutionSetEstimator.sensitivity`; their difference to the training data
         is the direction, its length the unit of ``fraction``.
 
@@ -90,7 +95,7 @@ def linear_range(
     """
     check_positive("linear_range", "tol", tol, up_to=1.0)
     perturbation = check_perturbation(
-        estimator, X_perturbed, y_perturbed, caller="linear_range"
+        estimator, X_perturbed, y_perturbed, sample_weight, caller="linear_range"
     )
     if perturbation.size == 0.0:
         raise ValueError(

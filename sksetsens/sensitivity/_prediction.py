@@ -153,9 +153,9 @@ def _piece(
     floor: float,
 ) -> _Piece:
     """Predict from one solution; residuals up to ``floor`` count as rounding."""
-    objective = gd.objective.with_data(*perturbation.data())
+    objective = perturbation.objective(gd.objective)
     plain = objective.off_kinks()
-    affine = gd(perturbation.dX, perturbation.dy)
+    affine = gd.along(perturbation.movement)
     before = gd.residual_norm(objective, gd.weights)
     base_loss = plain.loss(gd.weights)
     if affine.is_empty:
@@ -168,7 +168,9 @@ def _piece(
     error = first_order_error(
         gd, objective, weights, floor=floor, corrected=derivative, before=before
     )
-    breaks = first_break(gd, affine.shift, perturbation.dX, perturbation.dy)
+    if perturbation.removes and not n_corrections:
+        derivative = _without_rows(gd, objective, weights, error)
+    breaks = first_break(gd, affine.shift, perturbation.movement)
     if breaks < 1.0 and not n_corrections and gd.can_exchange:
         error = _error_beyond_break(gd, perturbation, objective, weights, error)
     gradient_norm = derivative.length_of_residual(objective, weights)
@@ -179,7 +181,7 @@ def _piece(
         moved = gd.length(weights - gd.weights)
         obstruction = off_manifold(gd, objective, weights, moved)
     jumping, moves_kinks = _without_derivative(gd, perturbation.dX)
-    parts = gd.parts_twins(perturbation.dX, perturbation.dy)
+    parts = gd.parts_twins(perturbation.movement)
     if parts and n_corrections:
         # They find out on which of them the solution stays.
         parts = derivative.has_parted_twins
@@ -200,6 +202,24 @@ def _piece(
     )
 
 
+def _without_rows(
+    gd: GraphicalDerivative,
+    objective: Objective,
+    weights: Array,
+    error: FirstOrderError,
+) -> GraphicalDerivative:
+    """The derivative on the data that is left: where rows go, the set may extend.
+
+    At interpolation the outputs of a row that is gone are free.
+    """
+    if gd.kinks.holds or (gd.kernel.dim == 0 and gd.objective.decays_everywhere):
+        return gd
+    scale = gd.residual_scale * (1.0 + gd.length(weights))
+    return gd.at(
+        objective, weights, keep_rank=False, stationarity=error.residual / scale
+    )
+
+
 def _exchanged(
     gd: GraphicalDerivative,
     perturbation: Perturbation,
@@ -211,8 +231,7 @@ def _exchanged(
     found = gd.on_other_kinks(objective, weights)
     if found is not None:
         return found
-    dX, dy = perturbation.dX, perturbation.dy
-    return across_breaks(gd, dX, dy, max_breaks=max_breaks)
+    return across_breaks(gd, perturbation.movement, max_breaks=max_breaks)
 
 
 def _error_beyond_break(

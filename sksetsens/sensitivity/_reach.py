@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objective import Objective
+from ..objective import Movement, Objective
 from ._graphical_derivative import GraphicalDerivative
 
 __all__ = ["HOLDS_TOL", "FirstOrderError", "first_order_error", "reach"]
@@ -115,8 +115,7 @@ def first_order_error(
 
 def reach(
     gd: GraphicalDerivative,
-    dX: Array,
-    dy: NDArray[Any] | None = None,
+    movement: Movement,
     *,
     tol: float,
     floor: float = 0.0,
@@ -125,13 +124,13 @@ def reach(
     least_shift: float = 0.0,
     shift: Array | None = None,
 ) -> float:
-    """Largest t at which the first order holds for the perturbation ``t (dX, dy)``.
+    """Largest t at which the first order holds along ``t`` times a movement.
 
     Parameters
     ----------
     gd : GraphicalDerivative
         At the solution.
-    dX, dy : ndarray
+    movement : Movement
         Direction, of any length.
     tol : float
         Error (the worse of nonlinearity and shift error) that still counts as holding.
@@ -154,7 +153,7 @@ def reach(
         to ``farthest``.
     """
     if shift is None:
-        shift = gd(dX, dy).shift
+        shift = gd.along(movement).shift
     if not np.isfinite(shift).all():
         return 0.0
     objective = gd.objective
@@ -162,7 +161,7 @@ def reach(
     def error(t: float) -> float:
         found = first_order_error(
             gd,
-            _moved(objective, dX, dy, t),
+            objective.moved(movement, t),
             gd.weights + t * shift,
             floor=floor,
             least_shift=least_shift,
@@ -171,14 +170,6 @@ def reach(
         return worse if np.isfinite(worse) else np.inf
 
     return _first_crossing(error, tol, precision, farthest)
-
-
-def _moved(
-    objective: Objective, dX: Array, dy: NDArray[Any] | None, t: float
-) -> Objective:
-    """The objective on the data at the share t of a perturbation."""
-    y = None if dy is None else objective.targets + t * dy
-    return objective.with_data(objective.inputs + t * dX, y)
 
 
 def _first_crossing(error: Any, tol: float, precision: float, farthest: float) -> float:

@@ -12,9 +12,10 @@ __all__ = ["sensitivity"]
 
 def sensitivity(
     estimator: Any,
-    X_perturbed: Any,
+    X_perturbed: Any = None,
     y_perturbed: Any = None,
     *,
+    sample_weight: Any = None,
     n_corrections: int = 0,
 ) -> PredictedSolutionSet:
     """Predicted solution set of a fitted estimator, pipeline or search.
@@ -25,7 +26,7 @@ def sensitivity(
         Fitted. ``X_perturbed`` passes through a pipeline's transformers as fitted on
         the unperturbed data.
 
-    X_perturbed, y_perturbed, n_corrections
+    X_perturbed, y_perturbed, sample_weight, n_corrections
         As in `SolutionSetEstimator.sensitivity`.
 
     Returns
@@ -33,4 +34,9 @@ def sensitivity(
     predicted : PredictedSolutionSet
     """
     final, X_perturbed = unwrap(estimator, X_perturbed, caller="sensitivity")
-    return final.sensitivity(X_perturbed, y_perturbed, n_corrections=n_corrections)
+    return final.sensitivity(
+        X_perturbed,
+        y_perturbed,
+        sample_weight=sample_weight,
+        n_corrections=n_corrections,
+    )

@@ -195,7 +195,7 @@ def _automatic_radius(perturbations: list[Perturbation]) -> float:
         float(np.linalg.norm(affine.shift))
         for perturbation in perturbations
         for affine in (
-            gd(perturbation.dX, perturbation.dy) for gd in perturbation.derivatives
+            gd.along(perturbation.movement) for gd in perturbation.derivatives
         )
         if not affine.is_empty
     ]

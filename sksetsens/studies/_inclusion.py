@@ -109,7 +109,7 @@ def _inclusion(
     excess = new.excess(old, gd.weights, radius)
     if excess is None:
         return -np.inf, 0.0
-    affine = gd(perturbation.dX, perturbation.dy)
+    affine = gd.along(perturbation.movement)
     if affine.is_empty:
         return excess, np.inf
     predicted = LocalSet(gd.weights + affine.shift, old.directions)

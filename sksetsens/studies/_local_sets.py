@@ -51,7 +51,7 @@ def retrained_set(
 
     None where retraining did not become stationary.
     """
-    objective = gd.objective.with_data(*perturbation.data())
+    objective = perturbation.objective(gd.objective)
     nudge = 0.0 if trusted else _NUDGE
     polished = continued(
         gd.weights,

@@ -68,9 +68,10 @@ class SolutionPath:
 
 def follow_path(
     estimator: Any,
-    X_perturbed: Any,
+    X_perturbed: Any = None,
     y_perturbed: Any = None,
     *,
+    sample_weight: Any = None,
     tol: float = 0.3,
     min_step: float = 1e-4,
     max_steps: int = 1000,
@@ -82,7 +83,7 @@ def follow_path(
     estimator : SolutionSetEstimator, Pipeline or search
         Fitted.
 
-    X_perturbed, y_perturbed
+    X_perturbed, y_perturbed, sample_weight
         As in `SolutionSetEstimator.sensitivity`.
 
     tol : float, default=0.3
@@ -129,7 +130,7 @@ def follow_path(
     check_positive("follow_path", "min_step", min_step, up_to=1.0)
     check_count("follow_path", "max_steps", max_steps, low=1)
     perturbation = check_perturbation(
-        estimator, X_perturbed, y_perturbed, caller="follow_path"
+        estimator, X_perturbed, y_perturbed, sample_weight, caller="follow_path"
     )
     walks = [
         Walk(gd, perturbation, floor, tol, min_step)

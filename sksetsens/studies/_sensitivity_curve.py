@@ -252,7 +252,7 @@ def _follow(
         # The given estimator keeps its size; fitted arrays are shared.
         sized = copy.copy(final).set_params(perturbation_size=float(size))
         X_new = sized.perturb()
-        perturbation = Perturbation(final, final.X_train_, X_new, final.targets_, None)
+        perturbation = Perturbation(final, final.X_train_, X_new, final.targets_)
         predicted = predict_set(perturbation, n_corrections=n_corrections, warn=False)
         row = _evidence(predicted) | {"perturbation_norms": perturbation.size}
         row["scores"] = score(predicted)

@@ -34,7 +34,7 @@ class StabilityReport:
         What `sensitivity` answers.
 
     size : float
-        Frobenius norm of the perturbation.
+        Frobenius norm of the perturbation of X, y and weights.
 
     distance : ndarray of shape (n_solutions,)
         From the solution to its predicted set, ``|v0|``, Euclidean (Algorithm 1); inf
@@ -42,7 +42,8 @@ class StabilityReport:
 
     bound : ndarray of shape (n_solutions,)
         The most that any perturbation of this size moves the solution to first order,
-        ``kappa |dx|``; inf where no modulus is certified.
+        ``kappa |dx|`` and the like for targets and weights; inf where no modulus is
+        certified.
 
     slack : ndarray of shape (n_solutions,)
         ``bound - distance``: 0 for the worst case, NaN where both are infinite.
@@ -146,7 +147,12 @@ def _told(status: NDArray[np.str_]) -> list[str]:
 
 
 def stability_report(
-    estimator: Any, X_perturbed: Any, y_perturbed: Any = None, *, tol: float = 0.1
+    estimator: Any,
+    X_perturbed: Any = None,
+    y_perturbed: Any = None,
+    *,
+    sample_weight: Any = None,
+    tol: float = 0.1,
 ) -> StabilityReport:
     """How far training moves when its data is perturbed, without retraining.
 
@@ -155,7 +161,7 @@ def stability_report(
     estimator : SolutionSetEstimator, Pipeline or search
         Fitted.
 
-    X_perturbed, y_perturbed
+    X_perturbed, y_perturbed, sample_weight
         As in `SolutionSetEstimator.sensitivity`.
 
     tol : float, default=0.1
@@ -173,14 +179,14 @@ def stability_report(
     """
     check_positive("stability_report", "tol", tol, up_to=1.0)
     perturbation = check_perturbation(
-        estimator, X_perturbed, y_perturbed, caller="stability_report"
+        estimator, X_perturbed, y_perturbed, sample_weight, caller="stability_report"
     )
     predicted = predict_set(perturbation, n_corrections=0, warn=False)
     triples = zip(
         perturbation.derivatives, perturbation.floors, predicted.shift, strict=True
     )
     holds_to = [
-        reach(gd, perturbation.dX, perturbation.dy, tol=tol, floor=floor, shift=shift)
+        reach(gd, perturbation.movement, tol=tol, floor=floor, shift=shift)
         for gd, floor, shift in triples
     ]
     distance, bound = predicted.shift_norm, perturbation.bounds

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._validation import check_count, selection, unwrap, user_stacklevel
 from ..exceptions import IllPosedWarning
+from ..objective import Movement
 from ..optimize import continued
 from ..perturbation import check_inputs
 from ..sensitivity import HOLDS_TOL, GraphicalDerivative, reach
@@ -232,7 +233,7 @@ def _solve(
         dX = dX + further
         reached = _retrained(gd, dX, final.tol)
     floor = 10.0 * float(np.linalg.norm(gd.objective.gradient(gd.weights)))
-    holds_to = reach(gd, dX, tol=HOLDS_TOL, floor=floor)
+    holds_to = reach(gd, Movement(dX), tol=HOLDS_TOL, floor=floor)
     missing = (np.nan, np.nan) if reached is None else goal.missing(reached)
     error, to_point = (m / requested if requested else m for m in missing)
     return TargetPerturbation(

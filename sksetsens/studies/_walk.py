@@ -118,7 +118,7 @@ class Walk:
     def run(self, max_steps: int) -> None:
         """Go on to t = 1, or to where it ends."""
         perturbation, t = self._perturbation, 0.0
-        affine = self.here(perturbation.dX, perturbation.dy)
+        affine = self.here.along(perturbation.movement)
         for _ in range(max_steps):
             self.track.speeds.append(float(np.linalg.norm(affine.shift)))
             if affine.is_empty:
@@ -148,8 +148,7 @@ class Walk:
             return self._across(t, min(beyond_break(breaks), room), affine)
         within = reach(
             self.here,
-            perturbation.dX,
-            perturbation.dy,
+            perturbation.movement,
             tol=self._tol,
             floor=self._floor,
             precision=0.3,
@@ -166,7 +165,7 @@ class Walk:
             if there is not None and there.strictness <= 0.0:
                 there = self._exchanged(t + h, h, affine)
             if there is not None:
-                onward = there(perturbation.dX, perturbation.dy)
+                onward = there.along(perturbation.movement)
                 if self._on_the_branch(there, h, affine, onward):
                     self._arrive(1.0 if arrives else t + h, there)
                     self._stride = h
@@ -182,14 +181,13 @@ class Walk:
         """Where the next kink joins or leaves, from here."""
         if not self.here.can_exchange:
             return np.inf
-        perturbation = self._perturbation
-        return first_break(self.here, affine.shift, perturbation.dX, perturbation.dy)
+        return first_break(self.here, affine.shift, self._perturbation.movement)
 
     def _exchanged(
         self, t: float, h: float, affine: AffineSet
     ) -> GraphicalDerivative | None:
         """The derivative at t on the kinks that hold there; None where none is near."""
-        objective = self.here.objective.with_data(*self._perturbation.data(t))
+        objective = self._perturbation.objective(self.here.objective, t)
         self.track.n_factorisations += 1
         return self.here.on_other_kinks(objective, self.here.weights + h * affine.shift)
 
@@ -208,7 +206,7 @@ class Walk:
             return 0.0, affine
         self.track.n_breaks += 1
         self._arrive(end, there)
-        return h, there(perturbation.dX, perturbation.dy)
+        return h, there.along(perturbation.movement)
 
     def _least_shift(self) -> float:
         """Length of movements whose error is not worth a shorter step."""
@@ -232,7 +230,7 @@ class Walk:
     def _corrected(self, t: float, shift: Array) -> GraphicalDerivative | None:
         """The derivative at the solution near the prediction; None without one."""
         gd = self.here
-        objective = gd.objective.with_data(*self._perturbation.data(t))
+        objective = self._perturbation.objective(gd.objective, t)
         w = gd.weights + shift
         moved = gd.length(shift)
         last = np.inf
@@ -325,12 +323,7 @@ class Walk:
         return float(np.clip(end, t[-1], 1.0))
 
     def _is_transversal(self) -> bool:
-        dx = self._perturbation.dX.ravel()
-        b = self.here.B.matvec(dx)
-        if self._perturbation.dy is not None:
-            still = np.zeros_like(self._perturbation.dX)
-            b = b + self.here.objective.cross_product(
-                self.here.weights, still, self._perturbation.dy
-            )
-        _, z = self.here.factor.weakest
+        gd = self.here
+        b = gd.objective.data_product(gd.weights, self._perturbation.movement)
+        _, z = gd.factor.weakest
         return abs(float(b @ z)) > _TRANSVERSAL * float(np.linalg.norm(b))

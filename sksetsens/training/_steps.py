@@ -13,6 +13,7 @@ from .._validation import TrainingData, user_stacklevel
 from ..exceptions import UnsupportedObjectiveError
 from ..networks import missing_sizes
 from ..objective import (
+    Movement,
     Objective,
     check_objective,
     check_sample_weight,
@@ -21,6 +22,7 @@ from ..objective import (
     shape_targets,
 )
 from ..optimize import continued
+from ..perturbation import Perturbation
 from ..sensitivity import GraphicalDerivative, Linearisation, linearise
 from ..sensitivity.systems import Point, Solver, check_size
 from ..sets import SolutionSet
@@ -172,25 +174,26 @@ def _one_choice_of_weights(restarts: Sequence[Restart]) -> tuple[str, ...]:
 
 
 def continue_solutions(
-    derivatives: Sequence[GraphicalDerivative], task: RestartTask, solver: Solver
+    perturbation: Perturbation, tol: float, solver: Solver
 ) -> Linearisation:
-    """Bring each solution to a stationary point on the task's data, in order.
+    """Bring each solution to a stationary point on perturbed data, in order.
 
     Parameters
     ----------
-    derivatives : sequence of GraphicalDerivative
-        At the solutions on the old data.
-    task : RestartTask
-        With the new data.
+    perturbation : Perturbation
+        Of the data of a fitted estimator.
+    tol : float
+        As in `RestartTask`.
     solver : Solver
 
     Returns
     -------
     linearisation : Linearisation
     """
-    objectives = [gd.objective.with_data(task.X, task.y) for gd in derivatives]
+    derivatives = perturbation.derivatives
+    objectives = [perturbation.objective(gd.objective) for gd in derivatives]
     polished = [
-        continued(gd.weights, gd.factor, objective, tol=task.tol, active=gd.active)
+        continued(gd.weights, gd.factor, objective, tol=tol, active=gd.active)
         for objective, gd in zip(objectives, derivatives, strict=True)
     ]
     objectives = [
@@ -198,14 +201,14 @@ def continue_solutions(
         for objective, point in zip(objectives, polished, strict=True)
     ]
     found = linearise(objectives, polished, solver)
-    _tell_of_other_branches(found.solution_set, derivatives, task)
+    _tell_of_other_branches(found.solution_set, derivatives, perturbation.movement)
     return found
 
 
 def _tell_of_other_branches(
     retrained: SolutionSet,
     derivatives: Sequence[GraphicalDerivative],
-    task: RestartTask,
+    movement: Movement,
 ) -> None:
     """Say in the status where a solution lies beyond what its origin predicts.
 
@@ -216,11 +219,9 @@ def _tell_of_other_branches(
     for i, (gd, w) in enumerate(zip(derivatives, retrained.weights, strict=True)):
         if gd.note:
             continue  # It predicts where outputs stay, not where a zero of R moves.
-        dy = task.y - gd.objective.targets if gd.objective.has_real_targets else None
-        dX = task.X - gd.objective.inputs
-        if gd.is_matrix_free and _obeys_first_order(gd, w - gd.weights, dX, dy):
+        if gd.is_matrix_free and _obeys_first_order(gd, w - gd.weights, movement):
             continue  # A solve costs as much as the answer, two products do not.
-        affine = gd(dX, dy)
+        affine = gd.along(movement)
         if not np.isfinite(affine.shift).all():
             continue  # No prediction to compare with: the status says why.
         beyond = float(gd.kernel.complement_norm(w - gd.weights - affine.shift))
@@ -232,7 +233,7 @@ def _tell_of_other_branches(
     retrained.status = np.array(status)
 
 
-def _obeys_first_order(gd: GraphicalDerivative, moved: Any, dX: Any, dy: Any) -> bool:
+def _obeys_first_order(gd: GraphicalDerivative, moved: Any, movement: Movement) -> bool:
     """Whether ``|H v + B dx| <= |B dx|`` for the movement v that was found."""
-    b = gd.objective.cross_product(gd.weights, dX, dy)
+    b = gd.objective.data_product(gd.weights, movement)
     return bool(np.linalg.norm(gd.H.matvec(moved) + b) <= np.linalg.norm(b))

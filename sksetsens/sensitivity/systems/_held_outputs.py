@@ -24,7 +24,7 @@ from ...linalg import (
     Solution,
     gram_inverse,
 )
-from ...objective import SINGLE_FROM, Objective, PointProducts
+from ...objective import SINGLE_FROM, Movement, Objective, PointProducts
 from ._point import (
     Point,
     WithFactor,
@@ -196,13 +196,14 @@ class SaturatedDual(WithFactor):
 
     # Solves ---------------------------------------------------------------------------
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        if dy is not None and np.any(dy):
+    def solve(self, movement: Movement) -> Solution:
+        # Whatever rows weigh, their outputs are held: weights move nothing.
+        if movement.dy is not None and np.any(movement.dy):
             raise ValueError(
                 "The 'y_perturbed' parameter must be None for a saturated net, whose "
                 "outputs are held where they are. Got targets instead."
             )
-        dX = np.reshape(dX, self._objective.input_shape)
+        dX = np.reshape(movement.dX, self._objective.input_shape)
         factor, rows, Q = self._holding(_nonzero_rows(dX))
         moved = self._exact.input_jacobian(dX)
         return factor.solve_factored((Q * moved[rows]).sum(axis=1))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ...linalg import Solution, TangentInverse, range_residuals
-from ...objective import Kinks, Objective
+from ...objective import Kinks, Movement, Objective
 from ._dense import gauss_newton
 from ._point import STATIONARITY_NOISE, Point, matrix_shape, operator, relative_neglect
 from ._primal import Primal
@@ -96,21 +96,18 @@ class OnKinks(Primal):
 
     # Right-hand sides -----------------------------------------------------------------
 
-    def _sides(self, dX: Any, dy: Any) -> tuple[Array, Array]:
-        o, w = self._objective, self._w
-        b = self._products.cross(dX) if dy is None else o.cross_product(w, dX, dy)
-        return b, o.kink_tangent(w, dX, dy)
+    def solve(self, movement: Movement) -> Solution:
+        # Weights of the rows move no input of a ramp.
+        moved = self._objective.kink_tangent(self._w, movement.dX, movement.dy)
+        return self.factor.solve(self._pushed(movement), moved)
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        return self.factor.solve(*self._sides(dX, dy))
-
-    def gate_tangent(self, shift: Array, dX: Any, dy: Any) -> Array:
+    def gate_tangent(self, shift: Array, movement: Movement) -> Array:
         """Movement ds of the gates with a shift of the weights, shape (n_kinks,)."""
-        b, _ = self._sides(dX, dy)
+        b = self._pushed(movement)
         found: Array = self.factor.multipliers(b + self._curved(shift))
         return -found / self.forces
 
-    def force_tangent(self, shift: Array, dX: Any, dy: Any, gates: Array) -> Array:
+    def force_tangent(self, shift: Array, movement: Movement, gates: Array) -> Array:
         """Movement of the forces with weights, data and gates, shape (n_kinks,).
 
         By central differences: a second derivative, for the place of a break alone.
@@ -118,13 +115,13 @@ class OnKinks(Primal):
         o, kinks = self._objective, self.kinks
         size = float(np.linalg.norm(shift)) / (1.0 + float(np.linalg.norm(self._w)))
         size = max(size, float(np.abs(gates).max(initial=0.0)))
-        size = max(size, float(np.abs(dX).max(initial=0.0)))
+        size = max(size, movement.largest)
         h = _STEP / size if size > 0.0 else _STEP
         found = []
         for t in (h, -h):
-            y = None if dy is None else o.targets + t * dy
-            there = o.with_data(o.inputs + t * dX, y)
-            there = there.on_kinks(kinks.with_gates(kinks.gates + t * gates))
+            there = o.moved(movement, t).on_kinks(
+                kinks.with_gates(kinks.gates + t * gates)
+            )
             w = self._w + t * shift
             found.append(there.ramps(w).at(kinks)[1])
         tangent: Array = (found[0] - found[1]) / (2.0 * h)
@@ -204,12 +201,12 @@ class OnKinks(Primal):
         found: NDArray[np.bool_] = (left > _TWIN_TOL * np.abs(own).max()).any(axis=0)
         return found
 
-    def parts_twins(self, dX: Any, dy: Any) -> bool:
+    def parts_twins(self, movement: Movement) -> bool:
         """Whether such kinks part along a perturbation."""
         o, w, twins = self._objective, self._w, self.kinks.twins
         if not len(twins):
             return False
-        moved = o.ramp_tangents(w, np.zeros_like(w), dX, dy)
+        moved = o.ramp_tangents(w, np.zeros_like(w), movement.dX, movement.dy)
         own, of_kinks = twins.taken(moved), self.kinks.taken(moved)
         size = max(float(np.abs(own).max()), float(np.abs(of_kinks).max()))
         apart = np.abs(own - self._along @ of_kinks)

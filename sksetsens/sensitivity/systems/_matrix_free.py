@@ -17,7 +17,7 @@ from ...linalg import (
     SymmetricPseudoInverse,
     probe,
 )
-from ...objective import SINGLE_FROM, Objective, PointProducts
+from ...objective import SINGLE_FROM, Movement, Objective, PointProducts
 from ._point import (
     STATIONARITY_NOISE,
     Point,
@@ -134,7 +134,7 @@ class ByProbes(Primal):
         return residuals
 
     def _residual_of(self, dX: Array) -> float:
-        found = self.solve(dX.reshape(self._objective.input_shape), None)
+        found = self.solve(Movement(dX.reshape(self._objective.input_shape)))
         return share_outside(found)
 
     @property
@@ -143,7 +143,7 @@ class ByProbes(Primal):
             return 0.0
         dy = probe(*self._objective.target_shape)
         still = np.zeros(self._objective.input_shape)
-        return share_outside(self.solve(still, dy))
+        return share_outside(self.solve(Movement(still, dy)))
 
 
 class MatrixFree(ByProbes):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from ...linalg import (
     probe,
     range_residuals,
 )
-from ...objective import Objective, PointProducts
+from ...objective import Movement, Objective, PointProducts
 from ._solver import Solver
 
 __all__ = [
@@ -132,8 +133,11 @@ class System(Protocol):
     def solution_operator(self) -> LinearOperator:
         """``H^+ B``."""
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        """Shortest solution of ``H v = -B dx``."""
+    def solve(self, movement: Movement) -> Solution:
+        """Shortest solution of ``H v = -b``, b the movement of R with the data."""
+
+    def on(self, objective: Objective) -> Self:
+        """The same system of an objective that is equal here, and moves otherwise."""
 
     def reduced_map(self) -> Array:
         """``H^+ B`` in an orthonormal basis of range H: (rank, n_samples, n_inputs)."""
@@ -184,6 +188,7 @@ class System(Protocol):
 class WithFactor:
     """What all systems share."""
 
+    _objective: Objective
     factor: Any
     restricted: Callable[[slice], tuple[PseudoInverse, Array]]
 
@@ -192,6 +197,11 @@ class WithFactor:
         flat = B.reshape(len(B), -1)
         residuals = range_residuals(*outside_range(factor, flat.T))
         return factor.apply(flat.T).T, residuals
+
+    def on(self, objective: Objective) -> Self:
+        other = copy.copy(self)
+        other._objective = objective
+        return other
 
     def movement_basis(self) -> Array:
         basis: Array = self.factor.range_basis()[0]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ...linalg import PseudoInverse, Solution
-from ...objective import Objective, PointProducts
+from ...objective import Movement, Objective, PointProducts
 from ._point import Point, ZeroOfR, operator
 
 __all__ = ["Primal"]
@@ -31,10 +29,14 @@ class Primal(ZeroOfR):
         self.factor = factor
         self._products = PointProducts(point.objective, point.weights)
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        if dy is None:
-            return self.factor.solve(self._products.cross(dX))
-        return self.factor.solve(self._objective.cross_product(self._w, dX, dy))
+    def solve(self, movement: Movement) -> Solution:
+        return self.factor.solve(self._pushed(movement))
+
+    def _pushed(self, movement: Movement) -> Array:
+        """Movement of R with the data."""
+        if movement.dy is None and movement.ds is None:
+            return self._products.cross(movement.dX)
+        return self._objective.data_product(self._w, movement)
 
     def newton_step(
         self, objective: Objective, weights: Array, enough: float = 0.0

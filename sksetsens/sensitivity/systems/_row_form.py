@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ...linalg import Solution
-from ...objective import Objective
+from ...objective import Movement, Objective
 from ._point import ZeroOfR, matrix_shape, operator
 
 __all__ = ["RowForm"]
@@ -44,15 +44,17 @@ class RowForm(ZeroOfR, ABC):
     def _unwhitened(self, rho: Array) -> Array:
         """The adjoint of `_whitened`, shape (n_samples, n_outputs)."""
 
-    def _rho(self, dX: Any, dy: Any = None) -> Array:
-        rho = self._moved(dX)
-        if dy is not None:
-            r = self._objective.output_target_product(self._w, dy)
-            rho = rho + self._whitened(r)
+    def _rho(self, movement: Movement) -> Array:
+        o, w = self._objective, self._w
+        rho = self._moved(movement.dX)
+        if movement.dy is not None:
+            rho = rho + self._whitened(o.output_target_product(w, movement.dy))
+        if movement.ds is not None:
+            rho = rho + self._whitened(o.output_weight_product(w, movement.ds))
         return rho.ravel()
 
-    def solve(self, dX: Any, dy: Any) -> Solution:
-        return self.factor.solve_factored(self._rho(dX, dy))
+    def solve(self, movement: Movement) -> Solution:
+        return self.factor.solve_factored(self._rho(movement))
 
     def column_range_residuals(self) -> Array:
         return np.zeros(matrix_shape(self._objective))
