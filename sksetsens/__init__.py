@@ -20,6 +20,7 @@ from .sets import (
 )
 from .studies import (
     LipschitzInclusion,
+    SampleInfluence,
     SensitivityCurve,
     SetConvergence,
     SolutionPath,
@@ -28,6 +29,7 @@ from .studies import (
     TargetPerturbation,
     follow_path,
     lipschitz_inclusion,
+    sample_influence,
     sensitivity_curve,
     set_convergence,
     stability_report,
@@ -45,6 +47,7 @@ __all__ = [
     "NetworkSymmetry",
     "PredictedSolutionSet",
     "PredictionChange",
+    "SampleInfluence",
     "SensitivityCurve",
     "SetConvergence",
     "SolutionPath",
@@ -59,6 +62,7 @@ __all__ = [
     "lipschitz_inclusion",
     "lipschitz_modulus",
     "mordukhovich_criterion",
+    "sample_influence",
     "sensitivity",
     "sensitivity_curve",
     "set_convergence",

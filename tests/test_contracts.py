@@ -28,6 +28,7 @@ from sksetsens.linalg import (
     SymmetricPseudoInverse,
 )
 from sksetsens.networks import DFCNN
+from sksetsens.objective import Movement
 from sksetsens.sensitivity import GraphicalDerivative
 from sksetsens.sensitivity.systems import Point, Solver
 from sksetsens.sensitivity.systems._assembled_dual import AssembledDual
@@ -498,7 +499,7 @@ def test_system_operators(solver, curvature, kind, polish):
 def test_system_shift(solver, curvature, kind, polish):
     at = built(solver, curvature, kind, polish)
     dX = np.random.RandomState(1).standard_normal(at.objective.input_shape)
-    solved = at.system.solve(dX, None)
+    solved = at.system.solve(Movement(dX))
     assert solved.is_consistent
     assert solved.converged
     assert solved.residual <= 2e-8
@@ -579,9 +580,9 @@ def test_system_repeats_itself(solver, curvature, kind, polish):
     first, second = (Built(solver, curvature, kind, polish).system for _ in range(2))
     rng = np.random.RandomState(1)
     dX = rng.standard_normal(fitted(kind, polish).X_train_.shape)
-    value = first.solve(dX, None).value
-    np.testing.assert_array_equal(second.solve(dX, None).value, value)
-    np.testing.assert_array_equal(first.solve(dX, None).value, value)
+    value = first.solve(Movement(dX)).value
+    np.testing.assert_array_equal(second.solve(Movement(dX)).value, value)
+    np.testing.assert_array_equal(first.solve(Movement(dX)).value, value)
 
 
 # --- a column that leaves the range --------------------------------------------------

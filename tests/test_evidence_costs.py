@@ -72,13 +72,13 @@ def test_evidence_about_a_prediction_costs_no_more_than_it(weight_decay):
 def test_no_perturbation_is_solved_for_to_word_a_status(monkeypatch):
     model, moved = _fitted(0.1)
     asked = []
-    original = GraphicalDerivative.__call__
+    original = GraphicalDerivative.along
 
     def counted(gd, *perturbation):
         asked.append(perturbation)
         return original(gd, *perturbation)
 
-    monkeypatch.setattr(GraphicalDerivative, "__call__", counted)
+    monkeypatch.setattr(GraphicalDerivative, "along", counted)
     retrained = model.retrain(moved)
     assert retrained.converged.all()
     assert not asked

@@ -244,9 +244,9 @@ def test_stacks_hold_the_missing_restarts_only(tmp_path, monkeypatch):
 
     stacks = []
 
-    def counting(estimator, params, X, y, seeds):
+    def counting(estimator, params, X, y, seeds, *weights):
         stacks.append(list(seeds))
-        return original(estimator, params, X, y, seeds)
+        return original(estimator, params, X, y, seeds, *weights)
 
     original = _restarts.train_together
     monkeypatch.setattr(_restarts, "train_together", counting)

@@ -514,7 +514,8 @@ def test_weights_are_routed():
         renamed = perturbed_score.set_score_request(sample_weight="confidence")
         scoring = {"asking": asking, "deaf": deaf, "shift": neg_shift_norm}
         scaler = StandardScaler().set_fit_request(sample_weight=False)
-        pipeline = make_pipeline(scaler, _model(n_restarts=1))
+        model = _model(n_restarts=1).set_fit_request(sample_weight=False)
+        pipeline = make_pipeline(scaler, model)
         found = cross_validate(pipeline, X, y, scoring=scoring, **passed)
         alias = cross_validate(
             pipeline,

@@ -184,7 +184,8 @@ class KinkFunctions(OutputDerivatives):
         """Weights of all targets of each row together; None for equal ones."""
         if self._sample_weight is None:
             return None
-        return np.bincount(self._rows_of_targets, self.sample_weight, self.n_samples)
+        rows = self._rows_of_targets
+        return np.bincount(rows, self.sample_weight, self.n_samples).astype(np.float64)
 
     def ramp_tangents(
         self, weights: Array, dw: Array, dX: Any = None, dy: Any = None

@@ -159,6 +159,32 @@ class LinearLayers:
         order = torch.argsort(places)
         return total[order][:, order]
 
+    def jacobian_products(self, forward: Any, x: Tensor, V: Tensor) -> Tensor:
+        """``J_i V`` for each row, shape (n_rows, n_outputs, V.shape[1]).
+
+        Parameters
+        ----------
+        forward : callable
+            Outputs at fixed weights.
+        x : Tensor of shape (n_rows, ...)
+        V : Tensor of shape (n_params, r)
+        """
+        found = []
+        widest = max(layer.units.stop - layer.units.start for layer in self._layers)
+        step = max(1, _MAX_FLOATS // (widest * V.shape[1]))
+        for rows in x.split(step):
+            with DERIVATIVES, self._core.turn:
+                inputs, moved = self._moved_outputs(forward, rows)
+            total = V.new_zeros((*moved.shape[:2], V.shape[1]))
+            for layer, h in zip(self._layers, inputs, strict=True):
+                n_units, n_in = layer.places.shape
+                of_layer = V[layer.places.reshape(-1)].reshape(n_units, n_in, -1)
+                along = h @ of_layer.permute(1, 0, 2).reshape(n_in, -1)
+                along = along.reshape(len(h), n_units, -1)
+                total += moved[:, :, layer.units] @ along
+            found.append(total)
+        return torch.cat(found)
+
     def _add_lower(
         self, total: Tensor, forward: Any, x: Tensor, r: Tensor, curvature: Tensor
     ) -> None:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .._compat import skeleton_net
 from ._isolation import ATTENTION, DERIVATIVES, Turn
 from ._ramps import Gating, RampMode
-from ._row_weights import weighted_net
+from ._row_weights import unreduced_net, weighted_net
 
 Tensor = torch.Tensor
 
@@ -79,6 +79,8 @@ class NetFunction(torch.nn.Module):
     ) -> Tensor:
         """``outputs`` of x, ``loss`` of (outputs, x, y), or ``value`` of (x, y).
 
+        ``losses`` of (outputs, x, y) are the rows' own, without penalties.
+
         Ramps are evaluated by a gating where there is one; ``rows`` are then those of
         all the data that x holds. The criterion weighs rows by ``sample_weight``, see
         `weighted_net`.
@@ -91,6 +93,13 @@ class NetFunction(torch.nn.Module):
                 args = (self.net.infer(args[0]), *args)
             outputs, x, y = args
             net = self.net
+            if task == "losses":
+                parts = []
+                for zeros in (False, True):
+                    twin = skeleton_net(net, self.module, net.criterion_)
+                    unreduced_net(net, twin, zeros=zeros)
+                    parts.append(twin.get_loss(outputs, y, X=x, training=True))
+                return parts[0] - parts[1]
             if sample_weight is not None:
                 twin = skeleton_net(net, self.module, net.criterion_)
                 net = weighted_net(net, twin, sample_weight, whole)

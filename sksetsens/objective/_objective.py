@@ -11,8 +11,9 @@ import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
-from torch.func import grad, grad_and_value
+from torch.func import grad, grad_and_value, vmap
 
+from .._compat import predict_nonlinearity
 from ._base import Array, Tensor
 from ._kink_functions import KinkFunctions
 from ._kinks import KinkCounter
@@ -310,6 +311,103 @@ class Objective(KinkFunctions):
     def _tangent_block(self) -> int:
         rows = self._tangent_rows(self._batch_rows * self._activations)
         return min(self.n_params, rows)
+
+    # Many weights at once ------------------------------------------------------------
+
+    def losses_of(self, many: Array, X: NDArray[Any], y: NDArray[Any]) -> Array:
+        """Each point's own loss at each of many weights, penalties left out.
+
+        Parameters
+        ----------
+        many : ndarray of shape (k, n_params)
+        X, y : ndarray of shape (n_points, ...)
+            Targets as the criterion sees them.
+
+        Returns
+        -------
+        losses : ndarray of shape (k, n_points)
+        """
+        there = self.off_kinks().with_data(X, y)
+
+        def at(w: Tensor) -> Tensor:
+            outputs = there._forward(w, there._x)
+            return there._call(w, "losses", outputs, there._x, there._y)
+
+        return there._at_many(at, many)
+
+    def predictions_of(self, many: Array, X: NDArray[Any]) -> Array:
+        """Predictions of X at each of many weights, shape (k, n_points, ...)."""
+        there = self.off_kinks()._on_rows(X)
+        nonlinearity = predict_nonlinearity(self._core.net)
+        return there._at_many(lambda w: nonlinearity(there._forward(w, there._x)), many)
+
+    def own_losses_of(self, many: Array, rows: NDArray[np.int64]) -> Array:
+        """The loss of row ``rows[j]`` at weights j, shape (k,)."""
+        plain = self.off_kinks()
+
+        def at(w: Tensor, row: Tensor) -> Tensor:
+            x, y = plain._x[row][None], plain._y[row][None]
+            return plain._call(w, "losses", plain._forward(w, x), x, y)[0]
+
+        return plain._at_many(at, many, torch.as_tensor(rows, device=self._device))
+
+    def gradients_of(self, many: Array, sample_weights: Array) -> Array:
+        """R at each of many weights, with weights of the rows of its own, (k, p)."""
+        if self._gating is not None or not self._one_batch:
+            pairs = zip(many, sample_weights, strict=True)
+            found = [self.weighted(s).gradient(w) for w, s in pairs]
+            return np.reshape(found, many.shape)
+
+        def at(w: Tensor, s: Tensor) -> Tensor:
+            def value(w_: Tensor) -> Tensor:
+                outputs = self._forward(w_, self._x)
+                return self._outer(outputs, w_, self._x, self._y, s)
+
+            return grad(value)(w)
+
+        others = self._tensor(sample_weights)
+        return self._at_many(at, many, others, rows=self.n_samples)
+
+    def jacobian_products(
+        self, weights: Array, V: Array, rows: NDArray[np.int64]
+    ) -> Array:
+        """``J_i V`` for some rows i, shape (k, n_outputs, V.shape[1]).
+
+        Through the layers where all weights sit in linear ones: J is a product of outer
+        products there, which saves a factor of the number of outputs.
+        """
+        w = self._tensor(weights)
+        if self._layers is None or self._gating is not None:
+            return self.jacobian(weights, rows) @ V
+        at = torch.as_tensor(rows, device=self._device)
+        forward = partial(self._forward, w)
+        return self._numpy(
+            self._layers.jacobian_products(forward, self._x[at], self._tensor(V))
+        )
+
+    def _at_many(
+        self,
+        function: Callable[..., Tensor],
+        many: Array,
+        *others: Tensor,
+        rows: int | None = None,
+    ) -> Array:
+        """A function of each of many weights, in blocks that fit."""
+        W, parts = self._tensor(many), []
+        rows = rows or (1 if others else self.n_samples)
+        step = self._tangent_rows(rows * self._activations)
+        for start in range(0, len(W), step):
+            block = [t[start : start + step] for t in (W, *others)]
+            try:
+                with torch.no_grad():
+                    parts.append(self._numpy(vmap(function)(*block)))
+            except RuntimeError:  # an operator without a batching rule
+                each = zip(*block, strict=True)
+                with torch.no_grad():
+                    parts.append(
+                        self._numpy(torch.stack([function(*one) for one in each]))
+                    )
+        return np.concatenate(parts)
 
     # Evidence ----------------------------------------------------------------------
 

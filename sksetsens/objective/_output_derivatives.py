@@ -25,36 +25,38 @@ class OutputDerivatives(ObjectiveBase):
     """
 
     def _per_row(
-        self, w: Tensor, argnum: int, after: Callable[[Tensor], Tensor] | None = None
+        self,
+        w: Tensor,
+        argnum: int,
+        after: Callable[[Tensor], Tensor] | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> Array:
         """Jacobian of each row's outputs, or of what ``after`` makes of them."""
 
-        def one_row(w_: Tensor, x_: Tensor, row: slice | None = None) -> Tensor:
-            outputs = self._forward(w_, x_.unsqueeze(0), row)
+        def one_row(w_: Tensor, x_: Tensor, row: Tensor) -> Tensor:
+            outputs = self._forward(w_, x_.unsqueeze(0), row.unsqueeze(0))
             return (outputs if after is None else after(outputs)).reshape(-1)
 
-        def jacobians(rows: Tensor) -> Tensor:
-            if self._gating is not None:  # Each row has gates of its own.
-                each = jacrev(one_row, argnums=argnum)
-                ones = (slice(i, i + 1) for i in range(len(rows)))
-                pairs = zip(rows, ones, strict=True)
-                return torch.stack([each(w, row, one) for row, one in pairs])
+        def jacobians(some: Tensor) -> Tensor:
+            x = self._x[some]
             try:
-                together = vmap(jacrev(one_row, argnums=argnum), in_dims=(None, 0))
-                return together(w, rows)
+                together = jacrev(one_row, argnums=argnum)
+                return vmap(together, in_dims=(None, 0, 0))(w, x, some)
             except RuntimeError:  # an operator without a batching rule
                 single = jacrev(one_row, argnums=argnum, chunk_size=1)
-                return torch.stack([single(w, row) for row in rows])
+                pairs = zip(x, some, strict=True)
+                return torch.stack([single(w, *pair) for pair in pairs])
 
+        asked = np.arange(self.n_samples) if rows is None else rows
         size = self.n_params if argnum == 0 else self._x[0].numel()
         step = self._tangent_rows(self.n_outputs * (size + self._activations))
-        step = self.n_samples if self._gating is not None else step
-        blocks = [self._numpy(jacobians(rows)) for rows in self._x.split(step)]
-        return np.concatenate(blocks).reshape(self.n_samples, -1, size)
+        numbers = torch.as_tensor(asked, device=self._device)
+        blocks = [self._numpy(jacobians(some)) for some in numbers.split(step)]
+        return np.concatenate(blocks).reshape(len(asked), -1, size)
 
-    def jacobian(self, weights: Array) -> Array:
-        """J = df/dw, shape (n_samples, n_outputs, n_params)."""
-        return self._per_row(self._tensor(weights), 0)
+    def jacobian(self, weights: Array, rows: NDArray[np.int64] | None = None) -> Array:
+        """J = df/dw, shape (n_samples, n_outputs, n_params); of some rows alone."""
+        return self._per_row(self._tensor(weights), 0, rows=rows)
 
     def prediction_jacobian(self, weights: Array, X: NDArray[Any]) -> Array:
         """Derivative of `predictions` on X in w, (n_rows, n_predicted, n_params)."""
@@ -204,6 +206,16 @@ class OutputDerivatives(ObjectiveBase):
         mean = s @ of_rows
         of_rows -= torch.outer(shares / (s * shares).sum(), mean)
         return self._numpy(of_rows)
+
+    def loss_jacobian(self, weights: Array, X: NDArray[Any], y: NDArray[Any]) -> Array:
+        """Gradients in w of each point's own loss, shape (n_points, n_params)."""
+        w, there = self._tensor(weights), self.with_data(X, y)
+        with torch.enable_grad():
+            leaf = there._outputs(w).detach().requires_grad_()
+            losses = there._call(w, "losses", leaf, there._x, there._y)
+            (r,) = torch.autograd.grad(losses.sum(), leaf)
+        r = r.reshape(there.n_samples, self.n_outputs)
+        return self._numpy(there._row_gradients(w, r))
 
     def _r_of_targets(self, w: Tensor) -> Tensor:
         """r of each target alone, (n_targets, n_outputs)."""

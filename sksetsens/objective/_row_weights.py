@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-__all__ = ["is_taken_apart", "mean_weight", "row_shares", "weighted_net"]
+__all__ = [
+    "is_taken_apart",
+    "mean_weight",
+    "row_shares",
+    "unreduced_net",
+    "weighted_net",
+]
 
 _OWN = ("torch.nn.", "sksetsens.")
 _BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -50,13 +56,43 @@ def weighted_net(net: Any, twin: Any, weights: Tensor, whole: Any = None) -> Any
     """
     criterion = net.criterion_
     value = partial(_weighted, criterion, weights, whole)
+    return _with_criterion(criterion, twin, value)
+
+
+def unreduced_net(net: Any, twin: Any, *, zeros: bool = False) -> Any:
+    """The twin of a skorch net, whose criterion gives each row's own loss.
+
+    Shape (n_rows,): what the criterion is of that row alone. Zeros where they are
+    asked for: what ``get_loss`` adds is then left.
+    """
+    criterion = net.criterion_
+
+    def value(outputs: Tensor, y: Tensor) -> Tensor:
+        losses = _row_losses(criterion, outputs, y)
+        total = losses.reshape(len(outputs), -1).sum(dim=1)
+        if zeros:
+            return 0.0 * total
+        reduction = getattr(criterion, "reduction", "mean")
+        if reduction == "sum":
+            return total
+        shares = row_shares(criterion, y).to(outputs)
+        if reduction == "mean" and not _counts_classes(criterion, y):
+            shares = shares * math.prod(losses.shape[1:])
+        return total / shares
+
+    return _with_criterion(criterion, twin, value)
+
+
+def _with_criterion(criterion: Any, twin: Any, value: Any) -> Any:
+    """The twin, given a criterion of the same class and another value.
+
+    skorch looks whether it is an NLLLoss.
+    """
+    other = value
     if isinstance(criterion, nn.Module):
-        # Of the same class: skorch looks whether it is an NLLLoss.
-        weighted = copy.copy(criterion)
-        weighted.forward = value
-        twin.__dict__.update(criterion_=weighted)
-    else:
-        twin.__dict__.update(criterion_=value)
+        other = copy.copy(criterion)
+        other.forward = value
+    twin.__dict__.update(criterion_=other)
     return twin
 
 

@@ -27,7 +27,13 @@ from ._directions import (
     random_directions,
 )
 
-__all__ = ["PerturbedData", "check_inputs", "check_perturbed_data", "perturb_data"]
+__all__ = [
+    "PerturbedData",
+    "check_inputs",
+    "check_perturbed_data",
+    "check_points",
+    "perturb_data",
+]
 
 Array = NDArray[np.float64]
 
@@ -265,7 +271,25 @@ def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
     return perturbed(X_new, directions, rows, size)
 
 
-def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
+def check_points(
+    estimator: Any, X: Any, y: Any = None, *, caller: str
+) -> tuple[Array, NDArray[Any] | None]:
+    """Other data than the training data, and its targets as the criterion sees them.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator
+        Fitted.
+    X, y : array-like
+        y None for points without targets.
+    caller : str
+        For errors.
+    """
+    X = check_inputs(estimator, X)
+    return X, None if y is None else _encode(estimator, X, y, caller)
+
+
+def _encode(estimator: Any, X: Array, y: Any, caller: str = "perturb") -> NDArray[Any]:
     """Targets of other data, encoded and shaped as at fit."""
     if y is None:
         raise ValueError(
@@ -278,14 +302,14 @@ def _encode(estimator: Any, X: Array, y: Any) -> NDArray[Any]:
         unknown = np.setdiff1d(y, estimator.classes_)
         if len(unknown):
             raise ValueError(
-                "The 'y' parameter of perturb must hold classes seen at fit. Got "
+                f"The 'y' parameter of {caller} must hold classes seen at fit. Got "
                 f"{unknown.tolist()} too."
             )
         y = encode_labels(y, estimator.classes_)
     else:
         y = _real("y", y)
         if not np.isfinite(y).all():
-            raise ValueError("The 'y' parameter of perturb must be finite.")
+            raise ValueError(f"The 'y' parameter of {caller} must be finite.")
     targets = estimator.targets_
     return y.astype(targets.dtype).reshape(len(X), *targets.shape[1:])
 

@@ -396,6 +396,13 @@ class GraphicalDerivative:
         """Curvature as a linear operator, shape (n_params, n_params)."""
         return self._system.H
 
+    def curved(self, v: Array) -> Array:
+        """H v for vectors in the last axis of v."""
+        if isinstance(self._system, OnKinks):
+            return self._system.curved(v)
+        flat = v.reshape(-1, v.shape[-1])
+        return np.stack([self.H.matvec(one) for one in flat]).reshape(v.shape)
+
     @property
     def B(self) -> LinearOperator:
         """Cross derivative as a linear operator, shape (n_params, X.size).

@@ -70,7 +70,7 @@ class OnKinks(Primal):
         # Where only kinks hold the weights, as of absolute errors, H = 0.
         self._norm = max(norm, float(balanced.max(initial=0.0)) / whole)
 
-    def _curved(self, v: Array) -> Array:
+    def curved(self, v: Array) -> Array:
         """H v for vectors in the last axis of v."""
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class OnKinks(Primal):
     def neglected(self) -> float:
         if self._point.solver.curvature == "hessian":
             return 0.0
-        return relative_neglect(self._point, self._curved, self.factor)
+        return relative_neglect(self._point, self.curved, self.factor)
 
     # Right-hand sides -----------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class OnKinks(Primal):
     def gate_tangent(self, shift: Array, movement: Movement) -> Array:
         """Movement ds of the gates with a shift of the weights, shape (n_kinks,)."""
         b = self._pushed(movement)
-        found: Array = self.factor.multipliers(b + self._curved(shift))
+        found: Array = self.factor.multipliers(b + self.curved(shift))
         return -found / self.forces
 
     def force_tangent(self, shift: Array, movement: Movement, gates: Array) -> Array:
@@ -129,7 +129,7 @@ class OnKinks(Primal):
 
     def _moved(self, lifted: Array, b: Array, noise: float = 0.0) -> Array:
         """``T b + (I - T H) l`` for vectors in the last axis."""
-        return self._apply(b - self._curved(lifted), noise) + lifted
+        return self._apply(b - self.curved(lifted), noise) + lifted
 
     @property
     def solution_operator(self) -> LinearOperator:
@@ -172,7 +172,7 @@ class OnKinks(Primal):
     def _adjoint(self, v: Array, of_R: Any, of_kinks: Any) -> Array:
         """The adjoint of `_moved` after either pair of derivatives."""
         Tv = self._apply(v, self._error_of(v))
-        u = self.factor.multipliers(v - self._curved(Tv))
+        u = self.factor.multipliers(v - self.curved(Tv))
         found: Array = of_R(self._w, Tv) + of_kinks(self._w, u)
         return found.ravel()
 
@@ -241,7 +241,7 @@ class OnKinks(Primal):
     @property
     def H(self) -> LinearOperator:
         p = self._objective.n_params
-        return operator((p, p), self._curved, self._curved)
+        return operator((p, p), self.curved, self.curved)
 
     # Residuals ------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Kinked(OnKinks):
         )
         super().__init__(point, factor, Z, float(np.linalg.norm(self._matrix, 2)))
 
-    def _curved(self, v: Array) -> Array:
+    def curved(self, v: Array) -> Array:
         return v @ self._matrix
 
     def _block(self, part: slice) -> Array:
@@ -321,7 +321,7 @@ class Kinked(OnKinks):
         shape = D.shape[1:]
         normal = Q.T @ self.factor.lift(D.reshape(len(D), -1).T).T
         rows = o.cross_adjoints(w, basis.T).reshape(basis.shape[1], normal.shape[1])
-        tangent = (rows - (self._curved(basis.T) @ Q) @ normal) / eigenvalues[:, None]
+        tangent = (rows - (self.curved(basis.T) @ Q) @ normal) / eigenvalues[:, None]
         return np.concatenate([tangent, normal]).reshape(-1, *shape)
 
     def column_range_residuals(self) -> Array:
@@ -336,7 +336,7 @@ class Kinked(OnKinks):
         o, w = self._objective, self._w
         total = np.zeros(matrix_shape(o))
         D = o.kink_input_jacobian(w)
-        along = self.factor.multipliers(self._curved(basis.T))
+        along = self.factor.multipliers(self.curved(basis.T))
         for start in range(0, basis.shape[1], _BLOCK):
             part = slice(start, start + _BLOCK)
             rows = o.cross_adjoints(w, basis[:, part].T)
@@ -359,6 +359,6 @@ class Kinked(OnKinks):
 
     def _target_row(self, z: Array) -> Array:
         o, w = self._objective, self._w
-        u = self.factor.multipliers(self._curved(z))
+        u = self.factor.multipliers(self.curved(z))
         found: Array = o.target_adjoint(w, z) - o.kink_target_adjoint(w, u)
         return found

@@ -28,7 +28,7 @@ class MatrixFreeKinked(ByProbes, OnKinks):
         norm = objective.hessian_norm(w)
         OnKinks.__init__(self, point, factor, Z, norm)
 
-    def _curved(self, v: Array) -> Array:
+    def curved(self, v: Array) -> Array:
         flat = v.reshape(-1, v.shape[-1])
         return np.stack([self._product(row) for row in flat]).reshape(v.shape)
 

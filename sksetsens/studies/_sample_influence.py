@@ -1,0 +1,430 @@
+"""What leaving out rows of the training data does to losses and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from .._progress import bars, progress
+from .._validation import check_choice, check_positive, unwrap
+from ..objective import Objective, check_sample_weight, memory_explained
+from ..perturbation import check_points
+from ..sensitivity import GraphicalDerivative
+from ._removal import Removal
+
+__all__ = ["SampleInfluence", "sample_influence"]
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+_METHODS = ("auto", "first_order", "low_rank", "gauss_newton", "retrain")
+# Estimated error up to which an answer counts as right.
+_HOLDS = 0.1
+
+
+@dataclass(frozen=True)
+class SampleInfluence:
+    """What leaving out each row, or each group of rows, changes.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_solutions, n_points, n_samples[, n_outputs])
+        Value after the removal minus value before, evaluated at the weights that are
+        predicted for it; ``n_groups`` in place of ``n_samples`` for groups. Of a
+        self-influence, of shape (n_solutions, n_samples): each row's own loss. NaN
+        where the rows alone hold a direction of the weights.
+
+    shift_norm : ndarray of shape (n_solutions, n_samples)
+        Euclidean norm of the weights' movement.
+
+    errors : ndarray of shape (n_solutions, n_samples)
+        A-posteriori estimate of the movement's relative error: the next step over the
+        movement. 0 of a movement that is none, and of retrained rows.
+
+    trustworthy : ndarray of bool of shape (n_solutions, n_samples)
+        Whether the solution is, and the error is at most 0.1.
+
+    kernel_dims : ndarray of int of shape (n_solutions, n_samples)
+        Dimension of the solution set without the rows: it grows where the net
+        interpolates.
+
+    status : ndarray of str of shape (n_solutions,)
+        One sentence each.
+
+    samples : list of ndarray of int
+        The rows of each removal.
+
+    method : str
+    """
+
+    values: Array
+    shift_norm: Array
+    errors: Array
+    trustworthy: NDArray[np.bool_]
+    kernel_dims: NDArray[np.int64]
+    status: NDArray[np.str_]
+    samples: list[Rows]
+    method: str
+    _widths: Array = field(repr=False)
+
+    @property
+    def mean(self) -> Array:
+        """Mean of the values over the solutions."""
+        found: Array = self.values.mean(axis=0)
+        return found
+
+    @property
+    def spread(self) -> Array:
+        """Standard deviation of the values over the solutions."""
+        found: Array = self.values.std(axis=0)
+        return found
+
+    def range_within(self, radius: float) -> tuple[Array, Array]:
+        """Smallest and largest values over the local sets without the rows.
+
+        A row of a net that interpolates moves nothing, and frees directions of the
+        set: what training finds without it is any value of an interval. To first order
+        in the movement within the set.
+
+        Parameters
+        ----------
+        radius : float
+            Euclidean radius of the ball around each solution.
+
+        Returns
+        -------
+        lower, upper : ndarray of the shape of values
+            Equal where the solution without the row is isolated.
+        """
+        check_positive("range_within", "radius", radius)
+        half = radius * self._widths
+        return self.values - half, self.values + half
+
+
+def sample_influence(
+    estimator: Any,
+    X: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    *,
+    of: str = "loss",
+    samples: ArrayLike | None = None,
+    groups: Sequence[ArrayLike] | None = None,
+    method: str = "auto",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> SampleInfluence:
+    r"""What leaving out training rows would change at given points.
+
+    For all rows and points at once, from the factorisation of the fit.
+
+    Parameters
+    ----------
+    estimator : SolutionSetEstimator, Pipeline or search
+        Fitted. ``X`` passes through a pipeline's transformers.
+
+    X : array-like of shape (n_points, ...), default=None
+        Points. None for the rows themselves: the self-influence, each on its own loss.
+
+    y : array-like of shape (n_points,) or (n_points, n_outputs), default=None
+        Their targets, for losses.
+
+    of : {"loss", "prediction"}, default="loss"
+        The criterion at each point alone, penalties left out; or the prediction
+        (probabilities of a classifier, which add an axis).
+
+    samples : array-like of int of shape (n_samples,), default=None
+        Rows to leave out, one by one; None for all.
+
+    groups : list of array-like of int, default=None
+        Groups of rows, each left out as a whole, in place of single rows.
+
+    method : {"auto", "first_order", "low_rank", "gauss_newton", "retrain"}, \
+            default="auto"
+        "first_order" moves along the derivative in the row's weight. "low_rank" takes
+        the row's Gauss-Newton term out of H, which is exact for least squares, and
+        corrects the step once by what is left of the gradient. "gauss_newton"
+        takes a step on the rows that are left. "retrain" continues to the solution
+        without the rows. "auto" is "low_rank" for rows, "gauss_newton" for groups.
+
+    n_jobs : int, default=None
+        Solutions at once, through joblib's current backend.
+
+    verbose : int, default=0
+        A bar over the removals at 1.
+
+    Returns
+    -------
+    influence : SampleInfluence
+
+    Raises
+    ------
+    ValueError
+        If a row does not exist, a group is empty or leaves nothing, ``y`` is missing
+        for losses, or ``method`` does not apply.
+    UnsupportedObjectiveError
+        If the net's loss does not weigh rows.
+
+    References
+    ----------
+    P. W. Koh, P. Liang, "Understanding Black-box Predictions via Influence Functions",
+    ICML 2017, arXiv 1703.04730; R. D. Cook, "Detection of influential observation in
+    linear regression", Technometrics 19 (1977), doi 10.2307/1268249.
+
+    Examples
+    --------
+    The mean of three numbers, each left out:
+
+    >>> import numpy as np
+    >>> from skorch import NeuralNetRegressor
+    >>> from torch import nn
+    >>> from sksetsens import SolutionSetEstimator, sample_influence
+    >>> class Mean(nn.Linear):
+    ...     def __init__(self):
+    ...         super().__init__(1, 1, bias=False)
+    >>> net = NeuralNetRegressor(Mean, train_split=None, lr=0.1)
+    >>> X, y = np.ones((3, 1)), np.array([0.0, 3.0, 6.0])
+    >>> model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    >>> sample_influence(model, [[1.0]], of="prediction").values.round(6)[0, 0]
+    array([ 1.5,  0. , -1.5])
+    """
+    check_choice("sample_influence", "of", of, ("loss", "prediction"))
+    check_choice("sample_influence", "method", method, _METHODS)
+    final, X = unwrap(estimator, X, caller="sample_influence")
+    check_is_fitted(final)
+    sets = _removals(final, samples, groups)
+    if method == "auto":
+        method = "low_rank" if groups is None else "gauss_newton"
+    if groups is not None and method == "low_rank":
+        raise ValueError(
+            "The 'method' parameter of sample_influence must not be 'low_rank' with "
+            "groups, whose rows are too many for one step. Use 'gauss_newton' or "
+            "'retrain'."
+        )
+    points = _points(final, X, y, of, groups)
+    derivatives = final.graphical_derivatives_
+    check_sample_weight(derivatives[0].objective)
+    with memory_explained("sample_influence"), bars(verbose):
+        trusted = final.solution_set_.trustworthy
+        found = Parallel(n_jobs=n_jobs)(
+            delayed(_of_solution)(gd, bool(ok), sets, points, method, final._task.tol)
+            for gd, ok in zip(derivatives, trusted, strict=True)
+        )
+    parts = [np.stack(part) for part in zip(*found, strict=True)]
+    values, widths, lengths, errors, dims = parts
+    trustworthy = trusted[:, None] & (errors <= _HOLDS)
+    status = np.array(
+        [
+            _status(s, ok, e, method)
+            for s, ok, e in zip(
+                final.solution_set_.status, trusted, errors, strict=True
+            )
+        ]
+    )
+    return SampleInfluence(
+        values, lengths, errors, trustworthy, dims, status, sets, method, widths
+    )
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Where values are asked for; X None for the rows themselves."""
+
+    X: Any
+    y: Any
+    of: str
+
+    def values(self, objective: Objective, many: Array, sets: list[Rows]) -> Array:
+        """At each of many weights, (n_sets, n_points, ...)."""
+        if self.X is None:
+            rows = np.array([rows[0] for rows in sets])
+            return objective.own_losses_of(many, rows)[:, None]
+        if self.of == "loss":
+            return objective.losses_of(many, self.X, self.y)
+        return objective.predictions_of(many, self.X)
+
+    def gradients(self, gd: GraphicalDerivative) -> Array:
+        """Of the values in the weights at the solution, (n_points, ..., p)."""
+        o = gd.objective.off_kinks()
+        if self.of == "prediction":
+            return o.prediction_jacobian(gd.weights, self.X)
+        X, y = (o.inputs, o.targets) if self.X is None else (self.X, self.y)
+        return o.loss_jacobian(gd.weights, X, y)
+
+
+def _of_solution(
+    gd: GraphicalDerivative,
+    trusted: bool,
+    sets: list[Rows],
+    points: _Points,
+    method: str,
+    tol: float,
+) -> tuple[Array, Array, Array, Array, NDArray[np.int64]]:
+    """Values, half widths per radius, lengths, errors and kernel dimensions."""
+    removal = Removal(gd, tol)
+    shift, errors = _shifts(removal, sets, method)
+    here = gd.weights
+    after = points.values(gd.objective, here + np.nan_to_num(shift), sets)
+    before = points.values(
+        gd.objective, np.broadcast_to(here, shift.shape)[:1], sets[:1]
+    )
+    if points.X is None:
+        before = points.values(gd.objective, np.repeat(here[None], len(sets), 0), sets)
+    values = after - before
+    values[~np.isfinite(shift).all(axis=1)] = np.nan
+    widths, dims = _widths(removal, sets, points, values)
+    lengths = np.linalg.norm(shift, axis=1)
+    if points.X is None:
+        return values[:, 0], widths[:, 0], lengths, errors, dims
+    return _points_first(values), _points_first(widths), lengths, errors, dims
+
+
+def _points_first(values: Array) -> Array:
+    """(n_sets, n_points, ...) as (n_points, n_sets, ...), a single output left out."""
+    if values.ndim > 2 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return np.swapaxes(values, 0, 1)
+
+
+def _shifts(removal: Removal, sets: list[Rows], method: str) -> tuple[Array, Array]:
+    single = all(len(rows) == 1 for rows in sets)
+    rows = np.array([rows[0] for rows in sets])
+    if method == "retrain":
+        start = removal.low_rank(rows) if single else np.zeros((len(sets), 1))
+        found = [
+            removal.retrained(one, removal.gd.weights + v)
+            for one, v in zip(progress(sets, len(sets), "removals"), start, strict=True)
+        ]
+        shift = np.stack([w for w, _ in found]) - removal.gd.weights
+        return shift, np.where([ok for _, ok in found], 0.0, np.inf)
+    if method == "gauss_newton":
+        return removal.by_groups(sets)
+    if not single:
+        shift = np.stack([removal.first_order(one).sum(axis=0) for one in sets])
+        return shift, removal.errors_of_groups(sets, shift)
+    if method == "low_rank":
+        return removal.corrected(rows)
+    shift = removal.first_order(rows)
+    return shift, removal.errors(rows, shift)
+
+
+def _widths(
+    removal: Removal, sets: list[Rows], points: _Points, values: Array
+) -> tuple[Array, NDArray[np.int64]]:
+    """Largest change per radius within the sets, like values, and their dimension."""
+    gd = removal.gd
+    dims = np.full(len(sets), gd.factor.kernel_dim)
+    widths = np.zeros_like(values)
+    if not gd.factor.kernel_dim:
+        return widths, dims
+    gradients = points.gradients(gd)
+    squares = (gd.kernel.project(gradients) ** 2).sum(axis=-1)
+    for j, rows in enumerate(sets):
+        freed = removal.freed(rows)
+        dims[j] += len(freed)
+        of_points, base = gradients, squares
+        if points.X is None:
+            of_points, base = gradients[rows], squares[rows]
+        more = ((of_points @ freed.T) ** 2).sum(axis=-1)
+        widths[j] = np.sqrt(base + more).reshape(widths[j].shape)
+    return widths, dims
+
+
+def _status(status: str, trusted: bool, errors: Array, method: str) -> str:
+    if not trusted:
+        return f"from an untrustworthy solution ({status})"
+    bad = int((errors > _HOLDS).sum())
+    if not bad:
+        return f"all {len(errors)} removals have an estimated error of at most 0.1"
+    remedy = "retrain them (method='retrain', samples=...)"
+    if method == "retrain":
+        remedy = "retraining did not become stationary there"
+    return (
+        f"{bad} of {len(errors)} removals have an estimated error above 0.1 (see "
+        f"errors): {remedy}"
+    )
+
+
+# What is asked ------------------------------------------------------------------------
+
+
+def _removals(final: Any, samples: Any, groups: Any) -> list[Rows]:
+    n = len(final.X_train_)
+    if groups is not None:
+        if samples is not None:
+            raise ValueError(
+                "The 'samples' parameter of sample_influence must be None with groups. "
+                f"Got {samples!r} too."
+            )
+        if not len(groups):
+            raise ValueError(
+                "The 'groups' parameter of sample_influence must hold a group. Got "
+                "none."
+            )
+        return [_group(final, k, group, n) for k, group in enumerate(groups)]
+    rows = np.arange(n) if samples is None else _rows("samples", samples, n)
+    if not len(rows):
+        raise ValueError(
+            "The 'samples' parameter of sample_influence must name a row. Got none."
+        )
+    return [_group(final, None, rows[k : k + 1], n) for k in range(len(rows))]
+
+
+def _group(final: Any, number: int | None, group: Any, n: int) -> Rows:
+    rows = np.unique(_rows("groups", group, n))
+    if not len(rows):
+        raise ValueError(
+            "The 'groups' parameter of sample_influence must hold rows in each group. "
+            f"Got an empty one, number {number}."
+        )
+    left = final.sample_weight_.copy()
+    left[rows] = 0.0
+    if not left.any():
+        raise ValueError(
+            "The 'groups' parameter of sample_influence must leave rows with a weight. "
+            f"Got {'all of them' if number is None else f'all in number {number}'}."
+        )
+    return rows
+
+
+def _rows(name: str, rows: Any, n: int) -> Rows:
+    found = np.asarray(rows)
+    if found.dtype == bool and found.shape == (n,):
+        return np.flatnonzero(found)
+    if not found.size:
+        return np.zeros(0, dtype=np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"The {name!r} parameter of sample_influence must hold row numbers. Got "
+            f"{rows!r} instead."
+        )
+    unknown = found[(found < 0) | (found >= n)]
+    if len(unknown):
+        raise ValueError(
+            f"The {name!r} parameter of sample_influence must hold row numbers below "
+            f"{n}. Got {unknown[0]} instead."
+        )
+    return found.astype(np.int64)
+
+
+def _points(final: Any, X: Any, y: Any, of: str, groups: Any) -> _Points:
+    if X is None:
+        if of == "prediction" or groups is not None:
+            raise ValueError(
+                "The 'X' parameter of sample_influence must be given for groups and "
+                "predictions. Got None, which asks for each row's own loss."
+            )
+        return _Points(None, None, of)
+    if of == "prediction":
+        return _Points(*check_points(final, X, caller="sample_influence"), of)
+    if y is None:
+        raise ValueError(
+            "The 'y' parameter of sample_influence must be given for of='loss'. Got "
+            "None; of='prediction' needs none."
+        )
+    return _Points(*check_points(final, X, y, caller="sample_influence"), of)

@@ -1,0 +1,326 @@
+"""What leaving out rows changes: against closed forms, retraining and the interval."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from skorch import NeuralNetRegressor
+from test_sample_weight import N, data, diabetes, model, wine
+from torch import nn
+
+from sksetsens import SolutionSetEstimator, sample_influence
+from sksetsens.exceptions import UnsupportedObjectiveError
+
+
+class Linear(nn.Linear):
+    """Least squares, in float64."""
+
+    def __init__(self, n_in):
+        super().__init__(n_in, 1)
+        self.double()
+
+
+def least_squares(decay=0.0):
+    X, y = diabetes()
+    net = NeuralNetRegressor(
+        Linear,
+        module__n_in=X.shape[1],
+        optimizer=torch.optim.SGD,
+        optimizer__weight_decay=decay,
+        lr=0.1,
+        batch_size=-1,
+        train_split=None,
+        verbose=0,
+    )
+    return SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    found = {}
+
+    def of(kind, activation=nn.GELU, **options):
+        key = kind, activation, *options.items()
+        if key not in found:
+            net = model(kind, activation=activation, **{"decay": 0.05, **options})
+            found[key] = net.fit(*data(kind))
+        return found[key]
+
+    return of
+
+
+class TestLeastSquares:
+    """The influence diagnostics of linear regression (Cook 1977)."""
+
+    def test_low_rank_is_exact(self):
+        fitted = least_squares()
+        X, y = diabetes()
+        A = np.column_stack([X, np.ones(N)])
+        beta = np.linalg.lstsq(A, y, rcond=None)[0]
+        hat = np.einsum("ij,ij->i", A @ np.linalg.inv(A.T @ A), A)
+        residuals = y - A @ beta
+        # Own prediction: residual e becomes e / (1 - h).
+        own = sample_influence(fitted, samples=np.arange(N))
+        left = residuals / (1.0 - hat)
+        np.testing.assert_allclose(own.values[0], left**2 - residuals**2, atol=1e-8)
+        # DFBETA: (A'A)^-1 a_i e_i / (1 - h_i) taken away.
+        dfbeta = -np.linalg.solve(A.T @ A, A.T) * left
+        found = sample_influence(fitted, X, of="prediction").values[0]
+        np.testing.assert_allclose(found, A @ dfbeta, atol=1e-8)
+        lengths = np.linalg.norm(dfbeta, axis=0)
+        np.testing.assert_allclose(own.shift_norm[0], lengths, atol=1e-8)
+        assert own.errors.max() < 1e-6
+
+    def test_weights_count(self):
+        """A row of weight 2 that goes takes both of its copies."""
+        X, y = diabetes()
+        s = np.ones(N)
+        s[3] = 2.0
+        fitted = least_squares().fit(X, y, sample_weight=s)
+        rows = np.r_[np.arange(N), 3]
+        A = np.column_stack([X, np.ones(N)])
+        beta = np.linalg.lstsq(A[rows], y[rows], rcond=None)[0]
+        without = np.linalg.lstsq(np.delete(A, 3, 0), np.delete(y, 3), rcond=None)[0]
+        found = sample_influence(fitted, X, of="prediction", samples=[3]).values
+        np.testing.assert_allclose(found[0, :, 0], A @ (without - beta), atol=1e-8)
+
+    def test_a_row_that_alone_holds_a_direction_is_told(self):
+        X, y = diabetes()
+        X = np.column_stack([X, np.eye(N)[0]])
+        net = NeuralNetRegressor(
+            Linear,
+            module__n_in=X.shape[1],
+            lr=0.1,
+            batch_size=-1,
+            train_split=None,
+            verbose=0,
+        )
+        fitted = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+        found = sample_influence(fitted)
+        assert np.isnan(found.values[0, 0])
+        assert not found.trustworthy[0, 0]
+        assert found.trustworthy[0, 1:].all()
+
+
+class TestNets:
+    @pytest.mark.parametrize("kind", ["class", "binary", "regression"])
+    def test_against_retraining(self, kind, fitted):
+        estimator = fitted(kind)
+        X, y = data(kind)
+        rows = np.arange(0, N, 2)
+        points = rows + 1
+        predicted = sample_influence(estimator, X[points], y[points], samples=rows)
+        truth = sample_influence(
+            estimator, X[points], y[points], samples=rows, method="retrain"
+        )
+        assert truth.trustworthy.all()
+        sure = predicted.trustworthy & truth.trustworthy
+        assert sure.mean() > 0.4
+        for i in range(len(estimator.solution_set_)):
+            one, other = (v.values[i][:, sure[i]].ravel() for v in (predicted, truth))
+            assert np.corrcoef(one, other)[0, 1] > 0.99
+            assert np.polyfit(one, other, 1)[0] == pytest.approx(1.0, abs=0.1)
+
+    @pytest.mark.parametrize("kind", ["class", "regression"])
+    def test_retraining_is_that_of_the_estimator(self, kind, fitted):
+        estimator = fitted(kind)
+        X, y = data(kind)
+        s = np.ones(N)
+        s[5] = 0.0
+        there = estimator.retrain(sample_weight=s)
+        found = sample_influence(
+            estimator, X[:4], of="prediction", samples=[5], method="retrain"
+        )
+        before = estimator.solution_set_.predict(X[:4])
+        after = there.predict(X[:4])
+        np.testing.assert_allclose(found.values[:, :, 0], after - before, atol=1e-8)
+
+    @pytest.mark.parametrize("kind", ["class", "regression"])
+    def test_first_order_is_the_derivative(self, kind, fitted):
+        estimator = fitted(kind)
+        X, _ = data(kind)
+        found = sample_influence(
+            estimator, X[:3], of="prediction", samples=[2, 7], method="first_order"
+        )
+        for j, row in enumerate([2, 7]):
+            s = np.ones(N)
+            s[row] = 0.0
+            predicted = estimator.sensitivity(sample_weight=s)
+            np.testing.assert_allclose(
+                found.shift_norm[:, j], predicted.shift_norm, rtol=1e-8
+            )
+            moved = predicted.predict(X[:3]) - estimator.solution_set_.predict(X[:3])
+            np.testing.assert_allclose(found.values[:, :, j], moved, atol=1e-10)
+
+    @pytest.mark.parametrize("kind", ["class", "binary", "regression"])
+    def test_own_losses_are_those_at_the_rows(self, kind, fitted):
+        estimator = fitted(kind)
+        X, y = data(kind)
+        rows = np.array([1, 8, 30])
+        own = sample_influence(estimator, samples=rows)
+        everywhere = sample_influence(estimator, X[rows], y[rows], samples=rows)
+        expected = np.einsum("ijj->ij", everywhere.values)
+        np.testing.assert_allclose(own.values, expected, atol=1e-12)
+
+    @pytest.mark.parametrize("kind", ["class", "regression"])
+    def test_losses_are_the_criterion_at_each_point(self, kind, fitted):
+        estimator = fitted(kind)
+        X, y = data(kind)
+        objective = estimator.solution_set_.objectives[0]
+        w = estimator.solution_set_.weights[0]
+        targets = estimator.targets_
+        found = objective.losses_of(w[None], X, targets)[0]
+        penalty = 0.5 * float(objective.decay @ torch.as_tensor(w**2))
+        each = [
+            objective.with_data(X[i : i + 1], targets[i : i + 1]).loss(w) - penalty
+            for i in range(5)
+        ]
+        np.testing.assert_allclose(found[:5], each, atol=1e-12)
+
+    def test_errors_are_told(self, fitted):
+        estimator = fitted("class", decay=0.01)
+        found = sample_influence(estimator)
+        truth = sample_influence(estimator, method="retrain")
+        for i in range(len(estimator.solution_set_)):
+            gap = np.abs(found.shift_norm[i] - truth.shift_norm[i])
+            sure = found.errors[i] < 0.1
+            assert (gap[sure] <= 0.2 * truth.shift_norm[i][sure]).all()
+            told = (found.errors[i] > 0.1).sum()
+            assert (f"{told} of {N}" in found.status[i]) == (told > 0)
+
+    @pytest.mark.parametrize("kind", ["class", "regression"])
+    def test_relu_errors_are_told(self, kind, fitted):
+        """Removals of whole rows exchange kinks: what is trusted is right."""
+        estimator = fitted(kind, nn.ReLU)
+        assert (estimator.solution_set_.n_kinks > 0).all()
+        rows = np.arange(0, N, 3)
+        X, y = data(kind)
+        found = sample_influence(estimator, X, of="prediction", samples=rows)
+        truth = sample_influence(
+            estimator, X, of="prediction", samples=rows, method="retrain"
+        )
+        sure = found.trustworthy & truth.trustworthy
+        assert sure.any() or all("above 0.1" in s for s in found.status)
+        gaps = np.abs(found.shift_norm - truth.shift_norm)[sure]
+        assert (gaps <= 0.2 * truth.shift_norm[sure]).all()
+
+    def test_groups(self, fitted):
+        estimator = fitted("class")
+        X, y = wine()
+        rng = np.random.default_rng(0)
+        groups = [rng.choice(N, 4, replace=False) for _ in range(20)]
+        found = sample_influence(estimator, X, y, groups=groups)
+        truth = sample_influence(estimator, X, y, groups=groups, method="retrain")
+        assert found.method == "gauss_newton"
+        one, other = (v.mean.mean(axis=0) for v in (found, truth))
+        # Of 8 per cent of the rows each.
+        assert spearmanr(one, other).statistic > 0.6
+
+    def test_one_group_is_a_row(self, fitted):
+        estimator = fitted("regression")
+        X, y = diabetes()
+        group = sample_influence(estimator, X, y, groups=[[4]], method="first_order")
+        row = sample_influence(estimator, X, y, samples=[4], method="first_order")
+        np.testing.assert_allclose(group.values, row.values, atol=1e-12)
+
+    @pytest.mark.parametrize("solver", ["minres"])
+    def test_without_a_factorisation(self, solver, fitted):
+        X, y = wine()
+        rows = [0, 9]
+        dense = fitted("class")
+        free = model("class", decay=0.05, activation=nn.GELU, n_restarts=1)
+        free = free.set_params(solver=solver, solver_tol=1e-10).fit(X, y)
+        one = sample_influence(dense, X, y, samples=rows).values[:1]
+        other = sample_influence(free, X, y, samples=rows).values
+        np.testing.assert_allclose(one, other, atol=1e-7)
+
+    def test_jobs_and_working_memory_change_nothing(self, fitted):
+        estimator = fitted("class")
+        X, y = wine()
+        one = sample_influence(estimator, X, y)
+        other = sample_influence(estimator, X, y, n_jobs=2)
+        np.testing.assert_array_equal(one.values, other.values)
+        small = model("class", decay=0.05, activation=nn.GELU)
+        small = small.set_params(working_memory=0.5).fit(X, y)
+        third = sample_influence(small, X, y)
+        np.testing.assert_allclose(one.values, third.values, atol=1e-9)
+
+
+class TestInterpolation:
+    @pytest.fixture(scope="class")
+    def interpolating(self):
+        X, y = diabetes()
+        net = model("regression", decay=0.0, max_epochs=400, module__width=12)
+        return net.fit(X[:20], y[:20])
+
+    def test_nothing_moves_and_the_set_grows(self, interpolating):
+        X, y = diabetes()
+        found = sample_influence(interpolating, X[20:25], of="prediction")
+        assert np.abs(found.values).max() < 1e-8
+        assert found.trustworthy.all()
+        dims = interpolating.solution_set_.kernel_dims
+        np.testing.assert_array_equal(found.kernel_dims, dims[:, None] + np.ones(20))
+        lower, upper = found.range_within(0.1)
+        assert (upper - lower > 1e-4).all()
+        with pytest.raises(ValueError, match="radius"):
+            found.range_within(0.0)
+
+    def test_the_interval_is_that_of_the_predicted_set(self, interpolating):
+        X, _ = diabetes()
+        s = np.ones(20)
+        s[3] = 0.0
+        predicted = interpolating.sensitivity(sample_weight=s)
+        change = predicted.prediction_change(X[20:25], radius=0.2)
+        found = sample_influence(interpolating, X[20:25], of="prediction", samples=[3])
+        lower, upper = found.range_within(0.2)
+        half = 0.5 * (upper - lower)[:, :, 0]
+        np.testing.assert_allclose(half, change.half_width, rtol=1e-6)
+
+    def test_own_predictions_are_free_without_the_row(self, interpolating):
+        X, _ = diabetes()
+        found = sample_influence(interpolating, X[:3], of="prediction", samples=[1])
+        lower, upper = found.range_within(0.1)
+        widths = (upper - lower)[0, :, 0]
+        assert widths[1] > 1e-3
+        assert max(widths[0], widths[2]) < 1e-6 * widths[1]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"of": "gradient"}, "'of' parameter"),
+            ({"method": "newton"}, "'method' parameter"),
+            ({"samples": [N]}, f"below {N}. Got {N}"),
+            ({"samples": [0.5]}, "row numbers"),
+            ({"samples": []}, "must name a row"),
+            ({"groups": [[0], []]}, "empty one, number 1"),
+            ({"groups": []}, "must hold a group"),
+            ({"groups": [np.arange(N)]}, "leave rows with a weight"),
+            ({"groups": [[0]], "samples": [1]}, "must be None with groups"),
+            ({"groups": [[0, 1]], "method": "low_rank"}, "'low_rank' with groups"),
+        ],
+    )
+    def test_what_is_asked(self, options, match, fitted):
+        X, y = wine()
+        with pytest.raises(ValueError, match=match):
+            sample_influence(fitted("class"), X, y, **options)
+
+    def test_points(self, fitted):
+        X, y = wine()
+        with pytest.raises(ValueError, match="'y' parameter.*of='loss'"):
+            sample_influence(fitted("class"), X)
+        with pytest.raises(ValueError, match="'X' parameter"):
+            sample_influence(fitted("class"), of="prediction")
+        with pytest.raises(ValueError, match="seen at fit"):
+            sample_influence(fitted("class"), X, y + 5)
+
+    def test_a_loss_that_does_not_weigh_rows(self):
+        class Coupled(nn.Module):
+            def forward(self, outputs, y):
+                return ((outputs - y) ** 2).mean() ** 2
+
+        X, y = diabetes()
+        net = model("regression", n_restarts=1, criterion=Coupled).fit(X, y)
+        with pytest.raises(UnsupportedObjectiveError, match="does not weigh"):
+            sample_influence(net)
