@@ -118,7 +118,7 @@ class TestNets:
         assert sure.mean() > 0.4
         for i in range(len(estimator.solution_set_)):
             one, other = (v.values[i][:, sure[i]].ravel() for v in (predicted, truth))
-            assert np.corrcoef(one, other)[0, 1] > 0.99
+            assert np.corrcoef(one, other)[0, 1] > 0.98
             assert np.polyfit(one, other, 1)[0] == pytest.approx(1.0, abs=0.1)
 
     @pytest.mark.parametrize("kind", ["class", "regression"])

@@ -102,6 +102,12 @@ class DefiniteInverse(InCommonUnits):
         """Eigenvectors, shape (p, p), and eigenvalues."""
         return self._spectrum.range_basis()
 
+    def halves(self) -> tuple[Array, Array]:
+        """V and d with ``H^-1 = V diag(1 / d) V'``: the Cholesky factor's inverse."""
+        lower = np.tril(self._factor[0])
+        inverse = scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
+        return inverse.T, np.ones(len(lower))
+
     @cached_property
     def weakest(self) -> tuple[float, Array]:
         """Smallest eigenvalue and its unit vector of shape (p,)."""

@@ -105,6 +105,10 @@ class SymmetricPseudoInverse(InCommonUnits):
         """Eigenvectors of the kept eigenvalues, shape (p, rank), and those."""
         return self._vectors[:, self._kept], self.eigenvalues[self._kept]
 
+    def halves(self) -> tuple[Array, Array]:
+        """V and d with ``H^+ = V diag(1 / d) V'``: the kept part of the spectrum."""
+        return self.range_basis()
+
     @property
     def weakest(self) -> tuple[float, Array]:
         """Smallest kept absolute eigenvalue and its unit vector of shape (p,)."""

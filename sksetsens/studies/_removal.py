@@ -149,11 +149,10 @@ class Removal:
             yield part, self._without_each(part)
 
     def _without_each(self, rows: Rows) -> _WithoutRows:
-        if self._spectrum is not None:
-            V, eigenvalues = self._spectrum
+        if self._halves is not None:
+            V, d = self._halves
             J = self._o.jacobian_products(self._w, V, rows)
-            U = J / eigenvalues
-            return _WithoutRows(J, U, self._curvature[rows], V, eigenvalues)
+            return _WithoutRows(J, J / d, self._curvature[rows], V, d)
         J = self._o.jacobian(self._w, rows)
         U = self._apply(J.reshape(-1, J.shape[-1])).reshape(J.shape)
         gone = rows[:, None] == self._kink_rows
@@ -162,11 +161,10 @@ class Removal:
         return _WithoutRows(J, U, self._curvature[rows], applied=self._off_kinks(gone))
 
     @cached_property
-    def _spectrum(self) -> tuple[Array, Array] | None:
-        """Eigenvectors and eigenvalues of H, where they are what it is solved by."""
-        if isinstance(self._factor, SymmetricPseudoInverse):
-            return self._factor.range_basis()
-        return None
+    def _halves(self) -> tuple[Array, Array] | None:
+        """V and d with ``P = V diag(1 / d) V'``, where it is solved by such."""
+        halves = getattr(self._factor, "halves", None)
+        return None if halves is None else halves()
 
     def _off_kinks(self, gone: Any) -> Any:
         """``P b`` for each row without the kinks that go with it, and others."""
@@ -262,8 +260,8 @@ class Removal:
         known = np.flatnonzero(np.isfinite(shift).all(axis=1))
         if not len(kinks):
             weights = np.repeat(self._weights[None], len(known), axis=0)
-            for j, of_set in enumerate(sets[k] for k in known):
-                weights[j, of_set] = 0.0
+            for of_row, of_set in zip(weights, (sets[k] for k in known), strict=True):
+                of_row[of_set] = 0.0
             found[known] = self._o.gradients_of(self._w + shift[known], weights)
             return found, off, leaving > 0.0
         for j in known:
@@ -421,8 +419,8 @@ class _WithoutRows:
     J, U : ndarray of shape (k, n_outputs, r)
         The rows' Jacobians and ``P J'``, in the coordinates of V where it is there.
     curvature : ndarray of shape (k, n_outputs, n_outputs)
-    V, eigenvalues : ndarray of shape (p, r), (r,)
-        ``P = V diag(1 / eigenvalues) V'``.
+    V, d : ndarray of shape (p, r), (r,)
+        ``P = V diag(1 / d) V'``.
     applied : callable
         P in place of V.
     """
@@ -431,7 +429,7 @@ class _WithoutRows:
     U: Array
     curvature: Array
     V: Any = None
-    eigenvalues: Any = None
+    d: Any = None
     applied: Any = None
 
     @cached_property
@@ -447,7 +445,7 @@ class _WithoutRows:
         """For each row its vector of b, (k, p); NaN where M_i is singular."""
         inner, alone = self._inner
         if self.V is not None:
-            Pb = (b @ self.V) / self.eigenvalues
+            Pb = (b @ self.V) / self.d
         elif leaving is None:
             Pb = self.applied(b)
         else:
