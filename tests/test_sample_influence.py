@@ -10,6 +10,12 @@ from torch import nn
 
 from sksetsens import SolutionSetEstimator, sample_influence
 from sksetsens.exceptions import UnsupportedObjectiveError
+from sksetsens.inspection import SampleInfluenceDisplay
+from sksetsens.metrics import (
+    linear_datamodeling_score,
+    make_sensitivity_scorer,
+    neg_removal_gap,
+)
 
 
 class Linear(nn.Linear):
@@ -324,3 +330,97 @@ class TestBadInput:
         net = model("regression", n_restarts=1, criterion=Coupled).fit(X, y)
         with pytest.raises(UnsupportedObjectiveError, match="does not weigh"):
             sample_influence(net)
+
+
+class TestScores:
+    def test_datamodeling_score(self, fitted):
+        estimator = fitted("class", decay=0.1)
+        X, y = wine()
+        found = linear_datamodeling_score(
+            estimator, X[:12], y[:12], n_subsets=12, random_state=0
+        )
+        assert found.kept.shape == (12, N)
+        np.testing.assert_array_equal(found.kept.sum(axis=1), N // 2)
+        assert found.score == pytest.approx(np.nanmean(found.scores))
+        assert found.score > 0.5
+        # The first subset by hand.
+        influence = sample_influence(estimator, X[:12], y[:12]).mean
+        np.testing.assert_allclose(
+            found.predicted[0], influence[:, ~found.kept[0]].sum(axis=1), atol=1e-12
+        )
+        there = estimator.retrain(sample_weight=found.kept[0].astype(float))
+        probabilities = there.predict(X[:12])
+        losses = -np.log(probabilities[:, np.arange(12), y[:12]])
+        np.testing.assert_allclose(found.retrained[0], losses.mean(axis=0), atol=1e-8)
+
+    def test_cold_truth(self, fitted):
+        estimator = fitted("regression", decay=0.3)
+        X, y = diabetes()
+        found = [
+            linear_datamodeling_score(
+                estimator,
+                X[:6],
+                y[:6],
+                n_subsets=4,
+                warm_start=warm,
+                random_state=0,
+            )
+            for warm in (True, False)
+        ]
+        np.testing.assert_array_equal(found[0].kept, found[1].kept)
+        np.testing.assert_array_equal(found[0].predicted, found[1].predicted)
+        assert np.corrcoef(*(f.retrained.ravel() for f in found))[0, 1] > 0.9
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"n_subsets": 1}, {"subset_fraction": 0.0}, {"subset_fraction": 1.0}],
+    )
+    def test_bad_settings(self, options, fitted):
+        X, y = wine()
+        with pytest.raises(ValueError, match=next(iter(options))):
+            linear_datamodeling_score(fitted("class"), X, y, **options)
+
+    def test_gap_where_rows_are_left_out(self, fitted):
+        estimator = fitted("class")
+        score = neg_removal_gap(estimator)
+        scorer = make_sensitivity_scorer(
+            lambda predicted, retrained: predicted.relative_gaps(retrained).max(),
+            retrain=True,
+            removed_fraction=0.01,
+        )
+        assert score == pytest.approx(-scorer(estimator))
+        assert -1.0 < score < 0.0
+
+    @pytest.mark.parametrize("fraction", [0.0, 1.0, "half"])
+    def test_fractions_are_checked(self, fraction):
+        with pytest.raises(ValueError, match="removed_fraction"):
+            make_sensitivity_scorer(removed_fraction=fraction)
+
+    def test_removed_or_perturbed(self):
+        with pytest.raises(ValueError, match="left out or perturbed"):
+            make_sensitivity_scorer(removed_fraction=0.1, perturbation_size=0.1)
+
+
+class TestDisplay:
+    def test_it_shows_the_extremes(self, fitted):
+        pytest.importorskip("matplotlib").use("Agg")
+        estimator = fitted("class")
+        X, y = wine()
+        display = SampleInfluenceDisplay.from_estimator(estimator, X[:5], y[:5])
+        mean = sample_influence(estimator, X[:5], y[:5]).mean.mean(axis=0)
+        order = np.argsort(mean)
+        np.testing.assert_array_equal(display.shown_, np.r_[order[:5], order[-5:]])
+        heights = [bar.get_width() for bar in display.bars_]
+        np.testing.assert_allclose(heights, mean[display.shown_])
+        assert len(display.points_.get_offsets()) == 10 * len(estimator.solution_set_)
+
+    def test_an_output_is_chosen(self, fitted):
+        pytest.importorskip("matplotlib").use("Agg")
+        X, _ = wine()
+        with pytest.raises(ValueError, match="'output' parameter"):
+            SampleInfluenceDisplay.from_estimator(
+                fitted("class"), X[:1], of="prediction"
+            )
+        SampleInfluenceDisplay.from_estimator(
+            fitted("class"), X[:1], of="prediction", output=2, n_shown=3
+        )

@@ -10,9 +10,11 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
@@ -26,6 +28,7 @@ __all__ = [
     "make_sensitivity_scorer",
     "neg_lipschitz_modulus",
     "neg_prediction_gap",
+    "neg_removal_gap",
     "neg_shift_norm",
     "perturbed_score",
 ]
@@ -154,15 +157,37 @@ class SensitivityScorer:
 class _OfPredictedSet:
     """Predict the set for perturbed training data, and score it."""
 
-    def __init__(self, perturbation: dict[str, Any], n_corrections: int) -> None:
+    def __init__(
+        self,
+        perturbation: dict[str, Any],
+        n_corrections: int,
+        removed_fraction: float | None = None,
+    ) -> None:
         self.perturbation = perturbation
         self.n_corrections = n_corrections
+        self.removed_fraction = removed_fraction
 
-    def predicted(self, estimator: Any) -> tuple[Any, Any]:
-        """Perturbed data and the set predicted for it."""
-        # A shallow copy: the estimator keeps its parameters, fitted arrays are shared.
-        moved = copy.copy(estimator).set_params(**self.perturbation).perturb()
-        return moved, estimator.sensitivity(moved, n_corrections=self.n_corrections)
+    def predicted(self, estimator: Any) -> tuple[dict[str, Any], Any]:
+        """The change of the data, and the set predicted for it."""
+        if self.removed_fraction is not None:
+            weights = estimator.sample_weight_ * ~self._removed(estimator)
+            change = {"sample_weight": weights}
+        else:
+            # A shallow copy: the estimator keeps its parameters, fitted arrays are
+            # shared.
+            moved = copy.copy(estimator).set_params(**self.perturbation).perturb()
+            change = {"X_perturbed": moved}
+        predicted = estimator.sensitivity(**change, n_corrections=self.n_corrections)
+        return change, predicted
+
+    def _removed(self, estimator: Any) -> NDArray[np.bool_]:
+        """Rows drawn from the seed of the estimator's perturbations."""
+        n = len(estimator.X_train_)
+        rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
+        chosen = np.zeros(n, dtype=bool)
+        size = max(1, round((self.removed_fraction or 0.0) * n))
+        chosen[rng.permutation(n)[:size]] = True
+        return chosen
 
 
 class _PredictionScore(_OfPredictedSet):
@@ -196,12 +221,13 @@ class _SetScore(_OfPredictedSet):
         self.retrain, self.kwargs = retrain, kwargs
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        moved, predicted = self.predicted(estimator)
+        change, predicted = self.predicted(estimator)
         sets = [predicted]
         if self.retrain:
             # Without a perturbation polishing would only move the last bits.
-            still = np.array_equal(moved, estimator.X_train_)
-            sets += [estimator.solution_set_ if still else estimator.retrain(moved)]
+            moved = change.get("X_perturbed")
+            still = moved is not None and np.array_equal(moved, estimator.X_train_)
+            sets += [estimator.solution_set_ if still else estimator.retrain(**change)]
         return self.sign * self.score_func(*sets, **self.kwargs)
 
 
@@ -215,6 +241,7 @@ def make_sensitivity_scorer(
     perturbation: Any = None,
     perturbation_size: float | None = None,
     perturbed_fraction: float | None = None,
+    removed_fraction: float | None = None,
     **kwargs: Any,
 ) -> SensitivityScorer:
     """Make a scorer of the set of solutions predicted for perturbed training data.
@@ -248,6 +275,10 @@ def make_sensitivity_scorer(
     perturbation, perturbation_size, perturbed_fraction : default=None
         As in `SolutionSetEstimator`, to perturb in another way than the estimator is
         set to; None for the estimator's own.
+
+    removed_fraction : float, default=None
+        Instead of a perturbation: share of the training rows, drawn at random and one
+        at least, that are left out, in (0, 1).
 
     **kwargs
         Further arguments of ``score_func``.
@@ -309,7 +340,9 @@ def make_sensitivity_scorer(
         caller_name=caller,
     )
     check_count(caller, "n_corrections", n_corrections, low=0)
-    settings = (changes, n_corrections)
+    if removed_fraction is not None:
+        _check_removed(caller, removed_fraction, changes)
+    settings = (changes, n_corrections, removed_fraction)
     if score_func is None:
         _refuse_without_function(retrain, greater_is_better, kwargs)
         scorer = prediction_scorer(caller, scoring)
@@ -330,6 +363,19 @@ def make_sensitivity_scorer(
     return SensitivityScorer(
         name, _SetScore(score_func, sign, retrain, kwargs, *settings)
     )
+
+
+def _check_removed(caller: str, fraction: Any, changes: dict[str, Any]) -> None:
+    if not isinstance(fraction, Real) or not 0.0 < float(fraction) < 1.0:
+        raise ValueError(
+            f"The 'removed_fraction' parameter of {caller} must be a float in (0, 1). "
+            f"Got {fraction!r} instead."
+        )
+    if changes:
+        raise ValueError(
+            f"The 'removed_fraction' parameter of {caller} must be None with "
+            f"{sorted(changes)}: rows are left out or perturbed. Got {fraction!r} too."
+        )
 
 
 def _takes_weight(scorer: Any) -> bool:
@@ -406,4 +452,10 @@ neg_prediction_gap = SensitivityScorer(
     "Minus the distance from the warm-retrained weights to their predicted piece, "
     "relative to the shift; the largest over the solutions. NaN, with a warning, where "
     "retraining did not become stationary.",
+)
+neg_removal_gap = SensitivityScorer(
+    "neg_removal_gap",
+    _SetScore(_largest_gap, -1, True, {}, {}, 0, 0.01),
+    "The same as neg_prediction_gap where 1 per cent of the training rows, one at "
+    "least, are left out.",
 )
