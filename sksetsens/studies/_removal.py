@@ -182,32 +182,35 @@ class Removal:
     # Groups ---------------------------------------------------------------------------
 
     def by_groups(self, groups: list[Rows]) -> tuple[Array, Array]:
-        """A Gauss-Newton step without each group, and its error."""
+        """A Gauss-Newton step without each group, corrected once, and its error."""
         shift, errors = np.empty((len(groups), len(self._w))), np.empty(len(groups))
         steps = self._gauss_newton(groups)
         pairs = zip(groups, steps, strict=True)
         for j, (rows, (v, factor)) in enumerate(progress(pairs, len(groups), "groups")):
-            shift[j] = v
-            errors[j] = self._error(rows, v, factor)
+            left, e = self._next_of_group(rows, v, factor)
+            better = e < _SHORTER
+            shift[j] = v - left if better else v
+            errors[j] = min(e, 2.0 * e**2) if better else e
         return shift, errors
 
     def errors_of_groups(self, groups: list[Rows], shift: Array) -> Array:
         """The same of other steps."""
-        pairs = zip(groups, shift, self._gauss_newton(groups), strict=True)
-        return np.array([self._error(rows, v, f) for rows, v, (_, f) in pairs])
+        triples = zip(groups, shift, self._gauss_newton(groups), strict=True)
+        found = [self._next_of_group(rows, v, f)[1] for rows, v, (_, f) in triples]
+        return np.array(found)
 
-    def _error(self, rows: Rows, v: Array, factor: Any) -> float:
-        """``|M^{-1} R(w + v)| / |v|``."""
+    def _next_of_group(self, rows: Rows, v: Array, factor: Any) -> tuple[Array, float]:
+        """``M^{-1} R(w + v)``, and its length over that of v."""
         R, off, leaving = self.residuals([rows], v[None])
         if leaving.any():
-            return np.inf  # It ends on other kinks.
+            return 0.0 * v, np.inf  # It ends on other kinks.
         if float(np.linalg.norm(R)) <= self._floor:
-            return 0.0
+            return 0.0 * v, 0.0
         left = factor.apply(R[0])
         if off.shape[1]:
             left = left + off[0] @ self._columns
         length = float(np.linalg.norm(v))
-        return float(np.linalg.norm(left)) / length if length > 0.0 else np.inf
+        return left, float(np.linalg.norm(left)) / length if length > 0.0 else np.inf
 
     def _gauss_newton(self, groups: list[Rows]) -> Iterator[tuple[Array, Any]]:
         """The step without each group, and what inverts its matrix."""
