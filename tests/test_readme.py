@@ -24,6 +24,15 @@ def test_guide_runs_as_written():
     assert names["loaded"].weights.shape == (2, 49)
 
 
+def test_page_on_rows_runs_as_written():
+    page = (ROOT / "docs" / "rows.md").read_text()
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(code, names)
+    assert names["truth"].values.shape[2] == 5
+    assert (names["lower"] <= names["upper"]).all()
+
+
 def test_commands_name_files_that_exist():
     commands = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     assert len(commands) == 2

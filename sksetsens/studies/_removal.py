@@ -48,8 +48,9 @@ _ROUNDING = 1e-14
 # Chord steps to the solution without a row: their number, the share of the last one
 # that a step may be, and the relative length that has arrived.
 _N_STEPS, _CONTRACTION, _ARRIVED = 25, 0.6, 1e-14
-# Relative length of a next step that is worth taking.
-_SHORTER = 0.5
+# Relative length of a next step that is worth taking, that counts as little, and how
+# many more are taken in between.
+_SHORTER, _LITTLE, _N_CORRECTIONS = 0.5, 0.1, 3
 # Norm of R, relative to |H| (1 + |w|), at which the solution without a row is one.
 _EXACT = 1e-12
 
@@ -292,12 +293,12 @@ class Removal:
         return found
 
     def corrected(self, rows: Rows) -> tuple[Array, Array]:
-        """`low_rank` and one step more, (k, p), and the error left, (k,).
+        """`low_rank` and a few steps more, (k, p), and the errors left, (k,).
 
         The error of a step is the next one's length over its own, e. That step is known
         then, and is taken where it is the shorter one. The one after it is shorter by
         about 2 e again: M differs from H at the new weights by twice what the first
-        step has missed.
+        step has missed. Where that is not little, it is measured.
         """
         if self.interpolates:
             shift = self.first_order(rows)
@@ -305,16 +306,27 @@ class Removal:
         parts = []
         for part, inverse in self._blocks(rows):
             shift = inverse(self._own[part])
-            left, errors = self._next(part, shift, inverse)
-            better = errors < _SHORTER
-            shift = np.where(better[:, None], shift - np.nan_to_num(left), shift)
-            # Kinks change as they come: on them nothing shrinks so.
-            if not len(self.gd.kinks):
-                smaller = np.minimum(errors, 2.0 * errors**2)
-                errors = np.where(better, smaller, errors)
+            shift, errors = self._once_more(part, shift, inverse)
+            for _ in range(_N_CORRECTIONS):
+                again = np.flatnonzero((errors > _LITTLE) & (errors < _SHORTER))
+                if not len(again):
+                    break
+                some = part[again]
+                found = self._once_more(some, shift[again], self._without_each(some))
+                shift[again], errors[again] = found
             parts.append((shift, errors))
         shifts, found = zip(*parts, strict=True)
         return np.concatenate(shifts), np.concatenate(found)
+
+    def _once_more(self, rows: Rows, shift: Array, inverse: Any) -> tuple[Array, Array]:
+        """Shifts after the next step, and what is left of it."""
+        left, errors = self._next(rows, shift, inverse)
+        better = errors < _SHORTER
+        shift = np.where(better[:, None], shift - np.nan_to_num(left), shift)
+        # Kinks change as they come: on them nothing shrinks so.
+        if not len(self.gd.kinks):
+            errors = np.where(better, np.minimum(errors, 2.0 * errors**2), errors)
+        return shift, errors
 
     def errors(self, rows: Rows, shift: Array) -> Array:
         """``|M^{-1} R(w + v)| / |v|`` for single rows, (k,)."""

@@ -148,7 +148,7 @@ def sample_influence(
             default="auto"
         "first_order" moves along the derivative in the row's weight. "low_rank" takes
         the row's Gauss-Newton term out of H, which is exact for least squares, and
-        corrects the step once by what is left of the gradient. "gauss_newton"
+        corrects the step by what is left of the gradient. "gauss_newton"
         takes a step on the rows that are left. "retrain" continues to the solution
         without the rows. "auto" is "low_rank" for rows, "gauss_newton" for groups.
 
