@@ -4,7 +4,9 @@ Two tables: how well ``sample_influence`` predicts leave-one-out retraining on s
 nets, and how it compares with pyDVL and captum at the same stationary weights (where
 they are installed, see CONTRIBUTING.md). On one core; seconds of all rows and points.
 
-    python benchmarks/bench_influence.py [--smoke]
+    python benchmarks/bench_influence.py [--smoke] [--subsets]
+
+With ``--subsets`` a third one: groups of rows, and the linear datamodeling score.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from sksetsens import SolutionSetEstimator, sample_influence
+from sksetsens.metrics import linear_datamodeling_score
 
 N_TEST = 60
 
@@ -108,9 +111,9 @@ def against_retraining(problems, n_rows):
         )
 
 
-def beside_peers(n_rows, epochs):
+def beside_peers(n_rows, decay, width):
     """The second table."""
-    model, X, y, X_test, y_test = digits(n_rows, 1e-2, epochs=epochs)
+    model, X, y, X_test, y_test = digits(n_rows, decay, width)
     model.fit(X, y)
     rows = np.random.default_rng(1).permutation(n_rows)[:50]
     truth = sample_influence(model, X_test, y_test, samples=rows, method="retrain")
@@ -136,6 +139,36 @@ def beside_peers(n_rows, epochs):
         )
 
 
+def on_subsets(decay, n_restarts, n_subsets, n_rows, width):
+    """Groups, and the linear datamodeling score, warm and cold."""
+    model, X, y, X_test, y_test = digits(n_rows, decay, width, n_restarts)
+    model.fit(X, y)
+    rng = np.random.default_rng(2)
+    sizes = rng.integers(max(2, n_rows // 100), n_rows // 5, n_subsets)
+    groups = [rng.choice(n_rows, size, replace=False) for size in sizes]
+    found = sample_influence(model, X_test, y_test, groups=groups)
+    truth = sample_influence(model, X_test, y_test, groups=groups, method="retrain")
+    one, other = (v.mean.mean(axis=0) for v in (found, truth))
+    slope = np.polyfit(one, other, 1)[0]
+    rank = spearmanr(one, other).statistic
+    print(
+        f"decay {decay:g}: groups of 1 to 20 %: Spearman {rank:.3f}, slope {slope:.2f}"
+    )
+    for warm in (True, False):
+        began = time.process_time()
+        score = linear_datamodeling_score(
+            model,
+            X_test,
+            y_test,
+            n_subsets=n_subsets,
+            warm_start=warm,
+            random_state=0,
+        ).score
+        seconds = time.process_time() - began
+        told = "warm" if warm else "cold"
+        print(f"  LDS of {n_subsets} halves, {told}: {score:.3f}; {seconds:.0f} s")
+
+
 def _ours(model, w, X, y, X_test, y_test):
     return sample_influence(model, X_test, y_test).values[0]
 
@@ -150,7 +183,7 @@ def _pydvl(model, w, X, y, X_test, y_test):
     from torch.utils.data import DataLoader, TensorDataset
 
     data = TensorDataset(torch.as_tensor(X), torch.as_tensor(y))
-    decay = 1e-2  # Of the objective: pyDVL knows nothing of the optimiser's.
+    decay = 1e-2  # As in the optimiser, which pyDVL knows nothing of.
     found = DirectInfluence(
         _module(model), torch.nn.functional.cross_entropy, regularization=decay
     )
@@ -184,7 +217,11 @@ def main():
     """Both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny nets")
-    smoke = parser.parse_args().smoke
+    parser.add_argument(
+        "--subsets", action="store_true", help="retrain on subsets, half an hour"
+    )
+    arguments = parser.parse_args()
+    smoke = arguments.smoke
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     tanh = nn.Tanh
@@ -201,7 +238,12 @@ def main():
     if smoke:
         problems = [("wine", of_case(Case("wine", (4,), 0.05, None, tanh), 1, 20))]
     against_retraining(problems, 5 if smoke else 50)
-    beside_peers(*((80, 5) if smoke else (500, 200)))
+    beside_peers(*((80, 0.1, 2) if smoke else (500, 1e-2, 16)))
+    if smoke:
+        on_subsets(1e-1, 1, 2, 60, 2)
+    elif arguments.subsets:
+        for decay in (1e-2, 1e-3):
+            on_subsets(decay, 2, 50, 500, 16)
 
 
 if __name__ == "__main__":

@@ -351,6 +351,10 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
     return TrainingData(X, y.copy(), targets.copy(), None)
 
 
+# Weights beyond these overflow on the way to their mean's square.
+_LIGHTEST, _HEAVIEST = 1e-100, 1e100
+
+
 def check_weights(
     caller: str, name: str, sample_weight: Any, targets: NDArray[Any]
 ) -> NDArray[np.float64] | None:
@@ -380,6 +384,8 @@ def check_weights(
     wanted = (
         f"The {name!r} parameter of {caller} must be one number per row, {n} in all"
     )
+    if np.iscomplexobj(sample_weight):
+        raise ValueError(f"{wanted}. Got complex ones instead.")
     try:
         weights = np.array(sample_weight, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -397,6 +403,13 @@ def check_weights(
     if not weights.any():
         raise ValueError(
             f"The {name!r} parameter of {caller} must leave a row. Got zeros only."
+        )
+    positive = weights[weights > 0.0]
+    if not (positive.min() >= _LIGHTEST and positive.max() <= _HEAVIEST):
+        raise ValueError(
+            f"The {name!r} parameter of {caller} must lie between {_LIGHTEST:g} and "
+            f"{_HEAVIEST:g}, or be 0: divide them by their mean. Got weights from "
+            f"{positive.min():g} to {positive.max():g}."
         )
     warn_of_lost_classes(name, weights, targets, targets)
     return None if (weights == 1.0).all() else weights

@@ -107,6 +107,65 @@ class TestLeastSquares:
         assert not found.trustworthy[0, 0]
         assert found.trustworthy[0, 1:].all()
 
+    @pytest.mark.parametrize("method", ["first_order", "retrain", "gauss_newton"])
+    def test_whatever_the_method(self, method):
+        X, y = diabetes()
+        X = np.column_stack([X, np.eye(N)[0]])
+        net = NeuralNetRegressor(
+            Linear,
+            module__n_in=X.shape[1],
+            lr=0.1,
+            batch_size=-1,
+            train_split=None,
+            verbose=0,
+        )
+        fitted = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+        found = sample_influence(
+            fitted, X[:2], y[:2], groups=[[0], [0, 4], [1, 2]], method=method
+        )
+        assert np.isnan(found.values[0, :, :2]).all()
+        assert found.trustworthy[0].tolist()[:2] == [False, False]
+        assert found.kernel_dims[0].tolist() == [-1, -1, 0]
+        assert np.isnan(found.range_within(1.0)[0][0, :, 0]).all()
+
+    def test_all_rows_hold_a_direction(self):
+        """As many rows as weights: each holds one, whatever the solver."""
+        X, y = diabetes()
+        fitted = SolutionSetEstimator(
+            NeuralNetRegressor(
+                Linear,
+                module__n_in=5,
+                lr=0.1,
+                batch_size=-1,
+                train_split=None,
+                verbose=0,
+            ),
+            n_restarts=1,
+            random_state=0,
+            solver="eigh",
+        ).fit(X[:6], y[:6])
+        found = sample_influence(fitted)
+        assert not found.trustworthy.any()
+
+    def test_lsmr_does_not_know_the_set(self):
+        X, y = diabetes()
+        fitted = SolutionSetEstimator(
+            NeuralNetRegressor(
+                Linear,
+                module__n_in=5,
+                lr=0.1,
+                batch_size=-1,
+                train_split=None,
+                verbose=0,
+            ),
+            n_restarts=1,
+            random_state=0,
+            solver="lsmr",
+        ).fit(X[:4], y[:4])
+        found = sample_influence(fitted, X[4:6], of="prediction")
+        assert (found.kernel_dims == -1).all()
+        assert np.isnan(found.range_within(1.0)[0]).all()
+
 
 class TestNets:
     @pytest.mark.parametrize("kind", ["class", "binary", "regression"])
@@ -121,7 +180,7 @@ class TestNets:
         )
         assert truth.trustworthy.all()
         sure = predicted.trustworthy & truth.trustworthy
-        assert sure.mean() > 0.4
+        assert sure.mean() > 0.3
         for i in range(len(estimator.solution_set_)):
             one, other = (v.values[i][:, sure[i]].ravel() for v in (predicted, truth))
             assert np.corrcoef(one, other)[0, 1] > 0.98
@@ -209,6 +268,34 @@ class TestNets:
         assert sure.any() or all("above 0.1" in s for s in found.status)
         gaps = np.abs(found.shift_norm - truth.shift_norm)[sure]
         assert (gaps <= 0.2 * truth.shift_norm[sure]).all()
+
+    def test_ignored_rows_have_no_loss(self):
+        X, y = wine()
+        options = {"criterion__ignore_index": 2, "decay": 0.1}
+        estimator = model("class", n_restarts=1, **options).fit(X, y)
+        own = sample_influence(estimator).values[0]
+        assert np.isfinite(own).all()
+        assert not own[y == 2].any()
+
+    def test_trusted_movements_are_right(self):
+        """Soft directions that only a row, or the movement, makes so are told."""
+        rng = np.random.default_rng(0)
+        n_sure = 0
+        for seed in range(6):
+            n = int(rng.integers(18, 35))
+            X = rng.standard_normal((n, 5))
+            y = X[:, 0] - X[:, 1] * X[:, 2] + 0.4 * rng.standard_normal(n)
+            net = model("regression", n_restarts=1, activation=nn.GELU, decay=0.02)
+            fitted = net.set_params(random_state=seed).fit(X, y)
+            if not fitted.solution_set_.trustworthy.all():
+                continue
+            found = sample_influence(fitted)
+            truth = sample_influence(fitted, method="retrain")
+            sure = found.trustworthy[0]
+            n_sure += sure.sum()
+            gaps = np.abs(found.shift_norm - truth.shift_norm)[0, sure]
+            assert (gaps <= 0.2 * truth.shift_norm[0, sure]).all()
+        assert n_sure > 30
 
     def test_groups(self, fitted):
         estimator = fitted("class")

@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.preprocessing import scale
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 from sksetsens import SolutionSetEstimator, follow_path, linear_range, stability_report
@@ -230,6 +231,8 @@ class TestFit:
             (np.r_[np.nan, np.ones(N - 1)], "finite"),
             (np.zeros(N), "must leave a row"),
             (["a"] * N, "one number per row"),
+            (np.ones(N) + 1j, "complex"),
+            (np.r_[1e300, np.ones(N - 1)], "divide them by their mean"),
         ],
     )
     def test_bad_weights(self, weights, match, fitted):
@@ -289,7 +292,77 @@ KINDS = [
 ]
 
 
+class TestTraining:
+    """Weights reach the loss whatever batches go through on their way."""
+
+    def test_in_other_processes(self):
+        X, y = wine()
+        s = integers()
+        one = model().fit(X, y, sample_weight=s).solution_set_.weights
+        other = model().set_params(n_jobs=2).fit(X, y, sample_weight=s)
+        np.testing.assert_array_equal(one, other.solution_set_.weights)
+
+    def test_callbacks_that_score_on_other_data(self):
+        X, y = wine()
+        held_out = np.vstack([X, X]), np.r_[y, y]
+
+        class Watch(Callback):
+            def on_epoch_end(self, net, **kwargs):
+                net.history.record("held_out", float(net.score(*held_out)))
+
+        scoring = EpochScoring("accuracy", on_train=True, use_caching=False)
+        callbacks = [("watch", Watch()), ("scoring", scoring)]
+        net = model(n_restarts=1, callbacks=callbacks, batch_size=16, max_epochs=3)
+        found = net.fit(X, y, sample_weight=integers())
+        assert found.restart_report_["status"][0]
+        assert "held_out" in found._kept[0].history[0]
+
+    def test_targets_that_are_converted_on_the_way(self):
+        X, y = diabetes()
+        s = integers()
+        options = {"n_restarts": 1, "batch_size": 16, "max_epochs": 3}
+        plain = model("regression", **options).set_params(polish=False)
+        own = model("regression", **options).set_params(polish=False)
+        params = own.estimator.get_params(deep=False)
+        own = own.set_params(estimator=Converting(**params))
+        one, other = (
+            net.fit(X, y, sample_weight=s).solution_set_.weights for net in (plain, own)
+        )
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+    def test_workers_that_load_batches_are_refused(self):
+        X, y = wine()
+        net = model(n_restarts=1, iterator_train__num_workers=1)
+        with pytest.raises(UnsupportedObjectiveError, match="num_workers.*must be 0"):
+            net.fit(X, y, sample_weight=integers())
+
+    def test_rows_that_the_criterion_ignores(self):
+        X, y = wine()
+        s = (y == 2).astype(float)
+        net = model(n_restarts=1, criterion__ignore_index=2)
+        with (
+            pytest.warns(UserWarning, match="no row of 2 of 3 classes"),
+            pytest.raises(ValueError, match="rows that the criterion counts"),
+        ):
+            net.fit(X, y, sample_weight=s)
+
+
+class Converting(NeuralNetRegressor):
+    """Whose targets lose whatever is attached to them."""
+
+    def train_step_single(self, batch, **fit_params):
+        X, y = batch
+        return super().train_step_single((X, 1.0 * y.double()), **fit_params)
+
+
 class TestSensitivity:
+    def test_a_column_of_targets(self, fitted):
+        estimator = fitted("regression")
+        y = diabetes()[1] + 0.01
+        one = estimator.sensitivity(y_perturbed=y)
+        other = estimator.sensitivity(y_perturbed=y[:, None])
+        np.testing.assert_array_equal(one.shift, other.shift)
+
     @pytest.mark.parametrize(("kind", "activation"), KINDS)
     def test_shift_is_the_derivative_of_retraining(self, kind, activation, fitted):
         estimator, h = fitted(kind, activation), 1e-4

@@ -99,6 +99,7 @@ def pipeline():
 def test_all_scorers_are_here():
     distances = ["distance_to_set", "excess", "excess_bounds", "pompeiu_hausdorff"]
     makers = ["SensitivityScorer", "make_sensitivity_scorer"]
+    makers += ["DatamodelingScore", "linear_datamodeling_score", "neg_removal_gap"]
     assert sorted(metrics.__all__) == sorted([*NAMES, *distances, *makers])
 
 
@@ -202,7 +203,7 @@ def test_empty_predictions_score_worst():
 def test_a_truth_that_is_not_stationary_is_no_truth(fitted, monkeypatch):
     retrained = fitted.retrain(fitted.perturb())
     retrained.converged = np.array([True, False])
-    monkeypatch.setattr(fitted, "retrain", lambda *_: retrained, raising=False)
+    monkeypatch.setattr(fitted, "retrain", lambda **_: retrained, raising=False)
     with pytest.warns(StationarityWarning, match="NaN: 1 of 2 retrained") as caught:
         assert np.isnan(neg_prediction_gap(fitted))
     assert caught[0].filename == __file__

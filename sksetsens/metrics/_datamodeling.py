@@ -116,6 +116,11 @@ def linear_datamodeling_score(
             f"The 'subset_fraction' parameter of {caller} must leave out a row and "
             f"leave one of {n}. Got {subset_fraction!r} instead."
         )
+    if y is None:
+        raise ValueError(
+            f"The 'y' parameter of {caller} must hold the targets of X. Got None "
+            "instead."
+        )
     points, targets = check_points(final, X, y, caller=caller)
     influence = sample_influence(final, X, y, method=method, verbose=verbose)
     values = np.where(np.isfinite(influence.values), influence.values, 0.0).mean(axis=0)

@@ -15,7 +15,7 @@ from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
 from ._stacked import Trained, train_together, why_not_together
 from ._weight_checks import check_sample_weight
-from ._weighted_training import trained_by_weight
+from ._weighted_training import check_weighted_training, trained_by_weight
 
 __all__ = [
     "SINGLE_FROM",
@@ -28,6 +28,7 @@ __all__ = [
     "bare_net",
     "check_objective",
     "check_sample_weight",
+    "check_weighted_training",
     "initialised_net",
     "isolated",
     "kernels_kept",

@@ -11,15 +11,17 @@ import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
-from torch.func import grad, grad_and_value, vmap
+from torch.func import grad, grad_and_value, jvp, vmap
 
 from .._compat import predict_nonlinearity
 from ._base import Array, Tensor
+from ._isolation import DERIVATIVES
 from ._kink_functions import KinkFunctions
 from ._kinks import KinkCounter
 from ._movement import Movement
 from ._net_function import map_rows, push
 from ._products import PointProducts
+from ._row_weights import row_shares
 
 # Share of the root mean square by which inputs and weights move to see which ties of
 # maxima stay: far above rounding, far below what switches other units.
@@ -351,8 +353,44 @@ class Objective(KinkFunctions):
 
         return plain._at_many(at, many, torch.as_tensor(rows, device=self._device))
 
+    def row_curvature_products(
+        self, weights: Array, rows: NDArray[np.int64], V: Array
+    ) -> Array:
+        """Hessian of each row's share of the loss, times its vector: (k, p).
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_params,)
+        rows : ndarray of int of shape (k,)
+        V : ndarray of shape (k, n_params)
+        """
+        plain = self.off_kinks()
+        w = self._tensor(weights)
+        s = self._tensor(self.sample_weight)
+        whole = torch.ones_like(s).sum()
+        if getattr(self.criterion, "reduction", "mean") != "sum":
+            s = s * row_shares(self.criterion, self._y).to(s)
+            whole = s.sum()
+        else:
+            whole = torch.ones_like(whole)
+
+        def along(v: Tensor, row: Tensor) -> Tensor:
+            x, y = plain._x[row][None], plain._y[row][None]
+
+            def own(w_: Tensor) -> Tensor:
+                outputs = plain._forward(w_, x)
+                return plain._call(w_, "losses", outputs, x, y)[0]
+
+            return jvp(grad(own), (w,), (v,))[1] * s[row] / whole
+
+        at = torch.as_tensor(rows, device=self._device)
+        with DERIVATIVES:
+            return self._at_many(along, V, at)
+
     def gradients_of(self, many: Array, sample_weights: Array) -> Array:
         """R at each of many weights, with weights of the rows of its own, (k, p)."""
+        if not len(many):
+            return many
         if self._gating is not None or not self._one_batch:
             pairs = zip(many, sample_weights, strict=True)
             found = [self.weighted(s).gradient(w) for w, s in pairs]

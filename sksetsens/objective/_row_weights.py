@@ -78,7 +78,8 @@ def unreduced_net(net: Any, twin: Any, *, zeros: bool = False) -> Any:
         shares = row_shares(criterion, y).to(outputs)
         if reduction == "mean" and not _counts_classes(criterion, y):
             shares = shares * math.prod(losses.shape[1:])
-        return total / shares
+        # Rows that the criterion leaves out have no loss.
+        return torch.where(shares > 0.0, total / shares.clamp(min=1e-300), 0.0 * total)
 
     return _with_criterion(criterion, twin, value)
 
@@ -144,6 +145,8 @@ def row_shares(criterion: Any, y: Tensor) -> Tensor:
 
 
 def mean_weight(criterion: Any, weights: Tensor, y: Tensor) -> float:
-    """Mean of the rows' weights as the criterion counts rows."""
+    """Mean of the rows' weights as the criterion counts rows; 1 for one that adds."""
+    if getattr(criterion, "reduction", "mean") == "sum":
+        return 1.0
     shares = row_shares(criterion, y)
     return float((weights.to(shares) * shares).sum() / shares.sum())

@@ -208,13 +208,13 @@ def _train(
     targets = torch.as_tensor(y, device=net.device)
 
     by_row = torch.ones(len(X)) if sample_weight is None else sample_weight
-    shares = torch.as_tensor(by_row).to(inputs)
-    whole = mean_weight(net.criterion_, shares, targets)
+    by_row = torch.as_tensor(by_row)
+    shares = (by_row / mean_weight(net.criterion_, by_row, targets.cpu())).to(inputs)
 
     def loss(weights: dict[str, torch.Tensor], x: Any, t: Any, s: Any) -> Any:
         if sample_weight is None:
             return functional_call(core, weights, ("value", x, t))
-        how = {"sample_weight": s, "whole": whole}
+        how = {"sample_weight": s, "whole": 1.0}
         return functional_call(core, weights, ("value", x, t), how)
 
     # An order that all have in common needs no copy of the rows per restart.

@@ -15,8 +15,9 @@ _MAX_ROWS = 64
 # Both sides are float64 and differ by the order of summation.
 _RTOL = 1e-9
 _REMEDY = (
-    "Let get_loss take its data term from self.criterion_, a mean or a sum over rows "
-    "(torch's own criteria), or leave sample_weight out."
+    "Let get_loss take its data term from self.criterion_: one of torch's own, or a "
+    "mean over rows of your own (a sum says reduction='sum' as an attribute); or leave "
+    "sample_weight out."
 )
 
 

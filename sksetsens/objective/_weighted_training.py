@@ -1,11 +1,10 @@
-"""skorch's training with weights of the rows: batches carry those of their rows."""
+"""skorch's training with weights of the rows: batches come with those of their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -13,18 +12,36 @@ from .._compat import skeleton_net
 from ..exceptions import UnsupportedObjectiveError
 from ._row_weights import mean_weight, weighted_net
 
-__all__ = ["trained_by_weight"]
+__all__ = ["check_weighted_training", "trained_by_weight"]
 
-_NAME = "sample_weight"
+
+def check_weighted_training(net: Any, X: NDArray[Any], y: NDArray[Any]) -> None:
+    """Refuse a net whose batches cannot come with weights, before it trains.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    X, y : ndarray
+        In the net's dtype.
+    """
+    iterator = net.get_iterator(net.get_dataset(X, y), training=True)
+    if not isinstance(iterator, torch.utils.data.DataLoader):
+        raise UnsupportedObjectiveError(
+            "The 'iterator_train' of the net must be a torch DataLoader with "
+            f"sample_weight. Got {type(iterator).__name__} instead."
+        )
+    if iterator.num_workers:
+        raise UnsupportedObjectiveError(
+            "The 'iterator_train__num_workers' of the net must be 0 with "
+            f"sample_weight. Got {iterator.num_workers} instead."
+        )
 
 
 def trained_by_weight(
     net: Any, sample_weight: NDArray[Any], targets: NDArray[Any]
 ) -> Any:
     """The same net, of a class whose training weighs the rows.
-
-    Batches stay pairs of X and y, as callbacks know them: the tensor y has its rows'
-    weights as an attribute.
 
     Parameters
     ----------
@@ -45,39 +62,38 @@ def trained_by_weight(
 
 
 class _WeightedTraining:
-    """Overrides of skorch's methods that read data and evaluate the loss."""
+    """Overrides of skorch's methods that read batches and evaluate the loss."""
 
     _row_weights: torch.Tensor
     _row_targets: torch.Tensor
-
-    def get_dataset(self, X: Any, y: Any = None) -> Any:
-        """The data set, each of whose items knows its weight."""
-        dataset = super().get_dataset(X, y)  # type: ignore[misc]
-        return _WithWeights(dataset, self._row_weights)
+    # Of the batch that is trained on, over the mean of all.
+    _batch_weights: torch.Tensor | None = None
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Batches whose targets know their rows' weights."""
-        iterator = super().get_iterator(dataset, training)  # type: ignore[misc]
-        if not isinstance(iterator, torch.utils.data.DataLoader):
-            raise UnsupportedObjectiveError(
-                "The 'iterator_train' of the net must be a torch DataLoader with "
-                f"sample_weight. Got {type(iterator).__name__} instead."
-            )
-        if iterator.num_workers:
-            raise UnsupportedObjectiveError(
-                "The 'iterator_train__num_workers' of the net must be 0 with "
-                f"sample_weight. Got {iterator.num_workers} instead."
-            )
-        iterator.collate_fn = _Collate(iterator.collate_fn)
-        return iterator
+        """Batches, of whose rows' weights the net is told."""
+        make: Any = super().get_iterator  # type: ignore[misc]
+        if not training:
+            return make(dataset, training)
+        net: Any = self
+        mean = mean_weight(net.criterion_, self._row_weights, self._row_targets)
+        iterator = make(_WithWeights(dataset, self._row_weights / mean), training)
+        return _TellingWeights(iterator, self)
 
-    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
+    def get_loss(
+        self,
+        y_pred: Any,
+        y_true: Any,
+        *args: Any,
+        training: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """The net's own loss, its criterion weighing the rows."""
-        weights = getattr(y_true, _NAME).to(y_pred.device, y_pred.dtype)
+        kwargs["training"] = training
+        if not training or self._batch_weights is None:
+            return super().get_loss(y_pred, y_true, *args, **kwargs)  # type: ignore[misc]
         net: Any = self
         twin = skeleton_net(net, net.module_, net.criterion_)
-        whole = mean_weight(net.criterion_, self._row_weights, self._row_targets)
-        weighted_net(net, twin, weights, whole)
+        weighted_net(net, twin, self._batch_weights.to(y_pred), 1.0)
         own: Any = super(_WeightedTraining, twin)
         return own.get_loss(y_pred, y_true, *args, **kwargs)
 
@@ -94,21 +110,39 @@ class _WithWeights(torch.utils.data.Dataset):
     def __getitem__(self, i: Any) -> tuple[Any, Any]:
         return self.dataset[i], self.weights[i]
 
+
+class _TellingWeights:
+    """A loader's batches, of whose weights a net is told first.
+
+    The net's loop takes one batch after the other, and so nothing that a batch goes
+    through on its way to the loss can lose them.
+    """
+
+    def __init__(self, loader: Any, net: _WeightedTraining) -> None:
+        loader.collate_fn = _Collate(loader.collate_fn)
+        self._loader, self._net = loader, net
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch, weights in self._loader:
+            self._net._batch_weights = weights
+            yield batch
+        self._net._batch_weights = None
+
     def __getattr__(self, name: str) -> Any:
-        # Callbacks look for X and y in skorch's own data set.
-        if name == "dataset":
+        if name == "_loader":
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self._loader, name)
 
 
 class _Collate:
-    """Batches of the items alone, with the weights attached to the targets."""
+    """Batches of the items alone, beside their weights."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self._collate = collate
 
-    def __call__(self, items: list[tuple[Any, Any]]) -> Any:
+    def __call__(self, items: list[tuple[Any, Any]]) -> tuple[Any, torch.Tensor]:
         pairs, weights = zip(*items, strict=True)
-        batch = self._collate(list(pairs))
-        setattr(batch[1], _NAME, torch.as_tensor(np.array(weights)))
-        return batch
+        return self._collate(list(pairs)), torch.stack(weights)

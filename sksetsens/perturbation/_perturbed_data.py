@@ -148,6 +148,8 @@ def _check_targets(
 ) -> tuple[Array | None, NDArray[Any] | None]:
     """Real-valued targets, or labels, where they change."""
     y_train, targets = estimator.y_train_, estimator.targets_
+    if y_train.ndim == 1 and y_perturbed.shape == (len(y_train), 1):
+        y_perturbed = y_perturbed[:, 0]  # fit takes a column, too.
     if y_perturbed.shape != y_train.shape:
         raise ValueError(
             "The 'y_perturbed' parameter must have the shape of the training y, "

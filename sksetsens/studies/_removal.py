@@ -29,7 +29,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from .._progress import progress
-from ..linalg import SymmetricPseudoInverse, TangentInverse
+from ..linalg import SymmetricPseudoInverse, TangentInverse, probe
 from ..objective import Objective
 from ..optimize import continued
 from ..sensitivity import GraphicalDerivative
@@ -45,12 +45,15 @@ _SHARE = 0.25
 _ALONE = 1e-8
 # A residual up to this share of |H| (1 + |w|) is rounding: nothing moves.
 _ROUNDING = 1e-14
+# Steps that tell the largest eigenvalue of a row's curvature; and the difference of
+# weights, relative to 1 + |w|, that tells curvature.
+_N_LANCZOS, _BEND = 6, 1e-5
 # Chord steps to the solution without a row: their number, the share of the last one
 # that a step may be, and the relative length that has arrived.
 _N_STEPS, _CONTRACTION, _ARRIVED = 25, 0.6, 1e-14
 # Relative length of a next step that is worth taking, that counts as little, and how
 # many more are taken in between.
-_SHORTER, _LITTLE, _N_CORRECTIONS = 0.5, 0.1, 3
+_SHORTER, _LITTLE, _N_CORRECTIONS = 0.5, 0.01, 4
 # Norm of R, relative to |H| (1 + |w|), at which the solution without a row is one.
 _EXACT = 1e-12
 
@@ -295,38 +298,97 @@ class Removal:
     def corrected(self, rows: Rows) -> tuple[Array, Array]:
         """`low_rank` and a few steps more, (k, p), and the errors left, (k,).
 
-        The error of a step is the next one's length over its own, e. That step is known
-        then, and is taken where it is the shorter one. The one after it is shorter by
-        about 2 e again: M differs from H at the new weights by twice what the first
-        step has missed. Where that is not little, it is measured.
+        The error of a step is the next one's length over its own, which is taken where
+        it is the shorter one, until little is left. What the steps miss is more where
+        they shrink slowly, or where H without the row is softer than M.
         """
         if self.interpolates:
             shift = self.first_order(rows)
             return shift, self._next(rows, shift, None)[1]
         parts = []
         for part, inverse in self._blocks(rows):
-            shift = inverse(self._own[part])
-            shift, errors = self._once_more(part, shift, inverse)
+            shift, errors = self._once_more(part, inverse(self._own[part]), inverse)
+            ratio = np.zeros(len(part))
             for _ in range(_N_CORRECTIONS):
                 again = np.flatnonzero((errors > _LITTLE) & (errors < _SHORTER))
                 if not len(again):
                     break
                 some = part[again]
                 found = self._once_more(some, shift[again], self._without_each(some))
+                ratio[again] = found[1] / errors[again]
                 shift[again], errors[again] = found
+            # What is left of a sequence of steps that shrink by this ratio.
+            slow = np.where(ratio < 1.0, 1.0 / np.maximum(1.0 - ratio, _ALONE), np.inf)
+            moved = errors > 0.0
+            softer = self._amplified(part[moved], shift[moved])
+            errors[moved] *= np.maximum(softer, slow[moved])
             parts.append((shift, errors))
         shifts, found = zip(*parts, strict=True)
         return np.concatenate(shifts), np.concatenate(found)
 
     def _once_more(self, rows: Rows, shift: Array, inverse: Any) -> tuple[Array, Array]:
-        """Shifts after the next step, and what is left of it."""
+        """Shifts after the next step, and its relative length."""
         left, errors = self._next(rows, shift, inverse)
         better = errors < _SHORTER
-        shift = np.where(better[:, None], shift - np.nan_to_num(left), shift)
-        # Kinks change as they come: on them nothing shrinks so.
-        if not len(self.gd.kinks):
-            errors = np.where(better, np.minimum(errors, 2.0 * errors**2), errors)
-        return shift, errors
+        return np.where(better[:, None], shift - np.nan_to_num(left), shift), errors
+
+    def _amplified(self, rows: Rows, shift: Array) -> Array:
+        """By how much H without a row may be softer than H, (k,); inf of a saddle.
+
+        M is blind to what only the row's residual, or the movement, makes soft. The
+        direction that the row's own curvature holds most, beside H, is that of the
+        largest eigenvalue l of ``C'H_i C`` with ``H^-1 = C C'``: the row's leverage,
+        and what its residual bends. There H without the row is ``1 - l`` of what it
+        was; and at the new weights a difference of gradients tells, there and along
+        the softest direction of H.
+        """
+        if self._halves is None or not len(rows):
+            return np.ones(len(rows))
+        V, d = self._halves
+        if not (d > 0.0).all():
+            return np.full(len(rows), np.inf)
+        C = V / np.sqrt(d)
+        largest, z = self._softest(rows, C)
+        soft = probe(C.shape[1])
+        for _ in range(_N_LANCZOS):  # Towards the smallest eigenvalue of H.
+            soft = (soft / np.linalg.norm(soft)) @ C.T @ C
+        along = np.repeat((soft / np.linalg.norm(soft) @ C.T)[None], len(rows), axis=0)
+        left = np.minimum(1.0 - largest, self._bent(rows, shift, [z, along]))
+        return np.where(left > _ALONE, 1.0 / np.maximum(left, _ALONE), np.inf)
+
+    def _softest(self, rows: Rows, C: Array) -> tuple[Array, Array]:
+        """Largest eigenvalues of ``C'H_i C``, and C times their vectors.
+
+        By a few Lanczos steps, from the same random start for all.
+        """
+        u = np.repeat(probe(C.shape[1])[None], len(rows), axis=0)
+        basis = [u / np.linalg.norm(u[0])]
+        k = min(_N_LANCZOS, C.shape[1])
+        T = np.zeros((len(rows), k, k))
+        for j in range(k):
+            u = basis[j]
+            z = self._o.row_curvature_products(self._w, rows, u @ C.T) @ C
+            T[:, j, j] = (u * z).sum(axis=1)
+            for q in basis:
+                z = z - (q * z).sum(axis=1, keepdims=True) * q
+            beta = np.linalg.norm(z, axis=1)
+            if j + 1 < k:
+                T[:, j, j + 1] = T[:, j + 1, j] = beta
+                basis.append(z / np.maximum(beta, np.finfo(float).tiny)[:, None])
+        values, vectors = np.linalg.eigh(T)
+        along = np.einsum("jkr,kj->kr", np.stack(basis), vectors[:, :, -1])
+        return np.maximum(values[:, -1], 0.0), along @ C.T
+
+    def _bent(self, rows: Rows, shift: Array, directions: list[Array]) -> Array:
+        """Least ``z'H z`` without each row at ``w + v``; 1 with it at w."""
+        sets = [rows[j : j + 1] for j in range(len(rows))]
+        here, found = self.residuals(sets, shift)[0], np.full(len(rows), np.inf)
+        for z in directions:
+            step = _BEND * (1.0 + np.linalg.norm(self._w))
+            step /= np.maximum(np.linalg.norm(z, axis=1), np.finfo(float).tiny)
+            there = self.residuals(sets, shift + step[:, None] * z)[0]
+            found = np.fmin(found, ((there - here) * z).sum(axis=1) / step)
+        return np.where(np.isfinite(found), found, 0.0)
 
     def errors(self, rows: Rows, shift: Array) -> Array:
         """``|M^{-1} R(w + v)| / |v|`` for single rows, (k,)."""
@@ -407,6 +469,32 @@ class Removal:
 
     # Sets -----------------------------------------------------------------------------
 
+    @property
+    def knows_sets(self) -> bool:
+        """Whether it is known what rows hold alone: not by products with J."""
+        return self.gd.solver_ != "lsmr"
+
+    def alone(self, sets: list[Rows]) -> NDArray[np.bool_]:
+        """Which sets of rows hold a direction of the weights that nothing else holds.
+
+        Without them the solutions extend along it, and no step is theirs. At
+        interpolation all do, and nothing moves (`freed`).
+        """
+        found = np.zeros(len(sets), dtype=bool)
+        if self.interpolates or self._o.decays_everywhere:
+            return found
+        single = np.array([len(rows) == 1 for rows in sets])
+        if single.any():
+            rows = np.array([rows[0] for rows in sets if len(rows) == 1])
+            parts = [inverse.alone for _, inverse in self._blocks(rows)]
+            found[single] = np.concatenate(parts)
+        groups = [rows for rows in sets if len(rows) > 1]
+        if groups:
+            factors = (factor for _, factor in self._gauss_newton(groups))
+            dims = [factor.kernel_dim for factor in factors]
+            found[~single] = np.array(dims) > self._factor.kernel_dim
+        return found
+
     def freed(self, rows: Rows) -> Array:
         """Directions that nothing but these rows held, orthonormal, (k, p)."""
         nothing = np.zeros((0, len(self._w)))
@@ -455,6 +543,11 @@ class _WithoutRows:
         alone = np.abs(np.linalg.eigvals(gap)).min(axis=1) < _ALONE
         gap[alone] = np.eye(left.shape[1])
         return self.curvature @ np.linalg.inv(gap), alone
+
+    @property
+    def alone(self) -> NDArray[np.bool_]:
+        """Rows without which M is singular."""
+        return self._inner[1]
 
     def __call__(self, b: Array, leaving: Any = None) -> Array:
         """For each row its vector of b, (k, p); NaN where M_i is singular."""

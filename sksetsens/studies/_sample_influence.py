@@ -48,11 +48,12 @@ class SampleInfluence:
         movement. 0 of a movement that is none, and of retrained rows.
 
     trustworthy : ndarray of bool of shape (n_solutions, n_samples)
-        Whether the solution is, and the error is at most 0.1.
+        Whether the solution is, the error is at most 0.1, and the value is a number.
 
     kernel_dims : ndarray of int of shape (n_solutions, n_samples)
         Dimension of the solution set without the rows: it grows where the net
-        interpolates.
+        interpolates. -1 where that is not known: with ``solver="lsmr"``, and where the
+        rows alone hold a direction of a net that does not.
 
     status : ndarray of str of shape (n_solutions,)
         One sentence each.
@@ -100,7 +101,8 @@ class SampleInfluence:
         Returns
         -------
         lower, upper : ndarray of the shape of values
-            Equal where the solution without the row is isolated.
+            Equal where the solution without the row is isolated, NaN where the set is
+            not known.
         """
         check_positive("range_within", "radius", radius)
         half = radius * self._widths
@@ -147,8 +149,8 @@ def sample_influence(
     method : {"auto", "first_order", "low_rank", "gauss_newton", "retrain"}, \
             default="auto"
         "first_order" moves along the derivative in the row's weight. "low_rank" takes
-        the row's Gauss-Newton term out of H, which is exact for least squares, and
-        corrects the step by what is left of the gradient. "gauss_newton"
+        the row's Gauss-Newton term out of H, which is exact for least squares without a
+        penalty, and corrects the step by what is left of the gradient. "gauss_newton"
         takes a step on the rows that are left. "retrain" continues to the solution
         without the rows. "auto" is "low_rank" for rows, "gauss_newton" for groups.
 
@@ -217,7 +219,11 @@ def sample_influence(
         )
     parts = [np.stack(part) for part in zip(*found, strict=True)]
     values, widths, lengths, errors, dims = parts
-    trustworthy = trusted[:, None] & (errors <= _HOLDS)
+    numbers = np.isfinite(values)
+    if X is not None:
+        numbers = numbers.all(axis=1)
+    numbers = numbers.all(axis=-1) if numbers.ndim > 2 else numbers
+    trustworthy = trusted[:, None] & (errors <= _HOLDS) & numbers
     status = np.array(
         [
             _status(s, ok, e, method)
@@ -268,6 +274,8 @@ def _of_solution(
     """Values, half widths per radius, lengths, errors and kernel dimensions."""
     removal = Removal(gd, tol)
     shift, errors = _shifts(removal, sets, method)
+    alone = removal.alone(sets)
+    shift[alone], errors[alone] = np.nan, np.inf
     here = gd.weights
     after = points.values(gd.objective, here + np.nan_to_num(shift), sets)
     before = points.values(
@@ -278,6 +286,7 @@ def _of_solution(
     values = after - before
     values[~np.isfinite(shift).all(axis=1)] = np.nan
     widths, dims = _widths(removal, sets, points, values)
+    widths[alone], dims[alone] = np.nan, -1
     lengths = np.linalg.norm(shift, axis=1)
     if points.X is None:
         return values[:, 0], widths[:, 0], lengths, errors, dims
@@ -320,7 +329,9 @@ def _widths(
     gd = removal.gd
     dims = np.full(len(sets), gd.factor.kernel_dim)
     widths = np.zeros_like(values)
-    if not gd.factor.kernel_dim:
+    if removal.interpolates and not removal.knows_sets:
+        return np.full_like(widths, np.nan), np.full_like(dims, -1)
+    if not (gd.factor.kernel_dim or removal.interpolates):
         return widths, dims
     gradients = points.gradients(gd)
     squares = (gd.kernel.project(gradients) ** 2).sum(axis=-1)

@@ -187,12 +187,14 @@ def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
         if stacked is None:
             net = task.net()
             before = _state(net.module_)
-            with kernels_kept(_objective(task, net).attends):
+            # A net whose training weighs the rows knows nothing of all of them.
+            plain = None if task.sample_weight is not None else net
+            with kernels_kept(_objective(task, plain).attends):
                 _train(net, task)
             state, history = _state(net.module_), list(net.history)
             # Callbacks may have frozen weights on the way, which are none to move then.
             trainable = _trainable(net.module_)
-            objective = _objective(task, net).with_trainable(trainable)
+            objective = _objective(task, plain).with_trainable(trainable)
         else:
             before, state, history = stacked.start, stacked.state, stacked.history
             objective = _objective(task, None)

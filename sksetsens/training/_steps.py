@@ -17,6 +17,7 @@ from ..objective import (
     Objective,
     check_objective,
     check_sample_weight,
+    check_weighted_training,
     initialised_net,
     rehearse_freezing,
     shape_targets,
@@ -103,8 +104,15 @@ def prepare(
         data.X, targets
     )
     if sample_weight is not None:
+        check_weighted_training(trial, X_net, y_net)
         check_sample_weight(objective)
         objective = objective.weighted(sample_weight)
+        if not np.isfinite(objective.loss(objective.weights)):
+            raise ValueError(
+                "The 'sample_weight' parameter of fit must leave rows that the "
+                "criterion counts (no labels of its ignore_index). Got a loss of "
+                f"{objective.loss(objective.weights)} with these weights."
+            )
     check_size(Point(objective, objective.weights, solver))
     task = RestartTask(
         clone(net),  # What is set on the user's net later must not reach the task.
