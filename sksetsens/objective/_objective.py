@@ -11,17 +11,14 @@ import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
-from torch.func import grad, grad_and_value, jvp, vmap
+from torch.func import grad, grad_and_value
 
-from .._compat import predict_nonlinearity
 from ._base import Array, Tensor
-from ._isolation import DERIVATIVES
-from ._kink_functions import KinkFunctions
 from ._kinks import KinkCounter
 from ._movement import Movement
 from ._net_function import map_rows, push
 from ._products import PointProducts
-from ._row_weights import row_shares
+from ._row_functions import RowFunctions
 
 # Share of the root mean square by which inputs and weights move to see which ties of
 # maxima stay: far above rounding, far below what switches other units.
@@ -33,7 +30,7 @@ _PRODUCT_TOL = 1e-9
 SINGLE_FROM = 10_000
 
 
-class Objective(KinkFunctions):
+class Objective(RowFunctions):
     r"""Full-batch objective :math:`L(x, w)` of a skorch net and its derivatives.
 
     .. math:: L(x, w) = \ell(f(x, w), y) + \tfrac12 \sum_j \lambda_j w_j^2
@@ -115,9 +112,6 @@ class Objective(KinkFunctions):
             for b in self._batches()
         )
         return value, self._sum_up(direct, rows, wrt)
-
-    def _pairing(self, rows: slice, w: Tensor, x: Tensor, r: Tensor) -> Tensor:
-        return (self._forward(w, x, rows) * r).sum()
 
     @staticmethod
     def _sum_up(
@@ -212,24 +206,6 @@ class Objective(KinkFunctions):
             found = found + self.weight_product(weights, movement.ds)
         return found
 
-    def weight_product(self, weights: Array, ds: Array) -> Array:
-        """Derivative of R along the targets' weights, shape (n_params,).
-
-        Parameters
-        ----------
-        weights : ndarray of shape (n_params,)
-        ds : ndarray of shape (n_targets,)
-        """
-        w = self._tensor(weights)
-        direct, dr, _ = self._weight_tangent(w, ds)
-        rows = (
-            grad(partial(self._pairing, b))(w, self._x[b], dr[b])
-            for b in self._batches()
-        )
-        for row in rows:
-            direct = direct + row
-        return self._numpy(direct)
-
     def cross_adjoint(self, weights: Array, v: Array) -> Array:
         """B' v for v of shape (n_params,), returned in the shape of X."""
         w, v_t = self._tensor(weights), self._tensor(v)
@@ -314,79 +290,6 @@ class Objective(KinkFunctions):
         rows = self._tangent_rows(self._batch_rows * self._activations)
         return min(self.n_params, rows)
 
-    # Many weights at once ------------------------------------------------------------
-
-    def losses_of(self, many: Array, X: NDArray[Any], y: NDArray[Any]) -> Array:
-        """Each point's own loss at each of many weights, penalties left out.
-
-        Parameters
-        ----------
-        many : ndarray of shape (k, n_params)
-        X, y : ndarray of shape (n_points, ...)
-            Targets as the criterion sees them.
-
-        Returns
-        -------
-        losses : ndarray of shape (k, n_points)
-        """
-        there = self.off_kinks().with_data(X, y)
-
-        def at(w: Tensor) -> Tensor:
-            outputs = there._forward(w, there._x)
-            return there._call(w, "losses", outputs, there._x, there._y)
-
-        return there._at_many(at, many)
-
-    def predictions_of(self, many: Array, X: NDArray[Any]) -> Array:
-        """Predictions of X at each of many weights, shape (k, n_points, ...)."""
-        there = self.off_kinks()._on_rows(X)
-        nonlinearity = predict_nonlinearity(self._core.net)
-        return there._at_many(lambda w: nonlinearity(there._forward(w, there._x)), many)
-
-    def own_losses_of(self, many: Array, rows: NDArray[np.int64]) -> Array:
-        """The loss of row ``rows[j]`` at weights j, shape (k,)."""
-        plain = self.off_kinks()
-
-        def at(w: Tensor, row: Tensor) -> Tensor:
-            x, y = plain._x[row][None], plain._y[row][None]
-            return plain._call(w, "losses", plain._forward(w, x), x, y)[0]
-
-        return plain._at_many(at, many, torch.as_tensor(rows, device=self._device))
-
-    def row_curvature_products(
-        self, weights: Array, rows: NDArray[np.int64], V: Array
-    ) -> Array:
-        """Hessian of each row's share of the loss, times its vector: (k, p).
-
-        Parameters
-        ----------
-        weights : ndarray of shape (n_params,)
-        rows : ndarray of int of shape (k,)
-        V : ndarray of shape (k, n_params)
-        """
-        plain = self.off_kinks()
-        w = self._tensor(weights)
-        s = self._tensor(self.sample_weight)
-        whole = torch.ones_like(s).sum()
-        if getattr(self.criterion, "reduction", "mean") != "sum":
-            s = s * row_shares(self.criterion, self._y).to(s)
-            whole = s.sum()
-        else:
-            whole = torch.ones_like(whole)
-
-        def along(v: Tensor, row: Tensor) -> Tensor:
-            x, y = plain._x[row][None], plain._y[row][None]
-
-            def own(w_: Tensor) -> Tensor:
-                outputs = plain._forward(w_, x)
-                return plain._call(w_, "losses", outputs, x, y)[0]
-
-            return jvp(grad(own), (w,), (v,))[1] * s[row] / whole
-
-        at = torch.as_tensor(rows, device=self._device)
-        with DERIVATIVES:
-            return self._at_many(along, V, at)
-
     def gradients_of(self, many: Array, sample_weights: Array) -> Array:
         """R at each of many weights, with weights of the rows of its own, (k, p)."""
         if not len(many):
@@ -405,47 +308,6 @@ class Objective(KinkFunctions):
 
         others = self._tensor(sample_weights)
         return self._at_many(at, many, others, rows=self.n_samples)
-
-    def jacobian_products(
-        self, weights: Array, V: Array, rows: NDArray[np.int64]
-    ) -> Array:
-        """``J_i V`` for some rows i, shape (k, n_outputs, V.shape[1]).
-
-        Through the layers where all weights sit in linear ones: J is a product of outer
-        products there, which saves a factor of the number of outputs.
-        """
-        w = self._tensor(weights)
-        if self._layers is None or self._gating is not None:
-            return self.jacobian(weights, rows) @ V
-        at = torch.as_tensor(rows, device=self._device)
-        forward = partial(self._forward, w)
-        return self._numpy(
-            self._layers.jacobian_products(forward, self._x[at], self._tensor(V))
-        )
-
-    def _at_many(
-        self,
-        function: Callable[..., Tensor],
-        many: Array,
-        *others: Tensor,
-        rows: int | None = None,
-    ) -> Array:
-        """A function of each of many weights, in blocks that fit."""
-        W, parts = self._tensor(many), []
-        rows = rows or (1 if others else self.n_samples)
-        step = self._tangent_rows(rows * self._activations)
-        for start in range(0, len(W), step):
-            block = [t[start : start + step] for t in (W, *others)]
-            try:
-                with torch.no_grad():
-                    parts.append(self._numpy(vmap(function)(*block)))
-            except RuntimeError:  # an operator without a batching rule
-                each = zip(*block, strict=True)
-                with torch.no_grad():
-                    parts.append(
-                        self._numpy(torch.stack([function(*one) for one in each]))
-                    )
-        return np.concatenate(parts)
 
     # Evidence ----------------------------------------------------------------------
 

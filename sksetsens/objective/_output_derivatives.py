@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import grad, jacrev, vmap
 
 from .._compat import predict_nonlinearity
 from ._base import Array, ObjectiveBase, Tensor
-from ._isolation import DERIVATIVES
 from ._net_function import map_rows, push
-from ._row_weights import row_shares
 
 
 class OutputDerivatives(ObjectiveBase):
@@ -66,6 +64,9 @@ class OutputDerivatives(ObjectiveBase):
     def input_jacobian(self, weights: Array) -> Array:
         """Diagonal blocks of D = df/dx, shape (n_samples, n_outputs, n_inputs)."""
         return self._per_row(self._tensor(weights), 1)
+
+    def _pairing(self, rows: slice, w: Tensor, x: Tensor, r: Tensor) -> Tensor:
+        return (self._forward(w, x, rows) * r).sum()
 
     def output_gradient(self, weights: Array) -> Array:
         """Gradient r of the loss in the outputs, shape (n_samples, n_outputs)."""
@@ -184,83 +185,6 @@ class OutputDerivatives(ObjectiveBase):
             (self._tensor(v).reshape(outputs.shape), None, None, None),
         )[1]
         return self._numpy(moved)
-
-    def output_weight_product(self, weights: Array, ds: Array) -> Array:
-        """Derivative of r along the targets' weights, shape (n_samples, n_outputs)."""
-        moved = self._weight_tangent(self._tensor(weights), ds)[1]
-        return self._numpy(moved).reshape(self.n_samples, self.n_outputs)
-
-    def weight_jacobian(self, weights: Array) -> Array:
-        """Derivative of R in each target's weight, shape (n_targets, n_params).
-
-        A row each of what `weight_product` adds up.
-        """
-        w = self._tensor(weights)
-        unit = self.weighted(np.ones(len(self._y)))
-        of_rows = self._row_gradients(w, unit._r_of_targets(w))
-        criterion, s = self.criterion, self._tensor(self.sample_weight)
-        shares = row_shares(criterion, self._y).to(w)
-        if getattr(criterion, "reduction", "mean") == "sum":
-            return self._numpy(of_rows)
-        of_rows *= shares.sum() / (s * shares).sum()
-        mean = s @ of_rows
-        of_rows -= torch.outer(shares / (s * shares).sum(), mean)
-        return self._numpy(of_rows)
-
-    def loss_jacobian(self, weights: Array, X: NDArray[Any], y: NDArray[Any]) -> Array:
-        """Gradients in w of each point's own loss, shape (n_points, n_params)."""
-        w, there = self._tensor(weights), self.with_data(X, y)
-        with torch.enable_grad():
-            leaf = there._outputs(w).detach().requires_grad_()
-            losses = there._call(w, "losses", leaf, there._x, there._y)
-            (r,) = torch.autograd.grad(losses.sum(), leaf)
-        r = r.reshape(there.n_samples, self.n_outputs)
-        return self._numpy(there._row_gradients(w, r))
-
-    def _r_of_targets(self, w: Tensor) -> Tensor:
-        """r of each target alone, (n_targets, n_outputs)."""
-        outputs = self._outputs(w)
-        if self._target_rows is not None:
-            outputs = outputs[self._target_rows]
-        with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            x = self._x if self._target_rows is None else self._x[self._target_rows]
-            value = self._call(w, "loss", leaf, x, self._y, s=self._sample_weight)
-            (r,) = torch.autograd.grad(value, leaf)
-        return r.reshape(len(self._y), self.n_outputs)
-
-    def _row_gradients(self, w: Tensor, r: Tensor) -> Tensor:
-        """``J_i' r_i`` for each target, shape (n_targets, n_params)."""
-
-        def pairing(w_: Tensor, x: Tensor, along: Tensor, row: Tensor) -> Tensor:
-            f = self._forward(w_, x[None], row[None])
-            return (f.reshape(-1) * along).sum()
-
-        one = grad(pairing)
-        rows = torch.as_tensor(self._rows_of_targets, device=w.device)
-        parts = []
-        step = self._tangent_rows(self.n_params + self._activations)
-        for some, along in zip(rows.split(step), r.split(step), strict=True):
-            x = self._x[some]
-            try:
-                parts.append(vmap(one, in_dims=(None, 0, 0, 0))(w, x, along, some))
-            except RuntimeError:  # an operator without a batching rule
-                each = zip(x, along, some, strict=True)
-                parts.append(torch.stack([one(w, *triple) for triple in each]))
-        return torch.cat(parts)
-
-    def _weight_tangent(self, w: Tensor, ds: Array) -> tuple[Tensor, ...]:
-        """Derivatives along weights of grad_w at fixed outputs, r, and grad_x."""
-        outputs, x = self._outputs(w), self._x
-        s, along = self._tensor(self.sample_weight), self._tensor(ds)
-
-        def gradients(s_: Tensor) -> tuple[Tensor, ...]:
-            wrt = (1, 0, 2)
-            return grad(self._outer, argnums=wrt)(outputs, w, x, self._y, s_)
-
-        with DERIVATIVES:
-            moved: tuple[Tensor, ...] = jvp(gradients, (s,), (along,))[1]
-        return moved
 
     def _target_tangent(self, dy: NDArray[np.floating]) -> Tensor:
         if not self._y.is_floating_point():

@@ -20,7 +20,6 @@ matrix that belong to them, :math:`P = T + L (L'HL)^{-1} L'`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,10 +28,12 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from .._progress import progress
-from ..linalg import SymmetricPseudoInverse, TangentInverse, probe
+from ..linalg import SymmetricPseudoInverse, TangentInverse
 from ..objective import Objective
 from ..optimize import continued
 from ..sensitivity import GraphicalDerivative
+from ._softness import softened
+from ._without_rows import ALONE, WithoutRows
 
 __all__ = ["Removal"]
 
@@ -41,16 +42,11 @@ Rows = NDArray[np.int64]
 
 # Share of the working memory for the Jacobians of some rows.
 _SHARE = 0.25
-# Leverages above 1 less this are 1: nothing but the row holds that direction.
-_ALONE = 1e-8
 # A residual up to this share of |H| (1 + |w|) is rounding: nothing moves.
 _ROUNDING = 1e-14
-# Steps that tell the largest eigenvalue of a row's curvature; and the difference of
-# weights, relative to 1 + |w|, that tells curvature.
-_N_LANCZOS, _BEND = 6, 1e-5
 # Chord steps to the solution without a row: their number, the share of the last one
-# that a step may be, and the relative length that has arrived.
-_N_STEPS, _CONTRACTION, _ARRIVED = 25, 0.6, 1e-14
+# that a step may be.
+_N_STEPS, _CONTRACTION = 25, 0.6
 # Relative length of a next step that is worth taking, that counts as little, and how
 # many more are taken in between.
 _SHORTER, _LITTLE, _N_CORRECTIONS = 0.5, 0.01, 4
@@ -144,7 +140,7 @@ class Removal:
         parts = [inverse(self._own[part]) for part, inverse in self._blocks(rows)]
         return np.concatenate(parts)
 
-    def _blocks(self, rows: Rows) -> Iterator[tuple[Rows, _WithoutRows]]:
+    def _blocks(self, rows: Rows) -> Iterator[tuple[Rows, WithoutRows]]:
         """Some rows at a time, with the inverses without each of them."""
         floats = 4 * self._c * len(self._w)
         step = max(1, int(self._o.budget(_SHARE) // (8 * floats)))
@@ -152,17 +148,17 @@ class Removal:
             part = rows[start : start + step]
             yield part, self._without_each(part)
 
-    def _without_each(self, rows: Rows) -> _WithoutRows:
+    def _without_each(self, rows: Rows) -> WithoutRows:
         if self._halves is not None:
             V, d = self._halves
             J = self._o.jacobian_products(self._w, V, rows)
-            return _WithoutRows(J, J / d, self._curvature[rows], V, d)
+            return WithoutRows(J, J / d, self._curvature[rows], V, d)
         J = self._o.jacobian(self._w, rows)
         U = self._apply(J.reshape(-1, J.shape[-1])).reshape(J.shape)
         gone = rows[:, None] == self._kink_rows
         for j in np.flatnonzero(gone.any(axis=1)):
             U[j] = self._released(np.flatnonzero(gone[j]), J[j])
-        return _WithoutRows(J, U, self._curvature[rows], applied=self._off_kinks(gone))
+        return WithoutRows(J, U, self._curvature[rows], applied=self._off_kinks(gone))
 
     @cached_property
     def _halves(self) -> tuple[Array, Array] | None:
@@ -318,9 +314,9 @@ class Removal:
                 ratio[again] = found[1] / errors[again]
                 shift[again], errors[again] = found
             # What is left of a sequence of steps that shrink by this ratio.
-            slow = np.where(ratio < 1.0, 1.0 / np.maximum(1.0 - ratio, _ALONE), np.inf)
+            slow = np.where(ratio < 1.0, 1.0 / np.maximum(1.0 - ratio, ALONE), np.inf)
             moved = errors > 0.0
-            softer = self._amplified(part[moved], shift[moved])
+            softer = self._softened(part[moved], shift[moved])
             errors[moved] *= np.maximum(softer, slow[moved])
             parts.append((shift, errors))
         shifts, found = zip(*parts, strict=True)
@@ -332,63 +328,18 @@ class Removal:
         better = errors < _SHORTER
         return np.where(better[:, None], shift - np.nan_to_num(left), shift), errors
 
-    def _amplified(self, rows: Rows, shift: Array) -> Array:
-        """By how much H without a row may be softer than H, (k,); inf of a saddle.
-
-        M is blind to what only the row's residual, or the movement, makes soft. The
-        direction that the row's own curvature holds most, beside H, is that of the
-        largest eigenvalue l of ``C'H_i C`` with ``H^-1 = C C'``: the row's leverage,
-        and what its residual bends. There H without the row is ``1 - l`` of what it
-        was; and at the new weights a difference of gradients tells, there and along
-        the softest direction of H.
-        """
+    def _softened(self, rows: Rows, shift: Array) -> Array:
+        """By how much H without a row may be softer than H, (k,); inf of a saddle."""
         if self._halves is None or not len(rows):
             return np.ones(len(rows))
-        V, d = self._halves
-        if not (d > 0.0).all():
-            return np.full(len(rows), np.inf)
-        C = V / np.sqrt(d)
-        largest, z = self._softest(rows, C)
-        soft = probe(C.shape[1])
-        for _ in range(_N_LANCZOS):  # Towards the smallest eigenvalue of H.
-            soft = (soft / np.linalg.norm(soft)) @ C.T @ C
-        along = np.repeat((soft / np.linalg.norm(soft) @ C.T)[None], len(rows), axis=0)
-        left = np.minimum(1.0 - largest, self._bent(rows, shift, [z, along]))
-        return np.where(left > _ALONE, 1.0 / np.maximum(left, _ALONE), np.inf)
-
-    def _softest(self, rows: Rows, C: Array) -> tuple[Array, Array]:
-        """Largest eigenvalues of ``C'H_i C``, and C times their vectors.
-
-        By a few Lanczos steps, from the same random start for all.
-        """
-        u = np.repeat(probe(C.shape[1])[None], len(rows), axis=0)
-        basis = [u / np.linalg.norm(u[0])]
-        k = min(_N_LANCZOS, C.shape[1])
-        T = np.zeros((len(rows), k, k))
-        for j in range(k):
-            u = basis[j]
-            z = self._o.row_curvature_products(self._w, rows, u @ C.T) @ C
-            T[:, j, j] = (u * z).sum(axis=1)
-            for q in basis:
-                z = z - (q * z).sum(axis=1, keepdims=True) * q
-            beta = np.linalg.norm(z, axis=1)
-            if j + 1 < k:
-                T[:, j, j + 1] = T[:, j + 1, j] = beta
-                basis.append(z / np.maximum(beta, np.finfo(float).tiny)[:, None])
-        values, vectors = np.linalg.eigh(T)
-        along = np.einsum("jkr,kj->kr", np.stack(basis), vectors[:, :, -1])
-        return np.maximum(values[:, -1], 0.0), along @ C.T
-
-    def _bent(self, rows: Rows, shift: Array, directions: list[Array]) -> Array:
-        """Least ``z'H z`` without each row at ``w + v``; 1 with it at w."""
         sets = [rows[j : j + 1] for j in range(len(rows))]
-        here, found = self.residuals(sets, shift)[0], np.full(len(rows), np.inf)
-        for z in directions:
-            step = _BEND * (1.0 + np.linalg.norm(self._w))
-            step /= np.maximum(np.linalg.norm(z, axis=1), np.finfo(float).tiny)
-            there = self.residuals(sets, shift + step[:, None] * z)[0]
-            found = np.fmin(found, ((there - here) * z).sum(axis=1) / step)
-        return np.where(np.isfinite(found), found, 0.0)
+        return softened(
+            self._o,
+            self._w,
+            self._halves,
+            rows,
+            lambda z: self.residuals(sets, shift + z)[0],
+        )
 
     def errors(self, rows: Rows, shift: Array) -> Array:
         """``|M^{-1} R(w + v)| / |v|`` for single rows, (k,)."""
@@ -511,58 +462,6 @@ class Removal:
         rho[:, rows] = chosen.reshape(len(chosen), len(rows), -1)
         along = self._factor.apply_factored(rho.reshape(len(chosen), -1))
         return scipy.linalg.orth(along.T).T
-
-
-@dataclass(frozen=True)
-class _WithoutRows:
-    """``M_i^{-1}`` for some rows i, one each.
-
-    Attributes
-    ----------
-    J, U : ndarray of shape (k, n_outputs, r)
-        The rows' Jacobians and ``P J'``, in the coordinates of V where it is there.
-    curvature : ndarray of shape (k, n_outputs, n_outputs)
-    V, d : ndarray of shape (p, r), (r,)
-        ``P = V diag(1 / d) V'``.
-    applied : callable
-        P in place of V.
-    """
-
-    J: Array
-    U: Array
-    curvature: Array
-    V: Any = None
-    d: Any = None
-    applied: Any = None
-
-    @cached_property
-    def _inner(self) -> tuple[Array, NDArray[np.bool_]]:
-        """``Lambda (I - J P J' Lambda)^{-1}``, and the rows where it is singular."""
-        left = self.J @ self.U.transpose(0, 2, 1) @ self.curvature
-        gap = np.eye(left.shape[1]) - left
-        alone = np.abs(np.linalg.eigvals(gap)).min(axis=1) < _ALONE
-        gap[alone] = np.eye(left.shape[1])
-        return self.curvature @ np.linalg.inv(gap), alone
-
-    @property
-    def alone(self) -> NDArray[np.bool_]:
-        """Rows without which M is singular."""
-        return self._inner[1]
-
-    def __call__(self, b: Array, leaving: Any = None) -> Array:
-        """For each row its vector of b, (k, p); NaN where M_i is singular."""
-        inner, alone = self._inner
-        if self.V is not None:
-            Pb = (b @ self.V) / self.d
-        elif leaving is None:
-            Pb = self.applied(b)
-        else:
-            Pb = self.applied(b, leaving)
-        more = inner @ (self.J @ Pb[..., None])
-        found: Array = Pb + (self.U.transpose(0, 2, 1) @ more)[..., 0]
-        found = found if self.V is None else found @ self.V.T
-        found[alone] = np.nan
-        return found
 
 
 def _rows_of(kinks: Any, inputs: dict[int, Array], n_samples: int) -> Rows:
