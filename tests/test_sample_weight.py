@@ -5,6 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.preprocessing import scale
+from sklearn.utils.estimator_checks import (
+    check_sample_weight_equivalence_on_dense_data,
+)
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback, EpochScoring
 from torch import nn
@@ -290,6 +293,36 @@ KINDS = [
     for kind in ("class", "binary", "regression")
     for activation in (nn.Tanh, nn.ReLU)
 ]
+
+
+class Learnt(nn.Module):
+    """In float64, of sizes that are learnt from the data."""
+
+    def __init__(self, n_features=1, n_outputs=1):
+        super().__init__()
+        layers = nn.Linear(n_features, 3), nn.Tanh(), nn.Linear(3, n_outputs)
+        self.layers = nn.Sequential(*layers).double()
+
+    def forward(self, X):
+        return self.layers(X)
+
+
+@pytest.mark.parametrize("kind", [NeuralNetRegressor, NeuralNetClassifier])
+def test_equivalence_by_scikit_learn(kind):
+    options = {} if kind is NeuralNetRegressor else {"criterion": nn.CrossEntropyLoss}
+    net = kind(
+        Learnt,
+        optimizer=torch.optim.Adam,
+        optimizer__weight_decay=0.1,
+        lr=0.02,
+        max_epochs=50,
+        batch_size=-1,
+        train_split=None,
+        verbose=0,
+        **options,
+    )
+    estimator = SolutionSetEstimator(net, n_restarts=2, random_state=0)
+    check_sample_weight_equivalence_on_dense_data("SolutionSetEstimator", estimator)
 
 
 class TestTraining:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -26,6 +26,18 @@ Rows = NDArray[np.int64]
 _METHODS = ("auto", "first_order", "low_rank", "gauss_newton", "retrain")
 # Estimated error up to which an answer counts as right.
 _HOLDS = 0.1
+
+
+class ValueRange(NamedTuple):
+    """Smallest and largest values over local sets.
+
+    Attributes
+    ----------
+    lower, upper : ndarray of the shape of the values
+    """
+
+    lower: Array
+    upper: Array
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class SampleInfluence:
         found: Array = self.values.std(axis=0)
         return found
 
-    def range_within(self, radius: float) -> tuple[Array, Array]:
+    def range_within(self, radius: float) -> ValueRange:
         """Smallest and largest values over the local sets without the rows.
 
         A row of a net that interpolates moves nothing, and frees directions of the
@@ -100,13 +112,13 @@ class SampleInfluence:
 
         Returns
         -------
-        lower, upper : ndarray of the shape of values
+        range : (lower, upper), ndarrays of the shape of values
             Equal where the solution without the row is isolated, NaN where the set is
             not known.
         """
         check_positive("range_within", "radius", radius)
         half = radius * self._widths
-        return self.values - half, self.values + half
+        return ValueRange(self.values - half, self.values + half)
 
 
 def sample_influence(
