@@ -258,7 +258,7 @@ class TestNets:
         """Removals of whole rows exchange kinks: what is trusted is right."""
         estimator = fitted(kind, nn.ReLU)
         assert (estimator.solution_set_.n_kinks > 0).all()
-        rows = np.arange(0, N, 3)
+        rows = np.arange(0, N, 10)
         X, y = data(kind)
         found = sample_influence(estimator, X, of="prediction", samples=rows)
         truth = sample_influence(
