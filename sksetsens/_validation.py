@@ -384,10 +384,11 @@ def check_weights(
     wanted = (
         f"The {name!r} parameter of {caller} must be one number per row, {n} in all"
     )
-    if np.iscomplexobj(sample_weight):
+    given = np.asarray(sample_weight)
+    if np.iscomplexobj(given):
         raise ValueError(f"{wanted}. Got complex ones instead.")
     try:
-        weights = np.array(sample_weight, dtype=np.float64)
+        weights = np.array(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{wanted}. Got {type(sample_weight).__name__} ({error})."

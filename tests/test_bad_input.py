@@ -624,7 +624,7 @@ def test_unchanged_data_move_nothing_and_warn_of_nothing(fitted):
     ("y_bad", "message"),
     [
         (y[:3], r"shape of the training y, \(20,\). Got \(3,\)"),
-        (y[:, None], r"shape of the training y, \(20,\). Got \(20, 1\)"),
+        (y[None], r"shape of the training y, \(20,\). Got \(1, 20\)"),
         (_spoilt(y, np.nan), "'y_perturbed' parameter must be finite. Got 1 NaN"),
         (_spoilt(y, np.inf), "'y_perturbed' parameter must be finite. Got 1"),
         (LABELS, "'y_perturbed' parameter must hold real numbers. Got dtype <U6"),
