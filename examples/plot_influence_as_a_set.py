@@ -61,7 +61,7 @@ print("movement of the weights:", influence.shift_norm[0])
 print("dimension without the row:", influence.kernel_dims[0])
 
 # %%
-# Train on without the row, by least squares from forty starts around the solution: all
+# Train on without the row, by least squares from twenty starts around the solution: all
 # end at a loss of 0, and no two in the same place.
 kept = np.arange(len(X)) != row
 objective, w = solutions.objectives[0], solutions.weights[0]
@@ -71,11 +71,11 @@ def errors(weights):
     return objective.outputs(weights, X[kept])[:, 0] - y[kept]
 
 
-steps = rng.standard_normal((40, len(w)))
+steps = rng.standard_normal((20, len(w)))
 steps *= radius / np.linalg.norm(steps, axis=1, keepdims=True)
 ends = np.array([least_squares(errors, w + step).x for step in steps])
 near = np.linalg.norm(ends - w, axis=1) <= radius
-print(f"{near.sum()} of 40 end within the radius")
+print(f"{near.sum()} of 20 end within the radius")
 trained = np.array([objective.outputs(end, grid)[:, 0] for end in ends[near]])
 now = solutions.predict(grid)[0]
 below, above = now + lower[0, :, 0], now + upper[0, :, 0]

@@ -46,7 +46,7 @@ net = NeuralNetClassifier(
     train_split=None,
     verbose=0,
 )
-model = SolutionSetEstimator(net, n_restarts=3, random_state=0).fit(X, y)
+model = SolutionSetEstimator(net, n_restarts=2, random_state=0).fit(X, y)
 print(f"accuracy on held-out patients: {model.score(X_test, y_test):.3f}")
 
 # %%

@@ -134,7 +134,13 @@ def clarke_residual(model, X, y, decay, w):
     return float(np.linalg.norm(g + G[:, live] @ s)), s
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "diabetes 16" else name
+        for name in PROBLEMS
+    ],
+)
 def test_solutions_are_exact_on_their_kinks(fitted, name):
     """One layer: gates enter R linearly, so that least squares finds them."""
     model, X, y = fitted(name)

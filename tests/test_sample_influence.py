@@ -253,7 +253,9 @@ class TestNets:
             told = (found.errors[i] > 0.1).sum()
             assert (f"{told} of {N}" in found.status[i]) == (told > 0)
 
-    @pytest.mark.parametrize("kind", ["class", "regression"])
+    @pytest.mark.parametrize(
+        "kind", ["regression", pytest.param("class", marks=pytest.mark.slow)]
+    )
     def test_relu_errors_are_told(self, kind, fitted):
         """Removals of whole rows exchange kinks: what is trusted is right."""
         estimator = fitted(kind, nn.ReLU)
@@ -281,8 +283,8 @@ class TestNets:
         """Soft directions that only a row, or the movement, makes so are told."""
         rng = np.random.default_rng(0)
         n_sure = 0
-        for seed in range(6):
-            n = int(rng.integers(18, 35))
+        for seed in range(3):
+            n = int(rng.integers(18, 25))
             X = rng.standard_normal((n, 5))
             y = X[:, 0] - X[:, 1] * X[:, 2] + 0.4 * rng.standard_normal(n)
             net = model("regression", n_restarts=1, activation=nn.GELU, decay=0.02)
@@ -295,7 +297,7 @@ class TestNets:
             n_sure += sure.sum()
             gaps = np.abs(found.shift_norm - truth.shift_norm)[0, sure]
             assert (gaps <= 0.2 * truth.shift_norm[0, sure]).all()
-        assert n_sure > 30
+        assert n_sure > 15
 
     def test_groups(self, fitted):
         estimator = fitted("class")

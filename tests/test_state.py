@@ -137,6 +137,7 @@ class TellsUnitsApart(DFCNNRegressor):
         return loss + 1e-3 * (units[0] ** 2).sum()
 
 
+@pytest.mark.slow
 def test_a_penalty_that_tells_units_apart_is_still_refused():
     net = TellsUnitsApart(
         module__hidden_widths=(4,),

@@ -31,7 +31,7 @@ from .._progress import progress
 from ..linalg import SymmetricPseudoInverse, TangentInverse
 from ..objective import Objective
 from ..optimize import continued
-from ..sensitivity import GraphicalDerivative
+from ..sensitivity import HOLDS_TOL, GraphicalDerivative
 from ._softness import softened
 from ._without_rows import ALONE, WithoutRows
 
@@ -190,7 +190,7 @@ class Removal:
             left, e = self._next_of_group(rows, v, factor)
             better = e < _SHORTER
             shift[j] = v - left if better else v
-            errors[j] = min(e, 2.0 * e**2) if better else e
+            errors[j] = e
         return shift, errors
 
     def errors_of_groups(self, groups: list[Rows], shift: Array) -> Array:
@@ -315,9 +315,10 @@ class Removal:
                 shift[again], errors[again] = found
             # What is left of a sequence of steps that shrink by this ratio.
             slow = np.where(ratio < 1.0, 1.0 / np.maximum(1.0 - ratio, ALONE), np.inf)
-            moved = errors > 0.0
-            softer = self._softened(part[moved], shift[moved])
-            errors[moved] *= np.maximum(softer, slow[moved])
+            errors = np.where(errors > 0.0, errors * slow, errors)
+            # What is not trusted anyhow needs no further evidence.
+            sure = (errors > 0.0) & (errors <= HOLDS_TOL)
+            errors[sure] *= self._softened(part[sure], shift[sure])
             parts.append((shift, errors))
         shifts, found = zip(*parts, strict=True)
         return np.concatenate(shifts), np.concatenate(found)

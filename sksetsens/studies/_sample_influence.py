@@ -15,7 +15,7 @@ from .._progress import bars, progress
 from .._validation import check_choice, check_positive, unwrap
 from ..objective import Objective, check_sample_weight, memory_explained
 from ..perturbation import check_points
-from ..sensitivity import GraphicalDerivative
+from ..sensitivity import HOLDS_TOL, GraphicalDerivative
 from ._removal import Removal
 
 __all__ = ["SampleInfluence", "sample_influence"]
@@ -24,8 +24,6 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 _METHODS = ("auto", "first_order", "low_rank", "gauss_newton", "retrain")
-# Estimated error up to which an answer counts as right.
-_HOLDS = 0.1
 
 
 class ValueRange(NamedTuple):
@@ -235,7 +233,7 @@ def sample_influence(
     if X is not None:
         numbers = numbers.all(axis=1)
     numbers = numbers.all(axis=-1) if numbers.ndim > 2 else numbers
-    trustworthy = trusted[:, None] & (errors <= _HOLDS) & numbers
+    trustworthy = trusted[:, None] & (errors <= HOLDS_TOL) & numbers
     status = np.array(
         [
             _status(s, ok, e, method)
@@ -361,7 +359,7 @@ def _widths(
 def _status(status: str, trusted: bool, errors: Array, method: str) -> str:
     if not trusted:
         return f"from an untrustworthy solution ({status})"
-    bad = int((errors > _HOLDS).sum())
+    bad = int((errors > HOLDS_TOL).sum())
     if not bad:
         return f"all {len(errors)} removals have an estimated error of at most 0.1"
     remedy = "retrain them (method='retrain', samples=...)"
