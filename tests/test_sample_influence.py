@@ -26,19 +26,17 @@ class Linear(nn.Linear):
         self.double()
 
 
-def least_squares(decay=0.0):
-    X, y = diabetes()
+def least_squares(X, y, solver="auto"):
     net = NeuralNetRegressor(
         Linear,
         module__n_in=X.shape[1],
-        optimizer=torch.optim.SGD,
-        optimizer__weight_decay=decay,
         lr=0.1,
         batch_size=-1,
         train_split=None,
         verbose=0,
     )
-    return SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0, solver=solver)
+    return model.fit(X, y)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +57,8 @@ class TestLeastSquares:
     """The influence diagnostics of linear regression (Cook 1977)."""
 
     def test_low_rank_is_exact(self):
-        fitted = least_squares()
         X, y = diabetes()
+        fitted = least_squares(X, y)
         A = np.column_stack([X, np.ones(N)])
         beta = np.linalg.lstsq(A, y, rcond=None)[0]
         hat = np.einsum("ij,ij->i", A @ np.linalg.inv(A.T @ A), A)
@@ -82,7 +80,7 @@ class TestLeastSquares:
         X, y = diabetes()
         s = np.ones(N)
         s[3] = 2.0
-        fitted = least_squares().fit(X, y, sample_weight=s)
+        fitted = least_squares(X, y).fit(X, y, sample_weight=s)
         rows = np.r_[np.arange(N), 3]
         A = np.column_stack([X, np.ones(N)])
         beta = np.linalg.lstsq(A[rows], y[rows], rcond=None)[0]
@@ -93,15 +91,7 @@ class TestLeastSquares:
     def test_a_row_that_alone_holds_a_direction_is_told(self):
         X, y = diabetes()
         X = np.column_stack([X, np.eye(N)[0]])
-        net = NeuralNetRegressor(
-            Linear,
-            module__n_in=X.shape[1],
-            lr=0.1,
-            batch_size=-1,
-            train_split=None,
-            verbose=0,
-        )
-        fitted = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+        fitted = least_squares(X, y)
         found = sample_influence(fitted)
         assert np.isnan(found.values[0, 0])
         assert not found.trustworthy[0, 0]
@@ -111,15 +101,7 @@ class TestLeastSquares:
     def test_whatever_the_method(self, method):
         X, y = diabetes()
         X = np.column_stack([X, np.eye(N)[0]])
-        net = NeuralNetRegressor(
-            Linear,
-            module__n_in=X.shape[1],
-            lr=0.1,
-            batch_size=-1,
-            train_split=None,
-            verbose=0,
-        )
-        fitted = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+        fitted = least_squares(X, y)
         found = sample_influence(
             fitted, X[:2], y[:2], groups=[[0], [0, 4], [1, 2]], method=method
         )
@@ -131,37 +113,13 @@ class TestLeastSquares:
     def test_all_rows_hold_a_direction(self):
         """As many rows as weights: each holds one, whatever the solver."""
         X, y = diabetes()
-        fitted = SolutionSetEstimator(
-            NeuralNetRegressor(
-                Linear,
-                module__n_in=5,
-                lr=0.1,
-                batch_size=-1,
-                train_split=None,
-                verbose=0,
-            ),
-            n_restarts=1,
-            random_state=0,
-            solver="eigh",
-        ).fit(X[:6], y[:6])
+        fitted = least_squares(X[:6], y[:6], "eigh")
         found = sample_influence(fitted)
         assert not found.trustworthy.any()
 
     def test_lsmr_does_not_know_the_set(self):
         X, y = diabetes()
-        fitted = SolutionSetEstimator(
-            NeuralNetRegressor(
-                Linear,
-                module__n_in=5,
-                lr=0.1,
-                batch_size=-1,
-                train_split=None,
-                verbose=0,
-            ),
-            n_restarts=1,
-            random_state=0,
-            solver="lsmr",
-        ).fit(X[:4], y[:4])
+        fitted = least_squares(X[:4], y[:4], "lsmr")
         found = sample_influence(fitted, X[4:6], of="prediction")
         assert (found.kernel_dims == -1).all()
         assert np.isnan(found.range_within(1.0)[0]).all()

@@ -547,6 +547,30 @@ def encoded(estimator, y):
     return np.asarray(y).astype(targets.dtype).reshape(targets.shape)
 
 
+def test_losses_elsewhere_know_nothing_of_further_labels(fitted):
+    """Of as many points as there are labels, and of as many as there are rows."""
+    X, y = wine()
+    plain = fitted("class").solution_set_.objectives[0]
+    extended = plain.with_labels(np.array([0, 3]), np.array([1, 1]))
+    w = plain.weights
+    points, labels = np.vstack([X, X[:2]]), np.r_[y, y[:2]]
+    for k in (N, N + 2):
+        one, other = (
+            o.with_data(points[:k], labels[:k]).loss(w) for o in (plain, extended)
+        )
+        assert one == other
+
+
+def test_rows_of_weight_0_have_no_gradient_to_go_along():
+    X, y = wine()
+    s = integers()
+    estimator = model(n_restarts=1).fit(X, y, sample_weight=s)
+    moved = estimator.perturb() - X
+    assert np.isfinite(moved).all()
+    lengths = np.linalg.norm(moved, axis=1)
+    np.testing.assert_allclose(lengths[s > 0.0], 0.1)
+
+
 class TestInterpolation:
     """Removing a row of an interpolating net moves nothing, and frees its outputs."""
 

@@ -146,11 +146,13 @@ class ObjectiveBase:
     def with_data(self, X: NDArray[Any], y: NDArray[Any] | None = None) -> Self:
         """The same net, penalty, tilt and weights of the rows on other data.
 
-        Weights belong to as many rows as there are: on other numbers they are gone.
+        Weights belong to as many rows as there are: on other numbers they are gone, and
+        where further labels were given by `with_labels`, on other targets.
         """
         other = copy.copy(self)
         other._set_data(X, self._y.cpu().numpy() if y is None else y)
-        if len(other._y) != len(self._y):
+        relabelled = y is not None and self._target_rows is not None
+        if relabelled or len(other._y) != len(self._y):
             other._sample_weight = other._target_rows = None
         if other._x.shape[1:] != self._x.shape[1:]:
             other._count_outputs()

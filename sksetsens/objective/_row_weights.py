@@ -68,16 +68,11 @@ def unreduced_net(net: Any, twin: Any, *, zeros: bool = False) -> Any:
     criterion = net.criterion_
 
     def value(outputs: Tensor, y: Tensor) -> Tensor:
-        losses = _row_losses(criterion, outputs, y)
-        total = losses.reshape(len(outputs), -1).sum(dim=1)
+        total, shares = _rows_apart(criterion, outputs, y)
         if zeros:
             return 0.0 * total
-        reduction = getattr(criterion, "reduction", "mean")
-        if reduction == "sum":
+        if shares is None:
             return total
-        shares = row_shares(criterion, y).to(outputs)
-        if reduction == "mean" and not _counts_classes(criterion, y):
-            shares = shares * math.prod(losses.shape[1:])
         # Rows that the criterion leaves out have no loss.
         return torch.where(shares > 0.0, total / shares.clamp(min=1e-300), 0.0 * total)
 
@@ -100,18 +95,29 @@ def _with_criterion(criterion: Any, twin: Any, value: Any) -> Any:
 def _weighted(
     criterion: Any, weights: Tensor, whole: float | None, outputs: Tensor, y: Tensor
 ) -> Tensor:
+    losses, shares = _rows_apart(criterion, outputs, y)
+    total = (weights * losses).sum()
+    if shares is None:
+        return total
+    if whole is None:
+        return total / (weights * shares).sum()
+    return total / (whole * shares.sum())
+
+
+def _rows_apart(
+    criterion: Any, outputs: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Sum of each row's losses, and what a mean divides it by; None for a sum."""
     losses = _row_losses(criterion, outputs, y)
-    total = (weights * losses.reshape(len(outputs), -1).sum(dim=1)).sum()
+    total = losses.reshape(len(outputs), -1).sum(dim=1)
     reduction = getattr(criterion, "reduction", "mean")
     if reduction == "sum":
-        return total
+        return total, None
     shares = row_shares(criterion, y).to(outputs)
     if reduction == "mean" and not _counts_classes(criterion, y):
         # The numbers that a row's losses are.
         shares = shares * math.prod(losses.shape[1:])
-    if whole is None:
-        return total / (weights * shares).sum()
-    return total / (whole * shares.sum())
+    return total, shares
 
 
 def _row_losses(criterion: Any, outputs: Tensor, y: Tensor) -> Tensor:

@@ -100,7 +100,8 @@ def linear_range(
     if perturbation.size == 0.0:
         raise ValueError(
             "The 'X_perturbed' parameter of linear_range must differ from the training "
-            "data. Got the training data: there is no direction to go."
+            "data, or y_perturbed or sample_weight. Got the training data: there is no "
+            "direction to go."
         )
     pairs = zip(perturbation.derivatives, perturbation.floors, strict=True)
     fraction = np.array([_reach(gd, perturbation, tol, f) for gd, f in pairs])
