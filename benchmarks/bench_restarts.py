@@ -24,7 +24,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens._validation import check_training_data
+from sksetsens._training_data import check_training_data
 from sksetsens.networks import DFCNN
 from sksetsens.objective import bare_net, isolated, single_threaded, train_together
 from sksetsens.sensitivity.systems import Solver

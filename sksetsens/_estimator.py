@@ -20,13 +20,8 @@ from torch.nn import Module
 
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._progress import bars
-from ._validation import (
-    check_count,
-    check_training_data,
-    check_weights,
-    prediction_scorer,
-    warn_of_fitted_net,
-)
+from ._training_data import check_training_data, check_weights
+from ._validation import check_count, prediction_scorer, warn_of_fitted_net
 from .moduli import KeptModuli
 from .objective import memory_explained
 from .perturbation import (

@@ -13,12 +13,8 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from .._compat import check_feature_names, check_n_features
-from .._validation import (
-    check_weights,
-    encode_labels,
-    user_stacklevel,
-    warn_of_lost_classes,
-)
+from .._training_data import check_weights, encode_labels, warn_of_lost_classes
+from .._validation import user_stacklevel
 from ._directions import (
     called_directions,
     choose_rows,

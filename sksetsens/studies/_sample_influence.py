@@ -13,9 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._progress import bars, progress
 from .._validation import check_choice, check_positive, unwrap
-from ..objective import Objective, check_sample_weight, memory_explained
-from ..perturbation import check_points
+from ..objective import check_sample_weight, memory_explained
 from ..sensitivity import HOLDS_TOL, GraphicalDerivative
+from ._influence_request import InfluencePoints, points_asked, removals
 from ._removal import Removal
 
 __all__ = ["SampleInfluence", "sample_influence"]
@@ -209,7 +209,7 @@ def sample_influence(
     check_choice("sample_influence", "method", method, _METHODS)
     final, X = unwrap(estimator, X, caller="sample_influence")
     check_is_fitted(final)
-    sets = _removals(final, samples, groups)
+    sets = removals(final, samples, groups)
     if method == "auto":
         method = "low_rank" if groups is None else "gauss_newton"
     if groups is not None and method == "low_rank":
@@ -218,7 +218,7 @@ def sample_influence(
             "groups, whose rows are too many for one step. Use 'gauss_newton' or "
             "'retrain'."
         )
-    points = _points(final, X, y, of, groups)
+    points = points_asked(final, X, y, of, groups)
     derivatives = final.graphical_derivatives_
     check_sample_weight(derivatives[0].objective)
     with memory_explained("sample_influence"), bars(verbose):
@@ -247,37 +247,11 @@ def sample_influence(
     )
 
 
-@dataclass(frozen=True)
-class _Points:
-    """Where values are asked for; X None for the rows themselves."""
-
-    X: Any
-    y: Any
-    of: str
-
-    def values(self, objective: Objective, many: Array, sets: list[Rows]) -> Array:
-        """At each of many weights, (n_sets, n_points, ...)."""
-        if self.X is None:
-            rows = np.array([rows[0] for rows in sets])
-            return objective.own_losses_of(many, rows)[:, None]
-        if self.of == "loss":
-            return objective.losses_of(many, self.X, self.y)
-        return objective.predictions_of(many, self.X)
-
-    def gradients(self, gd: GraphicalDerivative) -> Array:
-        """Of the values in the weights at the solution, (n_points, ..., p)."""
-        o = gd.objective.off_kinks()
-        if self.of == "prediction":
-            return o.prediction_jacobian(gd.weights, self.X)
-        X, y = (o.inputs, o.targets) if self.X is None else (self.X, self.y)
-        return o.loss_jacobian(gd.weights, X, y)
-
-
 def _of_solution(
     gd: GraphicalDerivative,
     trusted: bool,
     sets: list[Rows],
-    points: _Points,
+    points: InfluencePoints,
     method: str,
     tol: float,
 ) -> tuple[Array, Array, Array, Array, NDArray[np.int64]]:
@@ -333,7 +307,7 @@ def _shifts(removal: Removal, sets: list[Rows], method: str) -> tuple[Array, Arr
 
 
 def _widths(
-    removal: Removal, sets: list[Rows], points: _Points, values: Array
+    removal: Removal, sets: list[Rows], points: InfluencePoints, values: Array
 ) -> tuple[Array, NDArray[np.int64]]:
     """Largest change per radius within the sets, like values, and their dimension."""
     gd = removal.gd
@@ -369,83 +343,3 @@ def _status(status: str, trusted: bool, errors: Array, method: str) -> str:
         f"{bad} of {len(errors)} removals have an estimated error above 0.1 (see "
         f"errors): {remedy}"
     )
-
-
-# What is asked ------------------------------------------------------------------------
-
-
-def _removals(final: Any, samples: Any, groups: Any) -> list[Rows]:
-    n = len(final.X_train_)
-    if groups is not None:
-        if samples is not None:
-            raise ValueError(
-                "The 'samples' parameter of sample_influence must be None with groups. "
-                f"Got {samples!r} too."
-            )
-        if not len(groups):
-            raise ValueError(
-                "The 'groups' parameter of sample_influence must hold a group. Got "
-                "none."
-            )
-        return [_group(final, k, group, n) for k, group in enumerate(groups)]
-    rows = np.arange(n) if samples is None else _rows("samples", samples, n)
-    if not len(rows):
-        raise ValueError(
-            "The 'samples' parameter of sample_influence must name a row. Got none."
-        )
-    return [_group(final, None, rows[k : k + 1], n) for k in range(len(rows))]
-
-
-def _group(final: Any, number: int | None, group: Any, n: int) -> Rows:
-    rows = np.unique(_rows("groups", group, n))
-    if not len(rows):
-        raise ValueError(
-            "The 'groups' parameter of sample_influence must hold rows in each group. "
-            f"Got an empty one, number {number}."
-        )
-    left = final.sample_weight_.copy()
-    left[rows] = 0.0
-    if not left.any():
-        raise ValueError(
-            "The 'groups' parameter of sample_influence must leave rows with a weight. "
-            f"Got {'all of them' if number is None else f'all in number {number}'}."
-        )
-    return rows
-
-
-def _rows(name: str, rows: Any, n: int) -> Rows:
-    found = np.asarray(rows)
-    if found.dtype == bool and found.shape == (n,):
-        return np.flatnonzero(found)
-    if not found.size:
-        return np.zeros(0, dtype=np.int64)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise ValueError(
-            f"The {name!r} parameter of sample_influence must hold row numbers. Got "
-            f"{rows!r} instead."
-        )
-    unknown = found[(found < 0) | (found >= n)]
-    if len(unknown):
-        raise ValueError(
-            f"The {name!r} parameter of sample_influence must hold row numbers below "
-            f"{n}. Got {unknown[0]} instead."
-        )
-    return found.astype(np.int64)
-
-
-def _points(final: Any, X: Any, y: Any, of: str, groups: Any) -> _Points:
-    if X is None:
-        if of == "prediction" or groups is not None:
-            raise ValueError(
-                "The 'X' parameter of sample_influence must be given for groups and "
-                "predictions. Got None, which asks for each row's own loss."
-            )
-        return _Points(None, None, of)
-    if of == "prediction":
-        return _Points(*check_points(final, X, caller="sample_influence"), of)
-    if y is None:
-        raise ValueError(
-            "The 'y' parameter of sample_influence must be given for of='loss'. Got "
-            "None; of='prediction' needs none."
-        )
-    return _Points(*check_points(final, X, y, caller="sample_influence"), of)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from .._validation import TrainingData, user_stacklevel
+from .._training_data import TrainingData
+from .._validation import user_stacklevel
 from ..exceptions import UnsupportedObjectiveError
 from ..networks import missing_sizes
 from ..objective import (

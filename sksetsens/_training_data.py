@@ -1,0 +1,254 @@
+"""Training data as users give it: rows, targets, weights of the rows."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import is_classifier, is_regressor
+from sklearn.exceptions import DataConversionWarning
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import validate_data
+from skorch import NeuralNetBinaryClassifier
+
+from ._validation import user_stacklevel
+
+__all__ = [
+    "TrainingData",
+    "check_training_data",
+    "check_weights",
+    "encode_labels",
+    "warn_of_lost_classes",
+]
+
+# In C order: torch takes other kernels, with other last bits, for other strides.
+# A copy: what was learnt must not change when the user writes to their own array.
+_AS_ROWS = {"dtype": np.float64, "allow_nd": True, "order": "C", "copy": True}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Checked training data.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, ...), float64
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        As given, a column flattened.
+    targets : ndarray
+        ``y`` as numbers: labels encoded to int64 (float64 for a binary net).
+    classes : ndarray of shape (n_classes,) or None
+    """
+
+    X: NDArray[np.float64]
+    y: NDArray[Any]
+    targets: NDArray[Any]
+    classes: NDArray[Any] | None
+
+
+def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
+    """Check X and y for ``owner.fit``; sets its feature names.
+
+    Parameters
+    ----------
+    owner : SolutionSetEstimator
+    net : skorch.NeuralNet
+        Its type says what y means.
+    X, y : array-like
+    """
+    _warn_of_integers(X)
+    if is_classifier(net):
+        X, y = validate_data(owner, X, y, **_AS_ROWS)
+        return _labelled(net, X, y.copy())
+    X, y = validate_data(
+        owner,
+        X,
+        y,
+        **_AS_ROWS,
+        multi_output=True,
+        y_numeric=is_regressor(net),
+    )
+    if y.ndim == 2 and y.shape[1] == 1:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected. Please change "
+            "the shape of y to (n_samples,), for example using ravel().",
+            DataConversionWarning,
+            stacklevel=user_stacklevel(),
+        )
+        y = y.ravel()
+    targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
+    return TrainingData(X, y.copy(), targets.copy(), None)
+
+
+# Weights beyond these overflow on the way to their mean's square.
+_LIGHTEST, _HEAVIEST = 1e-100, 1e100
+
+
+def check_weights(
+    caller: str, name: str, sample_weight: Any, targets: NDArray[Any]
+) -> NDArray[np.float64] | None:
+    """Weights of the rows; None where they are all 1.
+
+    Parameters
+    ----------
+    caller, name : str
+        The function and its parameter, for errors.
+    sample_weight : array-like of shape (n_samples,) or None
+    targets : ndarray of shape (n_samples, ...)
+        As the criterion sees them: whole numbers are classes.
+
+    Raises
+    ------
+    ValueError
+        If they are of another length, negative, not finite, or all 0.
+
+    Warns
+    -----
+    UserWarning
+        If a class is left without a row.
+    """
+    if sample_weight is None:
+        return None
+    n = len(targets)
+    wanted = (
+        f"The {name!r} parameter of {caller} must be one number per row, {n} in all"
+    )
+    given = np.asarray(sample_weight)
+    if np.iscomplexobj(given):
+        raise ValueError(f"{wanted}. Got complex ones instead.")
+    try:
+        weights = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{wanted}. Got {type(sample_weight).__name__} ({error})."
+        ) from error
+    if weights.shape != (n,):
+        raise ValueError(f"{wanted}. Got shape {weights.shape} instead.")
+    bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0.0))
+    if len(bad):
+        raise ValueError(
+            f"The {name!r} parameter of {caller} must be finite and not negative. Got "
+            f"{weights[bad[0]]} at row {bad[0]} instead; 0 leaves a row out."
+        )
+    if not weights.any():
+        raise ValueError(
+            f"The {name!r} parameter of {caller} must leave a row. Got zeros only."
+        )
+    positive = weights[weights > 0.0]
+    if not (positive.min() >= _LIGHTEST and positive.max() <= _HEAVIEST):
+        raise ValueError(
+            f"The {name!r} parameter of {caller} must lie between {_LIGHTEST:g} and "
+            f"{_HEAVIEST:g}, or be 0: divide them by their mean. Got weights from "
+            f"{positive.min():g} to {positive.max():g}."
+        )
+    warn_of_lost_classes(name, weights, targets, targets)
+    return None if (weights == 1.0).all() else weights
+
+
+def warn_of_lost_classes(
+    name: str,
+    weights: NDArray[np.float64],
+    targets: NDArray[Any],
+    before: NDArray[Any],
+) -> None:
+    """Say which of the classes in ``before`` have no row of positive weight."""
+    if targets.dtype.kind not in "iu" or targets.ndim != 1:
+        return
+    lost = np.setdiff1d(before, targets[weights > 0.0])
+    if len(lost):
+        warnings.warn(
+            f"The {name!r} parameter leaves no row of {len(lost)} of "
+            f"{len(np.unique(before))} classes (number {lost[0]} in classes_): "
+            "nothing but a penalty holds their outputs. Keep a row of each class.",
+            UserWarning,
+            stacklevel=user_stacklevel(),
+        )
+
+
+def _real(y: NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        return y.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The 'y' parameter of SolutionSetEstimator must hold real numbers unless "
+            f"the net is a classifier. Got dtype {y.dtype} instead ({error})."
+        ) from error
+
+
+def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData:
+    check_classification_targets(y)
+    present = LabelEncoder().fit(y).classes_
+    if len(present) < 2:
+        raise ValueError(
+            "The 'y' parameter of SolutionSetEstimator must hold at least two classes. "
+            f"Got only one class, {present[0]!r}, instead. Classifier can't train when "
+            "only one class is present."
+        )
+    classes = _given_classes(net, present)
+    binary = isinstance(net, NeuralNetBinaryClassifier)
+    if binary and len(classes) > 2:
+        raise ValueError(
+            "Only binary classification is supported by NeuralNetBinaryClassifier. "
+            f"The type of the target is {type_of_target(y)}, with {len(classes)} "
+            "classes. Use NeuralNetClassifier."
+        )
+    encoded = encode_labels(y, classes)
+    return TrainingData(X, y, _real(encoded) if binary else encoded, classes)
+
+
+def _given_classes(net: Any, present: NDArray[Any]) -> NDArray[Any]:
+    """The net's ``classes`` in the user's order, or those in y where it has none."""
+    given = getattr(net, "classes", None)
+    if given is None:
+        return present
+    classes = np.array(given)
+    if classes.ndim != 1 or len(np.unique(classes)) < len(classes):
+        raise ValueError(
+            "The 'classes' parameter of the net must be a list of distinct labels. Got "
+            f"{given!r} instead."
+        )
+    unknown = sorted(set(present.tolist()) - set(classes.tolist()))
+    if unknown:
+        raise ValueError(
+            "The 'y' parameter of SolutionSetEstimator must hold labels among the "
+            f"net's classes, {classes.tolist()}. Got {unknown} too."
+        )
+    return classes
+
+
+def encode_labels(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
+    """Position of each label in ``classes``, which need not be sorted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksetsens._training_data import encode_labels
+    >>> encode_labels(np.array(["low", "high"]), np.array(["low", "mid", "high"]))
+    array([0, 2])
+    """
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, y, sorter=order)]
+
+
+def _is_whole(dtype: Any) -> bool:
+    """Whether a dtype of NumPy, pandas or torch holds integers or booleans."""
+    if isinstance(dtype, torch.dtype):
+        return not (dtype.is_floating_point or dtype.is_complex)
+    return getattr(dtype, "kind", "O") in "iub"
+
+
+def _warn_of_integers(X: Any) -> None:
+    dtypes: Any = getattr(X, "dtypes", getattr(X, "dtype", None))
+    if any(_is_whole(dtype) for dtype in np.atleast_1d(dtypes)):
+        warnings.warn(
+            "The 'X' parameter of SolutionSetEstimator holds integers, which were "
+            "converted to float64. Sensitivity moves every feature continuously: "
+            "encode categories first, or pass X.astype(float) if they are quantities.",
+            DataConversionWarning,
+            stacklevel=user_stacklevel(),
+        )
