@@ -11,7 +11,13 @@ from typing import Any, Self
 import numpy as np
 from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_classifier, is_regressor
+from sklearn.base import (
+    BaseEstimator,
+    MetaEstimatorMixin,
+    clone,
+    is_classifier,
+    is_regressor,
+)
 from sklearn.metrics import accuracy_score, check_scoring, r2_score
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -20,34 +26,37 @@ from torch.nn import Module
 
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
 from ._progress import bars
-from ._training_data import check_training_data, check_weights
+from ._training_data import TrainingData, check_training_data, check_weights
 from ._validation import check_count, prediction_scorer, warn_of_fitted_net
 from .moduli import KeptModuli
-from .objective import memory_explained
+from .objective import memory_explained, output_shape
 from .perturbation import (
     PARAMETER_CONSTRAINTS,
     check_inputs,
     check_perturbation,
     perturb_data,
 )
-from .sensitivity import GraphicalDerivative, predict_set, warn_of
+from .sensitivity import GraphicalDerivative, Linearisation, predict_set, warn_of
 from .sensitivity.systems import Solver
 from .sets import PredictedSolutionSet, SolutionSet
 from .studies import StabilityReport, stability_report
 from .training import (
     Restart,
     RestartTask,
+    check_fitted_nets,
     continue_solutions,
     draw_seeds,
     keep_successful,
     linearise_restarts,
     perturbation_seed,
     prepare,
+    prepare_fitted,
     rebuilt_net,
     report,
+    rows_of_split,
     run_restarts,
     seed_sequence,
-    warn_of_train_split,
+    warn_of_mismatches,
 )
 
 __all__ = ["SolutionSetEstimator"]
@@ -74,13 +83,16 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Unfitted net with a module class. Its ``train_split`` is overridden by None
-        (all rows of X make the objective), its ``compile`` by False (there are no
-        derivatives of compiled modules), its ``verbose`` by 0 unless ``verbose`` is 2
-        or more. Module arguments ``n_features`` and ``n_outputs`` that are left open
-        are learnt from the data. The weights are the parameters that are trainable
-        when its training ends; those that the module or a callback has frozen by
-        then (skorch's ``Freezer``) stay as they are.
+        Unfitted net with a module class; see `from_fitted` for trained ones. A
+        ``train_split`` that always holds out the same rows is kept, and the others make
+        the objective; a default one whose score no callback reads is overridden by None
+        (all rows do). Its ``compile`` is overridden by False (there are no derivatives
+        of compiled modules), its ``verbose`` by 0 unless ``verbose`` is 2 or more.
+        Dropout and the like are trained with, and off in the objective; decoupled
+        weight decay (AdamW) is its quadratic penalty. Module arguments ``n_features``
+        and ``n_outputs`` that are left open are learnt from the data. The weights are
+        the parameters that are trainable when its training ends; those that the module
+        or a callback has frozen by then (skorch's ``Freezer``) stay as they are.
 
     n_restarts : int, default=8
         Number of independently seeded trainings.
@@ -193,7 +205,11 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     y_train_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
 
     sample_weight_ : ndarray of shape (n_samples,)
-        Weights of the rows; ones where none were given.
+        Weights of the rows; ones where none were given, 0 for those held out.
+
+    train_rows_ : ndarray of int
+        Positions of the rows that are trained on: all, or those that the net's own
+        ``train_split`` leaves.
 
     classes_ : ndarray of shape (n_classes,)
         Classifiers only; in the order of the net's ``classes`` where they are given.
@@ -321,10 +337,10 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         UnsupportedObjectiveError
-            If the net's objective is random (dropout), decays weights outside the
-            objective (AdamW), depends on the batch size (a summed criterion with weight
-            decay, trained in batches), is not twice differentiable, wraps a module
-            instance, or does not weigh rows by ``sample_weight``.
+            If the net's objective is random in eval mode, depends on the batch size (a
+            summed criterion with weight decay, trained in batches), is not twice
+            differentiable, wraps a module instance, or does not weigh rows by
+            ``sample_weight`` or a split.
         AllRestartsFailedError
             If no restart ends with finite weights.
 
@@ -332,6 +348,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         -----
         FittedNetWarning
             If the net is fitted already: its weights are not used.
+        ObjectiveMismatchWarning
+            If what is trained is not the objective: dropout, decoupled weight decay.
         StationarityWarning
             If solutions do not become stationary.
         IllPosedWarning
@@ -348,7 +366,6 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         warn_of_fitted_net(self.estimator)
         with memory_explained("fit"), bars(self.verbose):
             self._check_perturbed_fraction(len(data.X))
-            warn_of_train_split(self.estimator)
             root = seed_sequence(self.random_state)
             seeds = draw_seeds(root, self.n_restarts)
             objective, task = prepare(
@@ -362,30 +379,156 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 solver=self._solver(),
                 sample_weight=weights,
             )
+            warn_of_mismatches(task)
             restarts = self._run_restarts(task, seeds)
             kept = keep_successful(restarts)
             linearisation = linearise_restarts(task, objective, kept, self._solver())
             warn_of(linearisation.diagnoses)
         return self._become(
-            X_train_=data.X,
-            y_train_=data.y,
-            sample_weight_=np.ones(len(data.X)) if weights is None else weights,
-            classes_=data.classes,
-            n_features_in_=learner.n_features_in_,
-            feature_names_in_=getattr(learner, "feature_names_in_", None),
-            restart_report_=report(restarts),
-            solution_set_=linearisation.solution_set,
-            _seeds=seeds,
-            _perturbation_seed=perturbation_seed(root),
-            _task=task,
-            _kept=kept,
-            _nets=[],
-            _linearisation=linearisation,
-            _moduli=KeptModuli(linearisation),
+            learner, data, task, restarts, linearisation, seeds, perturbation_seed(root)
         )
 
-    def _become(self, **fitted: Any) -> Self:
+    @classmethod
+    def from_fitted(
+        cls,
+        nets: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        polish: bool = False,
+        **params: Any,
+    ) -> Self:
+        """The set of nets that are trained already: an estimator without a training.
+
+        Parameters
+        ----------
+        nets : skorch.NeuralNet, Pipeline that ends in one, or list of these
+            Fitted, or initialised and loaded: one net, an ensemble, checkpoints of one
+            training. Of one architecture and objective. They are read, never changed.
+
+        X : array-like of shape (n_samples, ...)
+            What they were trained on. It passes through the transformers of pipelines,
+            and what is returned refers to transformed data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets as in training: class numbers for classifiers, or labels among the
+            net's ``classes``.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in `fit`.
+
+        polish : bool, default=False
+            If False, weights are those of the nets to the last bit, and all answers
+            refer to the objective tilted by the gradient that their training left. If
+            True, full-batch second-order steps continue from them.
+
+        **params
+            Further parameters of the estimator, such as ``solver`` and ``tol``.
+
+        Returns
+        -------
+        estimator : SolutionSetEstimator
+            Fitted; ``fit`` would train anew.
+
+        Raises
+        ------
+        ValueError
+            If a net is not fitted, or they differ in architecture or objective, or
+            labels are none of their classes.
+        UnsupportedObjectiveError
+            As in `fit`; if X has another width than in training.
+
+        Warns
+        -----
+        ObjectiveMismatchWarning, StationarityWarning, IllPosedWarning
+            As in `fit`.
+
+        Examples
+        --------
+        The mean of three numbers, by a net that somebody else has trained:
+
+        >>> import numpy as np
+        >>> from skorch import NeuralNetRegressor
+        >>> from torch import nn
+        >>> from sksetsens import SolutionSetEstimator
+        >>> net = NeuralNetRegressor(
+        ...     nn.Linear, module__in_features=1, module__out_features=1,
+        ...     module__bias=False, train_split=None, lr=0.1, max_epochs=100, verbose=0)
+        >>> X, y = np.ones((3, 1), "f4"), np.array([[0.0], [3.0], [6.0]], "f4")
+        >>> model = SolutionSetEstimator.from_fitted(net.fit(X, y), X, y[:, 0])
+        >>> bool(model.solution_set_.weights[0, 0] == net.module_.weight.item())
+        True
+        >>> model.sensitivity(y_perturbed=[0.0, 3.0, 9.0]).shift.round(6)
+        array([[1.]])
+        """
+        fitted, X = check_fitted_nets(nets, X)
+        if "n_restarts" in params:
+            raise ValueError(
+                "The 'n_restarts' parameter of from_fitted must not be given: it is "
+                f"the number of nets, {len(fitted)}. Got {params['n_restarts']!r}."
+            )
+        own = {"n_restarts": len(fitted), "polish": polish, **params}
+        model = cls(clone(fitted[0]), **own)
+        model._check_parameters()
+        n_classes = _n_classes(fitted[0], X)
+        data = check_training_data(model, fitted[0], X, y, n_classes=n_classes)
+        weights = check_weights(
+            "from_fitted", "sample_weight", sample_weight, data.targets
+        )
+        with memory_explained("from_fitted"), bars(model.verbose):
+            model._check_perturbed_fraction(len(data.X))
+            root = seed_sequence(model.random_state)
+            objective, task, restarts = prepare_fitted(
+                fitted,
+                data,
+                polish=bool(polish),
+                tol=model.tol,
+                working_memory=model.working_memory,
+                solver=model._solver(),
+                sample_weight=weights,
+            )
+            warn_of_mismatches(task)
+            linearisation = linearise_restarts(
+                task, objective, restarts, model._solver()
+            )
+            warn_of(linearisation.diagnoses)
+        seeds = draw_seeds(root, model.n_restarts)
+        return model._become(
+            model, data, task, restarts, linearisation, seeds, perturbation_seed(root)
+        )
+
+    def _become(
+        self,
+        learner: Self,
+        data: TrainingData,
+        task: RestartTask,
+        restarts: list[Restart],
+        linearisation: Linearisation,
+        seeds: list[int],
+        seed_of_perturbations: int,
+    ) -> Self:
         """Take over all that a fit has made; what is None is not there."""
+        n_samples = len(data.X)
+        weights = task.row_weights
+        fitted: dict[str, Any] = {
+            "X_train_": data.X,
+            "y_train_": data.y,
+            "sample_weight_": np.ones(n_samples) if weights is None else weights,
+            "train_rows_": rows_of_split(task.split, n_samples),
+            "classes_": data.classes,
+            "n_features_in_": learner.n_features_in_,
+            "feature_names_in_": getattr(learner, "feature_names_in_", None),
+            "restart_report_": report(restarts),
+            "solution_set_": linearisation.solution_set,
+            "_seeds": seeds,
+            "_perturbation_seed": seed_of_perturbations,
+            "_task": task,
+            "_kept": [restart for restart in restarts if not restart.error],
+            "_nets": [],
+            "_linearisation": linearisation,
+            "_moduli": KeptModuli(linearisation),
+        }
         for name, value in fitted.items():
             if value is not None:
                 setattr(self, name, value)
@@ -699,7 +842,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
             kept = keep_successful(restarts)
             old = self._linearisation.derivatives[0].objective
             objective = old.with_data(task.X, task.y).untilted()
-            objective = objective.weighted(task.sample_weight)
+            objective = objective.weighted(task.row_weights)
             retrained = linearise_restarts(
                 task, objective, kept, self._solver()
             ).solution_set
@@ -770,6 +913,16 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.non_deterministic = False
         return tags
+
+
+def _n_classes(net: NeuralNet, X: Any) -> int | None:
+    """Of a trained classifier; None of other nets."""
+    if not is_classifier(net):
+        return None
+    if isinstance(net, NeuralNetBinaryClassifier):
+        return 2
+    shape = output_shape(net, np.asarray(X)[:1])
+    return shape[0] if shape else 1
 
 
 def _refuse_unwrapped(estimator: Any) -> None:

@@ -51,7 +51,9 @@ class TrainingData:
     classes: NDArray[Any] | None
 
 
-def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
+def check_training_data(
+    owner: Any, net: Any, X: Any, y: Any, *, n_classes: int | None = None
+) -> TrainingData:
     """Check X and y for ``owner.fit``; sets its feature names.
 
     Parameters
@@ -60,11 +62,14 @@ def check_training_data(owner: Any, net: Any, X: Any, y: Any) -> TrainingData:
     net : skorch.NeuralNet
         Its type says what y means.
     X, y : array-like
+    n_classes : int, default=None
+        Of a net that is trained already, whose targets are class numbers; None where
+        labels may be encoded in whatever order.
     """
     _warn_of_integers(X)
     if is_classifier(net):
         X, y = validate_data(owner, X, y, **_AS_ROWS)
-        return _labelled(net, X, y.copy())
+        return _labelled(net, X, y.copy(), n_classes)
     X, y = validate_data(
         owner,
         X,
@@ -180,7 +185,25 @@ def _real(y: NDArray[Any]) -> NDArray[np.float64]:
         ) from error
 
 
-def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData:
+def _class_numbers(net: Any, y: NDArray[Any], n_classes: int) -> NDArray[Any]:
+    """Labels of the outputs of a trained net, which was trained on their numbers."""
+    given = getattr(net, "classes", None)
+    if given is not None and np.isin(y, given).all():
+        return np.array(given)
+    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and (y == y.round()).all())
+    if not whole or y.min() < 0 or y.max() >= n_classes:
+        raise ValueError(
+            "The 'y' parameter of from_fitted must hold the class numbers that the "
+            f"nets were trained on, 0 to {n_classes - 1}. Got {np.unique(y)[:5]} and "
+            "the like instead: encode them as for the training, or set the net's "
+            "'classes' to the labels in the order of its outputs."
+        )
+    return np.arange(n_classes).astype(y.dtype)
+
+
+def _labelled(
+    net: Any, X: NDArray[np.float64], y: NDArray[Any], n_classes: int | None
+) -> TrainingData:
     check_classification_targets(y)
     present = LabelEncoder().fit(y).classes_
     if len(present) < 2:
@@ -189,7 +212,10 @@ def _labelled(net: Any, X: NDArray[np.float64], y: NDArray[Any]) -> TrainingData
             f"Got only one class, {present[0]!r}, instead. Classifier can't train when "
             "only one class is present."
         )
-    classes = _given_classes(net, present)
+    if n_classes is None:
+        classes = _given_classes(net, present)
+    else:
+        classes = _class_numbers(net, y, n_classes)
     binary = isinstance(net, NeuralNetBinaryClassifier)
     if binary and len(classes) > 2:
         raise ValueError(

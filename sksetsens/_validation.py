@@ -174,8 +174,8 @@ def warn_of_fitted_net(net: Any) -> None:
     warnings.warn(
         f"The 'estimator' parameter of SolutionSetEstimator is a {type(net).__name__} "
         "that is initialised or fitted already. Its weights are not used: fit trains a "
-        "clone anew, as everywhere in scikit-learn. Pass sklearn.base.clone(net) to "
-        "silence this.",
+        "clone anew, as everywhere in scikit-learn. SolutionSetEstimator.from_fitted("
+        "net, X, y) keeps them; pass sklearn.base.clone(net) to silence this.",
         FittedNetWarning,
         stacklevel=user_stacklevel(),
     )

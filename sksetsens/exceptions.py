@@ -13,6 +13,7 @@ __all__ = [
     "FittedNetWarning",
     "IllPosedWarning",
     "NonlinearityWarning",
+    "ObjectiveMismatchWarning",
     "SolverWarning",
     "StationarityWarning",
     "StochasticObjectiveError",
@@ -27,8 +28,9 @@ class UnsupportedObjectiveError(ValueError):
 class StochasticObjectiveError(UnsupportedObjectiveError):
     """Two evaluations of the training objective at the same point differ.
 
-    Dropout, noise layers and random augmentation make the first-order residual a
-    random variable, so that "the set of its zeros" means nothing.
+    Outputs that are random in eval mode, random losses and random augmentation make the
+    first-order residual a random variable, so that "the set of its zeros" means
+    nothing. What is random in training only, such as dropout, is off in the objective.
     """
 
 
@@ -54,6 +56,13 @@ class AllRestartsFailedError(ValueError):
 
 class FittedNetWarning(UserWarning):
     """A net that is fitted already was given to ``fit``, which trains a clone anew."""
+
+
+class ObjectiveMismatchWarning(UserWarning):
+    """What the net trains on is not the objective that is analysed.
+
+    Dropout is off in it, decoupled weight decay is a quadratic penalty.
+    """
 
 
 class StationarityWarning(ConvergenceWarning):

@@ -73,7 +73,7 @@ class _HasNoKey(Callback):
 
 
 MODELS = {
-    "held out rows": (UserWarning, lambda: _model(train_split=ValidSplit(3))),
+    "held out rows": (UserWarning, lambda: _model(train_split=ValidSplit(5))),
     "no key": (UserWarning, lambda: _model(callbacks=[("never", _HasNoKey)])),
     "failed restarts": (
         FitFailedWarning,

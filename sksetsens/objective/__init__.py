@@ -4,12 +4,20 @@ The one room that knows ``torch.func`` and skorch's loss; above it everything sp
 NumPy arrays. May import: networks, _validation, _compat, exceptions.
 """
 
-from ._checks import bare_net, check_objective, initialised_net, shape_targets
+from ._checks import (
+    bare_net,
+    check_objective,
+    initialised_net,
+    output_shape,
+    shape_targets,
+)
+from ._decay import weight_decay
 from ._freezing import rehearse_freezing
 from ._gates import Kinks
 from ._isolation import isolated, kernels_kept, single_threaded
 from ._kink_functions import Ramps
 from ._memory import memory_explained
+from ._mismatch import mismatches
 from ._movement import Movement
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
@@ -33,10 +41,13 @@ __all__ = [
     "isolated",
     "kernels_kept",
     "memory_explained",
+    "mismatches",
+    "output_shape",
     "rehearse_freezing",
     "shape_targets",
     "single_threaded",
     "train_together",
     "trained_by_weight",
+    "weight_decay",
     "why_not_together",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from skorch import NeuralNetClassifier
 
-from .._compat import skeleton_net
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._isolation import isolated
 from ._memory import is_out_of_memory
+from ._mismatch import refuse_random_module
 from ._module_checks import (
     check_one_tensor,
+    net_inputs,
     objective_in_float64,
     refuse_unusual_layers,
 )
@@ -50,10 +50,13 @@ _NOT_TWICE_DIFFERENTIABLE = (
 )
 
 
-def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
+def initialised_net(
+    estimator: Any, params: dict[str, Any], seed: int, *, may_be_instance: bool = False
+) -> Any:
     """Clone of a skorch net with ``params`` set, built and seeded by ``seed``.
 
-    See `bare_net` for what is overridden. Global random state is left as found.
+    See `bare_net` for what is overridden. Global random state is left as found. A
+    module instance may do for a net whose weights are loaded afterwards.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def initialised_net(estimator: Any, params: dict[str, Any], seed: int) -> Any:
     ValueError
         If skorch cannot build the net.
     """
-    if isinstance(estimator.module, torch.nn.Module):
+    if isinstance(estimator.module, torch.nn.Module) and not may_be_instance:
         name = type(estimator.module).__name__
         raise UnsupportedObjectiveError(
             "The 'estimator' parameter must wrap a module class. Got an instance of "
@@ -138,7 +141,8 @@ def check_objective(
     ValueError
         If the net's batch size or the working memory has no meaning.
     StochasticObjectiveError
-        If the objective differs between two evaluations at the same weights.
+        If the objective in eval mode differs between two evaluations at the same
+        weights.
     UnsupportedObjectiveError
         If parts outside the module learn, the data is transformed on the way, rows
         influence each other, what is trained depends on the batch size, the loss is
@@ -149,7 +153,7 @@ def check_objective(
         _refuse_learning_parts(net)
         _refuse_transformed_data(net, X, y)
         _refuse_batch_statistics(net)
-        _refuse_random_module(net, X)
+        refuse_random_module(net, X)
         objective = objective_in_float64(net, X, y, working_memory)
         objective.check_working_memory()
         _check_outputs(objective, y)
@@ -244,43 +248,6 @@ def _refuse_batch_statistics(net: Any) -> None:
             f"The layers {', '.join(names)} have track_running_stats=False: the output "
             f"for a row {_MIXED_ROWS}"
         )
-
-
-def _refuse_random_module(net: Any, X: NDArray[Any]) -> None:
-    # The criterion plays no part in the outputs.
-    twin = skeleton_net(net, copy.deepcopy(net.module_).train(), net.criterion_)
-    rows = torch.as_tensor(X[:_PROBE_ROWS], device=net.device).to(_dtype(net))
-    with torch.no_grad():
-        first, second = twin.infer(rows), twin.infer(rows)
-    check_one_tensor(first)
-    # Two passes of the same kernel differ only by the order of atomic additions.
-    if not torch.allclose(first, second, rtol=1e-5, atol=1e-7, equal_nan=True):
-        layers = _random_layers(net.module_)
-        raise StochasticObjectiveError(
-            "The module gives two different outputs for the same rows in train mode"
-            f"{layers}, so that its training objective is random and has no Hessian. "
-            "Set the dropout probability to 0, or use weight decay instead."
-        )
-
-
-def _dtype(net: Any) -> torch.dtype:
-    floating = (p.dtype for p in net.module_.parameters() if p.is_floating_point())
-    return next(floating, torch.get_default_dtype())
-
-
-def _random_layers(module: torch.nn.Module) -> str:
-    names = []
-    for name, m in module.named_modules():
-        # Attention and recurrent layers keep theirs as a number named dropout.
-        own = "p" if "Dropout" in type(m).__name__ else "dropout"
-        probability = getattr(m, own, None)
-        if isinstance(probability, float | int) and probability > 0:
-            names.append(
-                f"{name or 'module'} ({type(m).__name__}, {own}={probability})"
-            )
-        elif isinstance(m, torch.nn.RReLU):
-            names.append(f"{name or 'module'} (RReLU)")
-    return f" because of {', '.join(names)}" if names else ""
 
 
 def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
@@ -403,8 +370,9 @@ def _refuse_missing_derivatives(
         )
 
 
-def _output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
-    row = torch.as_tensor(X[:1], device=net.device).to(_dtype(net))
+def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
+    """Shape of the outputs of one row."""
+    row = net_inputs(net, X[:1])
     try:
         with eval_mode(net.module_), torch.no_grad():
             outputs = net.infer(row)
@@ -429,7 +397,7 @@ def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
         If the module fails on a row, or its outputs hold another number of values
         per row than the targets, or fewer than there are classes.
     """
-    shape = _output_shape(net, X)
+    shape = output_shape(net, X)
     if not np.issubdtype(y.dtype, np.floating):
         if isinstance(net, NeuralNetClassifier) and shape and y.max() >= shape[0]:
             raise UnsupportedObjectiveError(

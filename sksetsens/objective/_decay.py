@@ -35,20 +35,25 @@ def weight_decay(net: Any) -> dict[str, float]:
     -------
     decay : dict of str to float
         lambda of the term (lambda / 2) |w|^2, by the parameter's name. Frozen
-        parameters are among them: a callback may unfreeze them later.
+        parameters are among them: a callback may unfreeze them later. Of an optimiser
+        that decays in another way, the penalty with its coefficient
+        (`decay_mismatches`).
 
     Raises
     ------
     UnsupportedObjectiveError
-        If the optimiser decays weights outside the objective (AdamW), decays them
-        in a way not known here, maximises, or leaves trainable parameters out; if
-        there are none.
+        If the optimiser maximises, or leaves trainable parameters out; if there are
+        none.
     """
     optimizer = net.optimizer_
     by_parameter: dict[int, float] = {}
     for group in optimizer.param_groups:
         decay = float(group.get("weight_decay", 0.0) or 0.0)
-        _refuse(optimizer, group, decay)
+        if group.get("maximize"):
+            raise UnsupportedObjectiveError(
+                f"The optimizer {type(optimizer).__name__} has maximize=True. Negate "
+                "the criterion instead: a solution is a minimiser of the objective."
+            )
         if isinstance(optimizer, torch.optim.ASGD):
             # ASGD shrinks w by lr * lambd besides: a decay of its own, 1e-4 by default.
             decay += float(group["lambd"])
@@ -69,26 +74,25 @@ def weight_decay(net: Any) -> dict[str, float]:
     return {n: by_parameter[id(p)] for n, p in named if id(p) in by_parameter}
 
 
-def _refuse(optimizer: Any, group: dict[str, Any], decay: float) -> None:
+def decay_mismatches(net: Any) -> list[str]:
+    """Where the optimiser's decay is not the gradient of the objective's penalty."""
+    optimizer, found = net.optimizer_, []
     name = type(optimizer).__name__
-    if group.get("maximize"):
-        raise UnsupportedObjectiveError(
-            f"The optimizer {name} has maximize=True. Negate the criterion instead: "
-            "a solution is a minimiser of the objective."
+    for group in optimizer.param_groups:
+        decay = float(group.get("weight_decay", 0.0) or 0.0)
+        if decay and _is_decoupled(optimizer, group):
+            how = "decoupled, the gradient of no objective"
+        elif decay and not isinstance(optimizer, _COUPLED):
+            how = "applied in a way that is not known here"
+        else:
+            continue
+        found.append(
+            f"the weight_decay={decay!r} of {name}, {how}, is the penalty "
+            f"{decay / 2:g} |w|^2"
         )
-    decoupled = group.get("decoupled_weight_decay", False) or (
-        isinstance(optimizer, torch.optim.AdamW)
-    )
-    if decay and decoupled:
-        raise UnsupportedObjectiveError(
-            f"The optimizer {name} has decoupled weight_decay={decay!r}, which is the "
-            "gradient of no objective, so that its limit points are not stationary. "
-            f"Use torch.optim.Adam with weight_decay, or {name} with weight_decay=0."
-        )
-    if decay and not isinstance(optimizer, _COUPLED):
-        raise UnsupportedObjectiveError(
-            f"How the optimizer {name} applies weight_decay={decay!r} is not known. "
-            "Use one of "
-            + ", ".join(cls.__name__ for cls in _COUPLED)
-            + ", or write the penalty into the net's get_loss."
-        )
+    return list(dict.fromkeys(found))
+
+
+def _is_decoupled(optimizer: Any, group: dict[str, Any]) -> bool:
+    decoupled = group.get("decoupled_weight_decay", False)
+    return bool(decoupled) or isinstance(optimizer, torch.optim.AdamW)

@@ -14,7 +14,12 @@ from ..exceptions import UnsupportedObjectiveError
 from ._memory import is_out_of_memory
 from ._objective import Objective
 
-__all__ = ["check_one_tensor", "objective_in_float64", "refuse_unusual_layers"]
+__all__ = [
+    "check_one_tensor",
+    "net_inputs",
+    "objective_in_float64",
+    "refuse_unusual_layers",
+]
 
 _ANY_DTYPE = (
     "Leave the dtype to the net: no .float() and no torch.float32 in forward; for "
@@ -82,6 +87,13 @@ def _users_line(error: BaseException) -> str:
         return ""
     file = os.path.basename(own[-1].filename)
     return f" (line {own[-1].lineno} of {file}, {own[-1].line!r})"
+
+
+def net_inputs(net: Any, X: NDArray[Any]) -> torch.Tensor:
+    """Rows of X on the net's device, in its dtype."""
+    floating = (p.dtype for p in net.module_.parameters() if p.is_floating_point())
+    dtype = next(floating, torch.get_default_dtype())
+    return torch.as_tensor(X, device=net.device).to(dtype)
 
 
 def check_one_tensor(outputs: Any) -> None:

@@ -23,6 +23,7 @@ from torch.func import functional_call, vmap
 from .._compat import skeleton_net
 from ._checks import bare_net
 from ._isolation import isolated
+from ._mismatch import random_layers
 from ._net_function import NetFunction
 from ._row_weights import mean_weight
 
@@ -82,6 +83,8 @@ def why_not_together(net: Any) -> str:
     -------
     reason : str
     """
+    if net.train_split is not None:
+        return "the net holds rows out"
     if net.callbacks not in (None, [], "disable"):
         return "the net has callbacks"
     changed = [n for n in _LOOP if getattr(type(net), n) is not getattr(_base(net), n)]
@@ -89,6 +92,8 @@ def why_not_together(net: Any) -> str:
         return f"the net overrides {changed[0]}"
     if net.optimizer not in _ELEMENTWISE:
         return f"{getattr(net.optimizer, '__name__', net.optimizer)} is not elementwise"
+    if random_layers(net.module_):
+        return "the module is random in training"
     if any("param_groups" in name for name in net.get_params(deep=False)):
         return "the optimizer has parameter groups"
     modules = list(net.module_.modules())

@@ -110,6 +110,15 @@ def check_perturbed_data(
         targets = estimator.targets_ if labels is None else labels
         weights = check_weights(caller, "sample_weight", sample_weight, targets)
         weights = np.ones(len(X)) if weights is None else weights
+        # Rows that are held out stay so.
+        trained = np.zeros(len(X))
+        trained[estimator.train_rows_] = 1.0
+        weights = weights * trained
+        if not weights.any():
+            raise ValueError(
+                f"The 'sample_weight' parameter of {caller} must leave a row that is "
+                "trained on (see train_rows_). Got zeros only."
+            )
     elif labels is not None:
         warn_of_lost_classes(
             "y_perturbed", estimator.sample_weight_, labels, estimator.targets_

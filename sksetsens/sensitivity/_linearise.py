@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,8 @@ def linearise(
     objectives: Sequence[Objective],
     polished: Sequence[Polished],
     solver: Solver,
+    *,
+    note: str = "",
 ) -> Linearisation:
     """Factorise H at every solution and examine it.
 
@@ -53,6 +55,9 @@ def linearise(
         The solutions.
 
     solver : Solver
+
+    note : str, default=""
+        Added to the status of each solution.
 
     Returns
     -------
@@ -71,6 +76,8 @@ def linearise(
         diagnose(gd, is_stationary=point.converged, polish_status=point.status)
         for gd, point in zip(derivatives, polished, strict=True)
     ]
+    if note:
+        diagnoses = [replace(d, status=d.status + note) for d in diagnoses]
     return collect(derivatives, polished, diagnoses)
 
 

@@ -25,9 +25,10 @@ from ..objective import (
     trained_by_weight,
 )
 from ..optimize import Polished, check_curvature, polish
+from ._held_out import trained_rows_only
 from ._interrupts import interrupts_get_through
 
-__all__ = ["Restart", "RestartTask", "load_state", "run_restart"]
+__all__ = ["Restart", "RestartTask", "adopted", "load_state", "run_restart"]
 
 # A classifier that blew up has a finite loss (1e12 was seen). No training that works
 # ends with a hundred times the loss of its start, or of the net with zero weights: the
@@ -53,6 +54,11 @@ class RestartTask:
     tol : float
     sample_weight : ndarray of shape (n_samples,) or None
         Weights of the rows; None for equal ones.
+    split : callable, default=None
+        skorch's ``train_split``, the same rows each time; None where all are trained
+        on.
+    mismatches : tuple of str
+        Where what is trained is not the objective.
     objective : Objective, default=None
         On the analysis data, at any weights: what restarts in this process share. It
         does not travel to others, because skorch cannot send module classes of
@@ -72,6 +78,8 @@ class RestartTask:
     sample_weight: NDArray[Any] | None = None
     objective: Objective | None = None
     working_memory: float | None = None
+    split: Any = None
+    mismatches: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "objective": None}
@@ -86,9 +94,17 @@ class RestartTask:
     def net(self) -> Any:
         """An initialised net, whose training weighs the rows."""
         net = bare_net(self.estimator, self.params)
+        net.set_params(train_split=self.split)
         if self.sample_weight is not None:
-            net = trained_by_weight(net, self.sample_weight, self.y_net)
+            # The training sees these rows only, in this order.
+            rows = getattr(self.split, "train_rows", slice(None))
+            net = trained_by_weight(net, self.sample_weight[rows], self.y_net[rows])
         return net.initialize()
+
+    @property
+    def row_weights(self) -> NDArray[Any] | None:
+        """Weights of the rows in the objective, 0 of those held out; None for ones."""
+        return trained_rows_only(self.sample_weight, self.split, len(self.y))
 
     def on(
         self,
@@ -99,7 +115,9 @@ class RestartTask:
         """The same trainings on other data; None keeps targets, or weights."""
         y = self.y if y is None else y
         weights = self.sample_weight if sample_weight is None else sample_weight
-        objective = self.objective and self.objective.with_data(X, y).weighted(weights)
+        objective = self.objective and self.objective.with_data(X, y).weighted(
+            trained_rows_only(weights, self.split, len(y))
+        )
         return replace(
             self,
             X=X,
@@ -201,12 +219,46 @@ def _restart(task: RestartTask, seed: int, stacked: Trained | None) -> Restart:
     start = objective.with_state(before)
     trained = start.with_state(state)
     _check_convergence(start, trained)
+    return _ended(task, trained, history, seed, start)
+
+
+def adopted(task: RestartTask, net: Any, number: int) -> Restart:
+    """A net that is trained already as the outcome of a restart.
+
+    Parameters
+    ----------
+    task : RestartTask
+        With its objective.
+    net : skorch.NeuralNet
+        Fitted.
+    number : int
+        In place of a seed.
+
+    Returns
+    -------
+    restart : Restart
+    """
+    start = time.perf_counter()
+    with isolated(number), single_threaded():
+        objective = _objective(task, net).with_trainable(_trainable(net.module_))
+        trained = objective.with_state(_state(net.module_))
+        restart = _ended(task, trained, list(net.history), number)
+    seconds = time.perf_counter() - start
+    return replace(restart, duration=seconds, backend="from_fitted")
+
+
+def _ended(
+    task: RestartTask,
+    trained: Objective,
+    history: list,
+    seed: int,
+    start: Objective | None = None,
+) -> Restart:
+    """The restart whose training ended at the weights of an objective."""
     if task.polish:
+        curvature = 0.0 if start is None else _curvature_scale(start)
         point = polish(
-            trained,
-            trained.weights,
-            tol=task.tol,
-            initial_curvature=_curvature_scale(start),
+            trained, trained.weights, tol=task.tol, initial_curvature=curvature
         )
     else:
         point = as_trained(trained)
@@ -229,7 +281,7 @@ def _objective(task: RestartTask, net: Any) -> Objective:
         net = bare_net(task.estimator, task.params).initialize()
     memory = task.working_memory
     objective = Objective(net, task.X, task.y, working_memory=memory)
-    return objective.weighted(task.sample_weight)
+    return objective.weighted(task.row_weights)
 
 
 def _trainable(module: torch.nn.Module) -> tuple[str, ...]:
@@ -256,8 +308,9 @@ def _train(net: Any, task: RestartTask) -> None:
             raise
         raise ValueError(
             f"A callback of the net looks for a validation score ({error}), and there "
-            "is none: train_split is overridden by None, because all rows make the "
-            "objective. Let the callback monitor 'train_loss' instead."
+            "is none: train_split is None, and all rows make the objective. Let the "
+            "callback monitor 'train_loss' instead, or give the net a split, for "
+            "example train_split=ValidSplit(0.2, random_state=0)."
         ) from error
 
 

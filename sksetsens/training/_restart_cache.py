@@ -28,13 +28,14 @@ from ..objective import Kinks
 from ..optimize import Polished
 from ..sets import read_arrays, write_arrays
 from ._fingerprint import UnstableValueError, fingerprint
+from ._held_out import FixedSplit
 from ._restart import Restart, RestartTask
 
 __all__ = ["RestartCache"]
 
 _KIND = "Restart"
 # Raised when the meaning of a file or of its key changes.
-_FORMAT = 2
+_FORMAT = 3
 # Parameters of a net that are overridden by every restart, or that change no weight.
 _WITHOUT_EFFECT = {"train_split", "verbose", "warm_start"}
 
@@ -157,12 +158,19 @@ def _task_key(task: RestartTask, kind: str) -> str:
             str(torch.get_default_dtype()),
             kind,
             digests,
-            [task.X, task.y, task.sample_weight],
+            [task.X, task.y, task.sample_weight, _split_of(task)],
             [task.X_net.dtype.str, task.y_net.dtype.str],
             # Weights as trained do not depend on the tolerance of polishing.
             float(task.tol) if task.polish else None,
         )
     )
+
+
+def _split_of(task: RestartTask) -> Any:
+    """What tells splits apart."""
+    if isinstance(task.split, FixedSplit):
+        return [task.split.train_rows, task.split.held_out]
+    return _named_digest("estimator__train_split", task.split)
 
 
 def _named_digest(name: str, value: Any) -> tuple[str, str]:

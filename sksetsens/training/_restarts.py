@@ -22,7 +22,6 @@ from .._validation import user_stacklevel
 from ..exceptions import AllRestartsFailedError
 from ..objective import (
     Trained,
-    bare_net,
     initialised_net,
     isolated,
     single_threaded,
@@ -177,7 +176,7 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any) -> None:
 
 def _why_not_together(task: RestartTask, seed: int) -> str:
     with isolated(seed), single_threaded():
-        return why_not_together(bare_net(task.estimator, task.params).initialize())
+        return why_not_together(task.net())
 
 
 def _train_together(
@@ -229,7 +228,9 @@ def keep_successful(restarts: Sequence[Restart]) -> list[Restart]:
 
 def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     """The fitted skorch net of a restart, in its own dtype."""
-    net = initialised_net(task.estimator, task.params, restart.seed)
+    net = initialised_net(
+        task.estimator, task.params, restart.seed, may_be_instance=True
+    )
     with isolated(restart.seed):
         net.check_data(task.X_net, task.y_net)
     load_state(net, restart.state)

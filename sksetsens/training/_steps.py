@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import clone
 
 from .._training_data import TrainingData
 from .._validation import user_stacklevel
-from ..exceptions import UnsupportedObjectiveError
+from ..exceptions import ObjectiveMismatchWarning, UnsupportedObjectiveError
 from ..networks import missing_sizes
 from ..objective import (
     Movement,
@@ -20,6 +22,7 @@ from ..objective import (
     check_sample_weight,
     check_weighted_training,
     initialised_net,
+    mismatches,
     rehearse_freezing,
     shape_targets,
 )
@@ -28,28 +31,33 @@ from ..perturbation import Perturbation
 from ..sensitivity import GraphicalDerivative, Linearisation, linearise
 from ..sensitivity.systems import Point, Solver, check_size
 from ..sets import SolutionSet
-from ._restart import Restart, RestartTask
+from ._held_out import fixed_split
+from ._restart import Restart, RestartTask, adopted
 
 __all__ = [
     "continue_solutions",
     "linearise_restarts",
     "prepare",
-    "warn_of_train_split",
+    "prepare_fitted",
+    "warn_of_mismatches",
 ]
 
 # Distances below this share of the weights' norm are what polishing leaves.
 _SAME = 1e-6
 
 
-def warn_of_train_split(net: Any) -> None:
-    """Say that rows the net would hold out take part in the objective."""
-    if net.train_split is None:
+def warn_of_mismatches(task: RestartTask) -> None:
+    """Say where what is trained is not the objective that is analysed."""
+    if not task.mismatches:
         return
+    remedy = (
+        "Polishing continues on it" if task.polish else "It is tilted by the gradient"
+    )
     warnings.warn(
-        f"The net's train_split={net.train_split!r} would hold rows out of the "
-        "training; it is overridden by None, so that the solution set belongs to all "
-        "rows of X. Pass train_split=None to the net to silence this.",
-        UserWarning,
+        "The objective that is analysed is not what the net trains on: in it "
+        f"{'; '.join(task.mismatches)}. {remedy} from the weights that training ended "
+        "with.",
+        ObjectiveMismatchWarning,
         stacklevel=user_stacklevel(),
     )
 
@@ -64,7 +72,7 @@ def prepare(
     quiet: bool,
     solver: Solver,
     working_memory: float | None = None,
-    sample_weight: np.ndarray | None = None,
+    sample_weight: NDArray[Any] | None = None,
 ) -> tuple[Objective, RestartTask]:
     """Refuse what cannot be analysed, before any training.
 
@@ -97,24 +105,75 @@ def prepare(
         params["verbose"] = 0
     trial = initialised_net(net, params, seed)
     rehearse_freezing(trial)
+    options = _Options(polish, tol, solver, working_memory, sample_weight)
+    return _examined(net, trial, params, data, options)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Of `prepare` and `prepare_fitted`."""
+
+    polish: bool
+    tol: float
+    solver: Solver
+    working_memory: float | None
+    sample_weight: NDArray[Any] | None
+
+
+def prepare_fitted(
+    nets: Sequence[Any],
+    data: TrainingData,
+    *,
+    polish: bool,
+    tol: float,
+    solver: Solver,
+    working_memory: float | None = None,
+    sample_weight: NDArray[Any] | None = None,
+) -> tuple[Objective, RestartTask, list[Restart]]:
+    """The same for nets that are trained already, which become the restarts.
+
+    Parameters
+    ----------
+    nets : sequence of skorch.NeuralNet
+        Fitted, of one architecture. They are read, never changed.
+    data : TrainingData
+        That they were trained on.
+    polish, tol, solver, working_memory, sample_weight
+        As in `prepare`.
+
+    Returns
+    -------
+    objective, task
+        As in `prepare`.
+    restarts : list of Restart
+        One per net, numbered instead of seeded.
+    """
+    options = _Options(polish, tol, solver, working_memory, sample_weight)
+    objective, task = _examined(nets[0], nets[0], {}, data, options, is_fitted=True)
+    restarts = [adopted(task, net, number) for number, net in enumerate(nets)]
+    return objective, task, restarts
+
+
+def _examined(
+    net: Any,
+    trial: Any,
+    params: dict[str, Any],
+    data: TrainingData,
+    options: _Options,
+    *,
+    is_fitted: bool = False,
+) -> tuple[Objective, RestartTask]:
+    """The objective of an initialised net, and the task of its restarts."""
+    weights = options.sample_weight
     dtype = next(iter(trial.module_.parameters())).detach().cpu().numpy().dtype
     X_net = data.X.astype(dtype)
     targets = shape_targets(trial, X_net, data.targets)
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
-    objective = check_objective(trial, X_net, y_net, working_memory).with_data(
-        data.X, targets
-    )
-    if sample_weight is not None:
+    split = fixed_split(net, trial, X_net, y_net, always=is_fitted)
+    objective = check_objective(trial, X_net, y_net, options.working_memory)
+    objective = objective.with_data(data.X, targets)
+    if weights is not None and not is_fitted:
         check_weighted_training(trial, X_net, y_net)
-        check_sample_weight(objective)
-        objective = objective.weighted(sample_weight)
-        if not np.isfinite(objective.loss(objective.weights)):
-            raise ValueError(
-                "The 'sample_weight' parameter of fit must leave rows that the "
-                "criterion counts (no labels of its ignore_index). Got a loss of "
-                f"{objective.loss(objective.weights)} with these weights."
-            )
-    check_size(Point(objective, objective.weights, solver))
     task = RestartTask(
         clone(net),  # What is set on the user's net later must not reach the task.
         params,
@@ -122,13 +181,38 @@ def prepare(
         targets,
         X_net,
         y_net,
-        polish,
-        tol,
-        sample_weight,
-        objective,
-        working_memory,
+        options.polish,
+        options.tol,
+        weights,
+        working_memory=options.working_memory,
+        split=split,
+        mismatches=mismatches(trial, X_net),
     )
-    return objective, task
+    if task.row_weights is not None:
+        objective = _weighted(objective, task)
+    check_size(Point(objective, objective.weights, options.solver))
+    return objective, replace(task, objective=objective)
+
+
+def _weighted(objective: Objective, task: RestartTask) -> Objective:
+    """With the weights of the rows, where those leave something to train."""
+    try:
+        check_sample_weight(objective)
+    except UnsupportedObjectiveError as error:
+        if task.sample_weight is not None:
+            raise
+        raise UnsupportedObjectiveError(
+            "The net's train_split holds rows out, and its loss cannot leave them out: "
+            f"{error} Pass train_split=None and the rows to train on."
+        ) from error
+    objective = objective.weighted(task.row_weights)
+    if not np.isfinite(objective.loss(objective.weights)):
+        raise ValueError(
+            "The 'sample_weight' parameter of fit must leave rows that the criterion "
+            "counts (no labels of its ignore_index, no rows held out only). Got a loss "
+            f"of {objective.loss(objective.weights)} with these weights."
+        )
+    return objective
 
 
 def linearise_restarts(
@@ -166,7 +250,14 @@ def linearise_restarts(
             o.tilted(o.gradient(point.weights))
             for o, point in zip(objectives, polished, strict=True)
         ]
-    return linearise(objectives, polished, solver)
+    return linearise(objectives, polished, solver, note=_note(task))
+
+
+def _note(task: RestartTask) -> str:
+    """What the status of each solution says beside what was found."""
+    if not task.mismatches:
+        return ""
+    return f"; not what was trained: {'; '.join(task.mismatches)}"
 
 
 def _one_choice_of_weights(restarts: Sequence[Restart]) -> tuple[str, ...]:

@@ -1,0 +1,325 @@
+"""Nets that people have: trained elsewhere, with dropout, AdamW, held-out rows."""
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler
+from skorch.dataset import Dataset, ValidSplit
+from skorch.helper import predefined_split
+from torch import nn
+
+from sksetsens import SolutionSetEstimator, sample_influence
+from sksetsens.exceptions import (
+    FittedNetWarning,
+    ObjectiveMismatchWarning,
+    UnsupportedObjectiveError,
+)
+
+X, y = load_diabetes(return_X_y=True)
+X, y = scale(X)[:80, :4].astype(np.float32), scale(y)[:80].astype(np.float32)
+X_iris, y_iris = load_iris(return_X_y=True)
+X_iris, y_iris = scale(X_iris).astype(np.float32), y_iris.astype(np.int64)
+
+
+class Mlp(nn.Module):
+    def __init__(self, n_in=4, n_out=1, width=4, p=0.0):
+        super().__init__()
+        self.hidden, self.drop = nn.Linear(n_in, width), nn.Dropout(p)
+        self.output = nn.Linear(width, n_out)
+
+    def forward(self, X):
+        return self.output(self.drop(torch.tanh(self.hidden(X))))
+
+
+def regressor(**params):
+    settings = {
+        "optimizer": torch.optim.Adam,
+        "optimizer__weight_decay": 0.05,
+        "lr": 0.02,
+        "max_epochs": 60,
+        "train_split": None,
+        "verbose": 0,
+    }
+    return NeuralNetRegressor(Mlp, **{**settings, **params})
+
+
+def trained(n=1, net=None, X=X, y=y):
+    nets = []
+    for seed in range(n):
+        torch.manual_seed(seed)
+        target = y[:, None] if y.dtype == np.float32 else y
+        nets.append(clone(net or regressor()).fit(X, target))
+    return nets
+
+
+def flat(net):
+    return torch.cat([p.detach().ravel() for p in net.module_.parameters()]).numpy()
+
+
+# Trained nets -------------------------------------------------------------------------
+
+
+def test_weights_of_trained_nets_are_kept_to_the_bit():
+    nets = trained(8)
+    before = [copy.deepcopy(net.module_.state_dict()) for net in nets]
+    state = torch.get_rng_state()
+    model = SolutionSetEstimator.from_fitted(nets, X, y, random_state=0)
+    assert torch.equal(state, torch.get_rng_state())
+    expected = np.stack([flat(net) for net in nets])
+    np.testing.assert_array_equal(model.solution_set_.weights, expected)
+    for net, old, rebuilt in zip(nets, before, model.estimators_, strict=True):
+        for name, tensor in net.module_.state_dict().items():
+            assert torch.equal(tensor, old[name])
+            assert torch.equal(tensor, rebuilt.module_.state_dict()[name])
+    assert (model.restart_report_["untilted_gradient_norm"] > 0.0).all()
+    assert all("gradient norm" in s for s in model.restart_report_["status"])
+
+
+def test_tilted_answers_are_those_of_a_dense_newton_step():
+    (net,) = trained()
+    model = SolutionSetEstimator.from_fitted(net, X, y)
+    gd = model.graphical_derivatives_[0]
+    H = gd.objective.hessian(gd.weights)
+    dX = np.zeros_like(X, dtype=float)
+    dX[3, 1] = 1e-3
+    found = model.sensitivity(X.astype(float) + dX).shift[0]
+    there, back = (gd.objective.with_data(X + t * dX) for t in (0.1, -0.1))
+    dR = 5.0 * (there.gradient(gd.weights) - back.gradient(gd.weights))
+    gap = np.linalg.norm(found + np.linalg.solve(H, dR))
+    assert gap < 1e-6 * np.linalg.norm(found)
+    retrained = model.retrain(X.astype(float) + dX)
+    gap = np.linalg.norm(retrained.weights[0] - gd.weights - found)
+    assert gap < 1e-2 * np.linalg.norm(found)
+
+
+def test_polishing_continues_from_the_nets():
+    nets = trained(2)
+    model = SolutionSetEstimator.from_fitted(nets, X, y, polish=True)
+    assert model.solution_set_.converged.all()
+    near = np.linalg.norm(model.solution_set_.weights[0] - flat(nets[0]))
+    assert near < np.linalg.norm(flat(nets[0]) - flat(nets[1]))
+
+
+def test_a_set_of_trained_nets_is_an_estimator_like_any_other():
+    nets = trained(2, regressor(max_epochs=300))
+    model = SolutionSetEstimator.from_fitted(nets, X, y, random_state=0)
+    again = pickle.loads(pickle.dumps(model))
+    P = again.perturb()
+    np.testing.assert_array_equal(
+        model.sensitivity(P).weights, again.sensitivity(P).weights
+    )
+    mean = np.mean([net.predict(X).ravel() for net in nets], axis=0)
+    np.testing.assert_allclose(model.predict(X), mean, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(model.lipschitz_modulus_)
+    assert sample_influence(model, samples=[0, 1]).values.shape == (2, 2)
+    assert clone(model).get_params()["n_restarts"] == 2
+    assert model.score(X, y) == pytest.approx(again.score(X, y))
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_module_instances_do_where_nothing_is_trained(polish):
+    net = NeuralNetRegressor(Mlp(), train_split=None, max_epochs=3, verbose=0)
+    net.fit(X, y[:, None])
+    model = SolutionSetEstimator.from_fitted(net, X, y, polish=polish)
+    assert len(model.estimators_) == 1
+    with pytest.raises(UnsupportedObjectiveError, match="module class"):
+        clone(model).fit(X, y)
+
+
+def test_class_numbers_are_those_of_the_training():
+    net = NeuralNetClassifier(
+        Mlp, module__n_out=5, criterion=nn.CrossEntropyLoss, train_split=None, verbose=0
+    )
+    two = np.where(y_iris == 0, 1, 4)  # Only two of the five classes are there.
+    net.fit(X_iris, two)
+    model = SolutionSetEstimator.from_fitted(net, X_iris, two)
+    np.testing.assert_array_equal(model.classes_, np.arange(5))
+    np.testing.assert_array_equal(model.targets_, two)
+    np.testing.assert_array_equal(model.predict(X_iris), net.predict(X_iris))
+    assert model.predict_proba(X_iris).shape == (len(X_iris), 5)
+    with pytest.raises(ValueError, match="class numbers that the nets were trained on"):
+        SolutionSetEstimator.from_fitted(net, X_iris, two.astype(str))
+
+
+def test_pipelines_that_end_in_a_net():
+    pipe = make_pipeline(StandardScaler(), regressor(max_epochs=5))
+    raw = 3.0 + 2.0 * X
+    pipe.fit(raw, y[:, None])
+    model = SolutionSetEstimator.from_fitted(pipe, raw, y)
+    np.testing.assert_allclose(model.X_train_, pipe[:-1].transform(raw))
+    np.testing.assert_allclose(
+        model.predict(pipe[:-1].transform(raw)),
+        pipe.predict(raw).ravel(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_what_is_no_set_of_trained_nets():
+    (net,) = trained()
+    make = SolutionSetEstimator.from_fitted
+    with pytest.raises(NotFittedError, match="'nets'.*not initialised"):
+        make([net, regressor()], X, y)
+    with pytest.raises(ValueError, match="'nets' .*skorch nets. Got Mlp"):
+        make(Mlp(), X, y)
+    with pytest.raises(ValueError, match="'nets'.*Got none"):
+        make([], X, y)
+    wide = trained(1, regressor(module__width=5))
+    with pytest.raises(ValueError, match="Number 1 differs from the first in its wei"):
+        make([net, *wide], X, y)
+    other = trained(1, regressor(optimizer__weight_decay=0.2))
+    with pytest.raises(ValueError, match="differs from the first in its weight_decay"):
+        make([net, *other], X, y)
+    with pytest.raises(ValueError, match=r"cannot evaluate rows of shape \(3,\)"):
+        make(net, X[:, :3], y)
+    with pytest.raises(ValueError, match="'n_restarts' parameter of from_fitted"):
+        make(net, X, y, n_restarts=3)
+
+
+def test_fit_names_from_fitted():
+    (net,) = trained()
+    with pytest.warns(FittedNetWarning, match="from_fitted"):
+        SolutionSetEstimator(net, n_restarts=1).fit(X, y)
+
+
+# Dropout and decoupled decay ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_dropout_is_trained_with_and_off_in_the_objective(polish):
+    net = regressor(module__p=0.3, max_epochs=10)
+    model = SolutionSetEstimator(net, n_restarts=1, polish=polish, random_state=0)
+    with pytest.warns(ObjectiveMismatchWarning, match=r"drop \(Dropout, p=0.3\)"):
+        model.fit(X, y)
+    assert "not what was trained" in model.solution_set_.status[0]
+    # The analysed net is the same one without dropout.
+    fitted = model.estimators_[0]
+    twin = clone(fitted).set_params(module__p=0.0).initialize()
+    twin.module_.load_state_dict(fitted.module_.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = SolutionSetEstimator.from_fitted(twin, X, y)
+    one, other = (m.graphical_derivatives_[0] for m in (model, plain))
+    w = one.weights
+    np.testing.assert_allclose(
+        one.objective.untilted().gradient(w),
+        other.objective.untilted().gradient(w),
+        atol=1e-12,
+    )
+    if polish:
+        assert model.solution_set_.converged.all()
+
+
+def test_decoupled_decay_is_its_quadratic_penalty():
+    net = regressor(optimizer=torch.optim.AdamW)
+    with pytest.warns(ObjectiveMismatchWarning, match=r"AdamW.*penalty 0.025 \|w\|"):
+        one = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    assert one.solution_set_.trustworthy.all()
+    R = one.graphical_derivatives_[0].objective.gradient(one.solution_set_.weights[0])
+    assert np.linalg.norm(R) < 1e-9
+    assert one.graphical_derivatives_[0].objective.decays_everywhere
+
+
+# Held-out rows ------------------------------------------------------------------------
+
+
+FOLDS = np.where(np.arange(len(X)) % 4 == 1, 0, -1)
+SPLITS = {
+    "seeded": lambda: ValidSplit(0.25, random_state=1),
+    "folds": lambda: ValidSplit(4),
+    "predefined": lambda: ValidSplit(PredefinedSplit(FOLDS)),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_rows_held_out_take_no_part(split):
+    net = regressor(train_split=split(), callbacks=[EarlyStopping(patience=3)])
+    model = SolutionSetEstimator(net, n_restarts=2, random_state=0).fit(X, y)
+    rows = model.train_rows_
+    assert 0 < len(rows) < len(X)
+    np.testing.assert_array_equal(model.X_train_, X)
+    held_out = np.setdiff1d(np.arange(len(X)), rows)
+    assert (model.sample_weight_[held_out] == 0.0).all()
+    # The same nets by skorch itself, on the same rows.
+    w = model.solution_set_.weights
+    alone = SolutionSetEstimator(regressor(), n_restarts=1).fit(X[rows], y[rows])
+    gd = alone.graphical_derivatives_[0].objective
+    assert max(np.linalg.norm(gd.gradient(v)) for v in w) < 1e-8
+    moduli = model.sample_lipschitz_moduli_
+    np.testing.assert_array_equal(moduli[:, held_out], 0.0)
+    assert (moduli[:, rows] > 0.0).all()
+    moved = X.astype(float)
+    moved[held_out] += 1.0
+    assert np.allclose(model.sensitivity(moved).shift, 0.0)
+    # New weights do not bring them back.
+    P = model.sensitivity(sample_weight=np.ones(len(X)))
+    assert np.allclose(P.shift, 0.0)
+    # From elsewhere they stop the training elsewhere, and take no part all the same.
+    cold = model.retrain(moved, warm_start=False)
+    assert max(np.linalg.norm(gd.gradient(v)) for v in cold.weights) < 1e-8
+
+
+def test_early_stopping_stops_as_in_skorch():
+    net = regressor(
+        train_split=ValidSplit(0.25, random_state=1),
+        callbacks=[EarlyStopping(patience=2), Checkpoint(monitor="valid_loss_best")],
+        max_epochs=200,
+        lr=0.1,
+    )
+    net.set_params(callbacks__Checkpoint__f_pickle=None)
+    model = SolutionSetEstimator(net, n_restarts=1, polish=False, random_state=0)
+    model.fit(X, y)
+    history = model.estimators_[0].history
+    assert len(history) < 200
+    assert "valid_loss" in history[-1]
+
+
+def test_plateaus_of_the_validation_loss_schedule_the_rate():
+    policy = LRScheduler(policy="ReduceLROnPlateau", monitor="valid_loss", patience=1)
+    net = regressor(callbacks=[policy], train_split=ValidSplit(5))
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    assert len(model.train_rows_) == 64
+
+
+def test_weights_of_rows_and_held_out_rows_together():
+    weights = 1.0 + np.arange(len(X)) % 3
+    net = regressor(train_split=ValidSplit(4), batch_size=16)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+    model.fit(X, y, sample_weight=weights)
+    rows = model.train_rows_
+    np.testing.assert_array_equal(model.sample_weight_[rows], weights[rows])
+    alone = SolutionSetEstimator(regressor(batch_size=16), n_restarts=1)
+    alone.fit(X[rows], y[rows], sample_weight=weights[rows])
+    objective = alone.graphical_derivatives_[0].objective
+    R = objective.gradient(model.solution_set_.weights[0])
+    assert np.linalg.norm(R) < 1e-8
+
+
+def test_validation_on_other_data_leaves_all_rows():
+    split = predefined_split(Dataset(X[:10], y[:10, None]))
+    net = regressor(train_split=split, callbacks=[EarlyStopping()])
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(model.train_rows_, np.arange(len(X)))
+
+
+def test_splits_that_change():
+    net = regressor(train_split=ValidSplit(0.2))
+    with pytest.raises(ValueError, match=r"'train_split'.*give it a random_state"):
+        SolutionSetEstimator(net, n_restarts=1).fit(X, y)
+
+
+def test_a_trained_net_keeps_its_default_split():
+    net = NeuralNetRegressor(Mlp, max_epochs=3, verbose=0).fit(X, y[:, None])
+    model = SolutionSetEstimator.from_fitted(net, X, y)
+    assert len(model.train_rows_) == 64
