@@ -20,6 +20,7 @@ from sklearn.utils._tags import get_tags
 from sklearn.utils.validation import _check_feature_names as check_feature_names
 from sklearn.utils.validation import _check_n_features as check_n_features
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 __all__ = [
     "HasMethods",
@@ -37,13 +38,29 @@ __all__ = [
     "predict_nonlinearity",
     "safe_indexing",
     "skeleton_net",
+    "torch_weight_norm",
+    "tree_map",
     "validate_parameter_constraints",
 ]
 
 
+# What torch.nn.utils.weight_norm and its parametrization evaluate.
+torch_weight_norm = torch._weight_norm
+
+
 def predict_nonlinearity(net: Any) -> Any:
     """Callable that skorch applies to the module's outputs in ``predict_proba``."""
-    return net._get_predict_nonlinearity()
+    nonlinearity = net._get_predict_nonlinearity()
+    several = getattr(net, "several_outputs", None)
+    if several is None:
+        return nonlinearity
+
+    def of_the_first(outputs: Any) -> Any:
+        parts = several(outputs)
+        # As in skorch, the first of several outputs is the prediction.
+        return nonlinearity(parts[0] if isinstance(parts, tuple) else parts)
+
+    return of_the_first
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

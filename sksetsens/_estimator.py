@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -25,11 +25,12 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch.nn import Module
 
 from ._compat import Interval, StrOptions, get_tags, validate_parameter_constraints
+from ._layout import InputLayout
 from ._progress import bars
 from ._training_data import TrainingData, check_training_data, check_weights
 from ._validation import check_count, prediction_scorer, warn_of_fitted_net
 from .moduli import KeptModuli
-from .objective import memory_explained, output_shape
+from .objective import flattened, memory_explained, output_shape, takes_codes
 from .perturbation import (
     PARAMETER_CONSTRAINTS,
     check_inputs,
@@ -201,7 +202,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         one), iterations, method, backend, whether it was cached, number of tries
         (several where worker processes died), duration in seconds.
 
-    X_train_ : ndarray of shape (n_samples, ...), float64
+    X_train_ : ndarray of shape (n_samples, ...), float64, or dict of arrays
     y_train_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
 
     sample_weight_ : ndarray of shape (n_samples,)
@@ -313,14 +314,21 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     # Training -------------------------------------------------------------------------
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: Any,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Train the set of solutions.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Real-valued, finite; more than two dimensions for images and the like.
+        X : array-like of shape (n_samples, ...), or dict of these
+            Real-valued, finite; more than two dimensions for images and the like. A
+            dict holds the arguments of the module's forward. Integer arrays of a dict,
+            and of a net that takes no others, are codes (tokens, categories): inputs
+            without a derivative. A torch Dataset of pairs stands for X and y, which
+            then is None.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels of any type for classifiers, real numbers otherwise.
@@ -512,7 +520,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         n_samples = len(data.X)
         weights = task.row_weights
         fitted: dict[str, Any] = {
-            "X_train_": data.X,
+            "X_train_": task.X if task.layout is None else task.layout.unpack(task.X),
             "y_train_": data.y,
             "sample_weight_": np.ones(n_samples) if weights is None else weights,
             "train_rows_": rows_of_split(task.split, n_samples),
@@ -567,6 +575,12 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
                 "The 'perturbed_fraction' parameter of SolutionSetEstimator must be at "
                 f"most the number of rows, {n_samples}. Got {fraction!r} instead."
             )
+
+    @property
+    def inputs_(self) -> Array:
+        """Training inputs as the objective sees them: several arrays side by side."""
+        check_is_fitted(self)
+        return self._task.X
 
     @property
     def targets_(self) -> NDArray[Any]:
@@ -688,7 +702,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     # Perturbed data -------------------------------------------------------------------
 
-    def perturb(self, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Array:
+    def perturb(self, X: ArrayLike | None = None, y: ArrayLike | None = None) -> Any:
         """Perturbed data by `perturbation`, `perturbation_size`, `perturbed_fraction`.
 
         Parameters
@@ -707,7 +721,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_parameters()
-        return perturb_data(self, X, y)
+        found = perturb_data(self, X, y)
+        layout = self._task.layout
+        return found if layout is None else layout.unpack(found)
 
     def sensitivity(
         self,
@@ -876,9 +892,17 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return self._moduli_table("sample")
 
     @property
-    def feature_lipschitz_moduli_(self) -> Array:
-        """Modulus of each feature's perturbations, shape (n_solutions, n_features)."""
-        return self._moduli_table("feature")
+    def feature_lipschitz_moduli_(self) -> Array | dict[str, Array]:
+        """Modulus of each feature's perturbations, shape (n_solutions, n_features).
+
+        A dict of these where X is one; NaN for codes, along which nothing moves.
+        """
+        table, layout = self._moduli_table("feature"), self._task.layout
+        if layout is None:
+            return table
+        table = np.where(layout.is_real, table, np.nan)
+        parts = [table[:, columns] for columns in layout.slices]
+        return dict(zip(layout.names, parts, strict=True)) if layout.names else table
 
     @property
     def layer_lipschitz_moduli_(self) -> Array:
@@ -893,7 +917,10 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def _moduli_table(self, level: str) -> Array:
         check_is_fitted(self)
-        return np.stack([parts.values for parts in self._moduli.by_part(level)])
+        found = np.stack([parts.values for parts in self._moduli.by_part(level)])
+        layout = self._task.layout
+        # Codes alone have no derivative, and no modulus: not one of 0.
+        return found if layout is None or layout.is_real.any() else found * np.nan
 
     # scikit-learn ---------------------------------------------------------------------
 
@@ -921,7 +948,11 @@ def _n_classes(net: NeuralNet, X: Any) -> int | None:
         return None
     if isinstance(net, NeuralNetBinaryClassifier):
         return 2
-    shape = output_shape(net, np.asarray(X)[:1])
+    layout = InputLayout.of(X) if isinstance(X, Mapping) else None
+    rows = np.asarray(X) if layout is None else layout.pack(X)
+    if rows.dtype.kind in "biu" and takes_codes(net, rows):
+        layout = InputLayout.of(rows)
+    shape = output_shape(flattened(net, layout), rows[:1])
     return shape[0] if shape else 1
 
 

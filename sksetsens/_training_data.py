@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import DataConversionWarning
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_X_y, validate_data
 from skorch import NeuralNetBinaryClassifier
 
+from ._layout import InputLayout
 from ._validation import user_stacklevel
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "check_training_data",
     "check_weights",
     "encode_labels",
+    "warn_of_integers",
     "warn_of_lost_classes",
 ]
 
@@ -43,12 +47,31 @@ class TrainingData:
     targets : ndarray
         ``y`` as numbers: labels encoded to int64 (float64 for a binary net).
     classes : ndarray of shape (n_classes,) or None
+    is_column : bool
+        Whether y was given as a column.
+    layout : InputLayout or None
+        What the columns of X are where several arrays were given.
+    were_whole : bool
+        Whether X was given as integers.
     """
 
     X: NDArray[np.float64]
     y: NDArray[Any]
     targets: NDArray[Any]
     classes: NDArray[Any] | None
+    is_column: bool = False
+    layout: InputLayout | None = None
+    were_whole: bool = False
+
+    @property
+    def given(self) -> Any:
+        """X as a net takes it."""
+        return self.X if self.layout is None else self.layout.unpack(self.X)
+
+    def as_codes(self) -> TrainingData:
+        """The same where X holds codes, such as tokens."""
+        layout = InputLayout.of(self.X)
+        return replace(self, X=layout.pack(self.X), layout=layout)
 
 
 def check_training_data(
@@ -66,19 +89,33 @@ def check_training_data(
         Of a net that is trained already, whose targets are class numbers; None where
         labels may be encoded in whatever order.
     """
-    _warn_of_integers(X)
+    if isinstance(X, torch.utils.data.Dataset) and y is None:
+        X, y = _read(X)
+    layout = InputLayout.of(X) if isinstance(X, Mapping) else None
+    were_whole = layout is None and _holds_integers(X)
+    y_options: dict[str, Any] = {}
+    if not is_classifier(net):
+        y_options = {"multi_output": True, "y_numeric": is_regressor(net)}
+    if layout is None:
+        _refuse_categories(X)
+        X = X.toarray() if scipy.sparse.issparse(X) else X
+        X, y = validate_data(owner, X, y, **_AS_ROWS, **y_options)
+    else:
+        X = layout.pack(X)
+        # Names are those of the dict; y is checked as beside any rows.
+        X, y = check_X_y(X, y, **_AS_ROWS, **y_options)
+        owner.n_features_in_ = X.shape[1]
+    found = _with_targets(net, X, y, n_classes)
+    return replace(found, layout=layout, were_whole=were_whole)
+
+
+def _with_targets(
+    net: Any, X: NDArray[np.float64], y: NDArray[Any], n_classes: int | None
+) -> TrainingData:
     if is_classifier(net):
-        X, y = validate_data(owner, X, y, **_AS_ROWS)
         return _labelled(net, X, y.copy(), n_classes)
-    X, y = validate_data(
-        owner,
-        X,
-        y,
-        **_AS_ROWS,
-        multi_output=True,
-        y_numeric=is_regressor(net),
-    )
-    if y.ndim == 2 and y.shape[1] == 1:
+    is_column = y.ndim == 2 and y.shape[1] == 1
+    if is_column:
         warnings.warn(
             "A column-vector y was passed when a 1d array was expected. Please change "
             "the shape of y to (n_samples,), for example using ravel().",
@@ -87,7 +124,7 @@ def check_training_data(
         )
         y = y.ravel()
     targets = y if y.dtype.kind in "iu" and not is_regressor(net) else _real(y)
-    return TrainingData(X, y.copy(), targets.copy(), None)
+    return TrainingData(X, y.copy(), targets.copy(), None, is_column)
 
 
 # Weights beyond these overflow on the way to their mean's square.
@@ -268,13 +305,54 @@ def _is_whole(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "iub"
 
 
-def _warn_of_integers(X: Any) -> None:
+def _holds_integers(X: Any) -> bool:
     dtypes: Any = getattr(X, "dtypes", getattr(X, "dtype", None))
-    if any(_is_whole(dtype) for dtype in np.atleast_1d(dtypes)):
-        warnings.warn(
-            "The 'X' parameter of SolutionSetEstimator holds integers, which were "
-            "converted to float64. Sensitivity moves every feature continuously: "
-            "encode categories first, or pass X.astype(float) if they are quantities.",
-            DataConversionWarning,
-            stacklevel=user_stacklevel(),
+    return any(_is_whole(dtype) for dtype in np.atleast_1d(dtypes))
+
+
+def warn_of_integers() -> None:
+    """Say that integers were taken as real numbers."""
+    warnings.warn(
+        "The 'X' parameter of SolutionSetEstimator holds integers, which were "
+        "converted to float64. Sensitivity moves every feature continuously: "
+        "encode categories first, or pass X.astype(float) if they are quantities.",
+        DataConversionWarning,
+        stacklevel=user_stacklevel(),
+    )
+
+
+def _refuse_categories(X: Any) -> None:
+    """Say how to encode the columns of a table that hold no numbers."""
+    dtypes = getattr(X, "dtypes", None)
+    if dtypes is None or not hasattr(dtypes, "items"):
+        return
+    found = [
+        str(name)
+        for name, dtype in dtypes.items()
+        if str(dtype) == "category" or getattr(dtype, "kind", "") in "USMm"
+    ]
+    if found:
+        raise ValueError(
+            "The 'X' parameter of SolutionSetEstimator must hold real numbers. Got "
+            f"categories, text or dates in the columns {found} instead: encode them in "
+            "a Pipeline (OneHotEncoder), or pass a dict of arrays with integer codes "
+            "to a net with embeddings."
         )
+
+
+def _read(dataset: Any) -> tuple[Any, Any]:
+    """X and y of a torch Dataset of pairs."""
+    try:
+        pairs = [dataset[i] for i in range(len(dataset))]
+        rows, targets = zip(*pairs, strict=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The 'X' parameter of SolutionSetEstimator must be a Dataset of a length, "
+            f"and of pairs (X, y), where y is None. Got {type(dataset).__name__} "
+            f"({error})."
+        ) from error
+    if isinstance(rows[0], Mapping):
+        X: Any = {k: np.stack([np.asarray(r[k]) for r in rows]) for k in rows[0]}
+    else:
+        X = np.stack([np.asarray(row) for row in rows])
+    return X, np.stack([np.asarray(target) for target in targets])

@@ -109,7 +109,7 @@ def linear_datamodeling_score(
     check_positive(caller, "subset_fraction", subset_fraction, up_to=1.0)
     final, X = unwrap(estimator, X, caller=caller)
     check_is_fitted(final)
-    n = len(final.X_train_)
+    n = len(final.inputs_)
     size = round(subset_fraction * n)
     if not 0 < size < n:
         raise ValueError(

@@ -21,7 +21,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from .._compat import validate_parameter_constraints
 from .._validation import check_count, prediction_scorer, unwrap, user_stacklevel
 from ..exceptions import StationarityWarning
-from ..perturbation import PARAMETER_CONSTRAINTS
+from ..perturbation import PARAMETER_CONSTRAINTS, check_inputs
 
 __all__ = [
     "SensitivityScorer",
@@ -182,7 +182,7 @@ class _OfPredictedSet:
 
     def _removed(self, estimator: Any) -> NDArray[np.bool_]:
         """Rows drawn from the seed of the estimator's perturbations."""
-        n = len(estimator.X_train_)
+        n = len(estimator.inputs_)
         rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
         chosen = np.zeros(n, dtype=bool)
         size = max(1, round((self.removed_fraction or 0.0) * n))
@@ -226,7 +226,9 @@ class _SetScore(_OfPredictedSet):
         if self.retrain:
             # Without a perturbation polishing would only move the last bits.
             moved = change.get("X_perturbed")
-            still = moved is not None and np.array_equal(moved, estimator.X_train_)
+            still = moved is not None and np.array_equal(
+                check_inputs(estimator, moved, may_be_nameless=True), estimator.inputs_
+            )
             sets += [estimator.solution_set_ if still else estimator.retrain(**change)]
         return self.sign * self.score_func(*sets, **self.kwargs)
 

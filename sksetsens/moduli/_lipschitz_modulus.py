@@ -158,7 +158,7 @@ def lipschitz_modulus(
             f"The 'level' parameter of lipschitz_modulus must be one of {known} with "
             f"method={method!r}: {reason}. Got {level!r} instead."
         )
-    labels = _check_groups(level, groups, len(final.X_train_))
+    labels = _check_groups(level, groups, len(final.inputs_))
     if method == "closed_form":
         return _closed_form(final, level, return_direction or return_evidence)
     if level == "target" and not final.solution_set_.objectives[0].has_real_targets:
@@ -189,7 +189,7 @@ def _answer(final: Any, level: str, moduli: list[Any]) -> tuple[Any, Array]:
         return values, np.stack(directions)
     known = np.where(np.isnan(values[:, 0]), -np.inf, values[:, 0])
     worst = int(known.argmax())
-    shape = final.y_train_.shape if level == "target" else final.X_train_.shape
+    shape = final.y_train_.shape if level == "target" else final.inputs_.shape
     return float(values[worst, 0]), directions[worst].reshape(shape)
 
 
@@ -232,7 +232,7 @@ def _empirical(
     size: float | None,
     rng: np.random.RandomState,
 ) -> list[EmpiricalModuli]:
-    shape = final.X_train_.shape
+    shape = final.inputs_.shape
     masks = [] if labels is None else [labels == g for g in np.unique(labels)]
 
     def embed(part: int, direction: Array) -> Array:

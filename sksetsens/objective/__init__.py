@@ -10,14 +10,17 @@ from ._checks import (
     initialised_net,
     output_shape,
     shape_targets,
+    takes_codes,
 )
 from ._decay import weight_decay
+from ._flat_net import flattened
 from ._freezing import rehearse_freezing
 from ._gates import Kinks
 from ._isolation import isolated, kernels_kept, single_threaded
 from ._kink_functions import Ramps
 from ._memory import memory_explained
 from ._mismatch import mismatches
+from ._module_checks import built, uncompiled
 from ._movement import Movement
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
@@ -34,9 +37,11 @@ __all__ = [
     "Ramps",
     "Trained",
     "bare_net",
+    "built",
     "check_objective",
     "check_sample_weight",
     "check_weighted_training",
+    "flattened",
     "initialised_net",
     "isolated",
     "kernels_kept",
@@ -46,8 +51,10 @@ __all__ = [
     "rehearse_freezing",
     "shape_targets",
     "single_threaded",
+    "takes_codes",
     "train_together",
     "trained_by_weight",
+    "uncompiled",
     "weight_decay",
     "why_not_together",
 ]

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
+from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
 from ._criteria import analysed_criterion
 from ._decay import weight_decay
+from ._flat_net import with_one_output
 from ._layerwise import linear_layers
 from ._movement import Movement
 from ._net_function import NetFunction
+from ._operators import Replaced
 from ._ramps import Gating
 
 Array = NDArray[np.float64]
@@ -48,11 +51,15 @@ class ObjectiveBase:
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float64,
         working_memory: float | None = None,
+        decomposes: bool = False,
     ) -> None:
         module = copy.deepcopy(net.module_).to(dtype).eval()
         criterion = analysed_criterion(net.criterion_, dtype)
-        self._core = NetFunction(skeleton_net(net, module, criterion))
         self._device, self._dtype = torch.device(net.device), dtype
+        plain = skeleton_net(net, module, criterion)
+        outputs, keeps_double = _one_row(plain, self._tensor(X[:1]))
+        self._core = NetFunction(with_one_output(plain, outputs))
+        self._core.decomposes, self._core.keeps_double = decomposes, keeps_double
         self._decays = weight_decay(net)
         self._split_parameters()
         self._tilt: Tensor | None = None
@@ -296,6 +303,22 @@ class ObjectiveBase:
         return self._target_rows.cpu().numpy()
 
     @property
+    def decomposes(self) -> bool:
+        """Whether operators without forward derivatives are written in others."""
+        return self._core.decomposes
+
+    @property
+    def has_several_outputs(self) -> bool:
+        """Whether the module returns a tuple, whose tensors are side by side here."""
+        return getattr(self._core.net, "_output_shapes", None) is not None
+
+    @property
+    def layout(self) -> InputLayout | None:
+        """What the columns of X are where the net takes several arrays, or codes."""
+        found: InputLayout | None = getattr(self._core.net, "_input_layout", None)
+        return found
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the data, (n_samples, ...)."""
         return tuple(self._x.shape)
@@ -356,7 +379,7 @@ class ObjectiveBase:
         return _as_tensor(array).to(self._device, self._dtype, copy=True)
 
     def _numpy(self, tensor: Tensor) -> Array:
-        return tensor.detach().cpu().numpy().astype(np.float64)
+        return tensor.detach().cpu().numpy(force=True).astype(np.float64)
 
     def _unflatten(self, w: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(w, self._sizes)
@@ -548,6 +571,21 @@ class ObjectiveBase:
         # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
         w = w.detach().requires_grad_()
         return float(self._loss(outputs, w, self._x, self._y).detach())
+
+
+def _one_row(net: Any, x: Tensor) -> tuple[Any, bool]:
+    """Outputs of a row, and whether its code names float32 in the way of x's dtype."""
+    with torch.no_grad():
+        try:
+            found = net.infer(x)
+        except Exception:  # Of whatever kind the user's code raises.
+            with Replaced(decomposes=False, keeps_double=True):
+                return net.infer(x), True
+        first = found[0] if isinstance(found, tuple | list) else found
+        if getattr(first, "dtype", x.dtype) != x.dtype == torch.float64:
+            with Replaced(decomposes=False, keeps_double=True):
+                return net.infer(x), True
+    return found, False
 
 
 def _named_tensors(

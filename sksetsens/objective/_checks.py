@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from skorch import NeuralNetClassifier
 
+from .._layout import InputLayout
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._isolation import isolated
 from ._memory import is_out_of_memory
 from ._mismatch import refuse_random_module
 from ._module_checks import (
+    built,
     check_one_tensor,
     net_inputs,
     objective_in_float64,
-    refuse_unusual_layers,
 )
 from ._objective import Objective
+from ._products import PointProducts
 from ._trained_objective import (
     eval_mode,
     refuse_another_gradient,
@@ -40,6 +42,19 @@ _UNEQUAL_SAMPLERS = (
     torch.utils.data.SubsetRandomSampler,
 )
 
+# Of one output and one target each.
+_ELEMENTWISE = (
+    torch.nn.BCELoss,
+    torch.nn.BCEWithLogitsLoss,
+    torch.nn.HuberLoss,
+    torch.nn.KLDivLoss,
+    torch.nn.L1Loss,
+    torch.nn.MSELoss,
+    torch.nn.PoissonNLLLoss,
+    torch.nn.SmoothL1Loss,
+    torch.nn.SoftMarginLoss,
+)
+
 # Piecewise linear in the outputs: the second derivative is zero or undefined.
 _NOT_TWICE_DIFFERENTIABLE = (
     torch.nn.HingeEmbeddingLoss,
@@ -51,12 +66,19 @@ _NOT_TWICE_DIFFERENTIABLE = (
 
 
 def initialised_net(
-    estimator: Any, params: dict[str, Any], seed: int, *, may_be_instance: bool = False
+    estimator: Any,
+    params: dict[str, Any],
+    seed: int,
+    *,
+    layout: InputLayout | None = None,
+    X: NDArray[Any] | None = None,
+    may_be_instance: bool = False,
 ) -> Any:
     """Clone of a skorch net with ``params`` set, built and seeded by ``seed``.
 
     See `bare_net` for what is overridden. Global random state is left as found. A
-    module instance may do for a net whose weights are loaded afterwards.
+    module instance may do for a net whose weights are loaded afterwards. Lazy layers
+    get their sizes from X, whose columns a layout explains.
 
     Raises
     ------
@@ -76,7 +98,7 @@ def initialised_net(
     _check_device(estimator.device)
     with isolated(seed):
         try:
-            net = bare_net(estimator, params).initialize()
+            net = built(bare_net(estimator, params).initialize(), X, layout)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -85,7 +107,6 @@ def initialised_net(
                 f"({type(error).__name__}: {error}). Check the parameters of its "
                 "module, criterion, optimizer and callbacks."
             ) from error
-    refuse_unusual_layers(net.module_)
     return net
 
 
@@ -156,7 +177,7 @@ def check_objective(
         refuse_random_module(net, X)
         objective = objective_in_float64(net, X, y, working_memory)
         objective.check_working_memory()
-        _check_outputs(objective, y)
+        _check_outputs(net, objective, y)
         _check_loss(net, objective)
         _refuse_mixed_rows(objective)
         probe = objective.with_data(X[:_PROBE_ROWS], y[:_PROBE_ROWS])
@@ -250,7 +271,7 @@ def _refuse_batch_statistics(net: Any) -> None:
         )
 
 
-def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
+def _check_outputs(net: Any, objective: Objective, y: NDArray[Any]) -> None:
     shape = objective.outputs(objective.weights).shape
     if shape[:1] != np.shape(y)[:1]:
         raise UnsupportedObjectiveError(
@@ -264,8 +285,14 @@ def _check_outputs(objective: Objective, y: NDArray[Any]) -> None:
             f"and of shape {shape} for {len(y)} rows. The first axis must be the rows: "
             "name the dimension in squeeze, for example squeeze(-1)."
         )
+    if objective.has_several_outputs and _is_elementwise(net):
+        raise UnsupportedObjectiveError(
+            "The module must return one tensor. Got tuple instead: return only what "
+            f"the criterion {type(net.criterion_).__name__} needs, or let get_loss "
+            "take it from the tuple."
+        )
     real_valued = np.issubdtype(np.asarray(y).dtype, np.floating)
-    if real_valued and shape != np.shape(y):
+    if real_valued and shape != np.shape(y) and _is_elementwise(net):
         raise UnsupportedObjectiveError(
             f"The module's outputs have shape {shape} and the targets {np.shape(y)}: "
             "the criterion would broadcast them silently. Set the module's number of "
@@ -347,8 +374,7 @@ def _refuse_missing_derivatives(
         )
     w = objective.weights
     try:
-        moved = probe.hessian_product(w, np.ones_like(w))
-        r = probe.output_gradient(w)
+        moved, r = _second_derivatives(probe)
     except (NotImplementedError, RuntimeError) as error:
         raise UnsupportedObjectiveError(
             "The objective has no second derivative here: "
@@ -370,6 +396,39 @@ def _refuse_missing_derivatives(
         )
 
 
+def _second_derivatives(probe: Objective) -> tuple[Any, Any]:
+    """H v and r, by other operators where torch's have no such derivatives."""
+    w = probe.weights
+    dX = np.random.default_rng(0).standard_normal(probe.input_shape)
+
+    def found() -> tuple[Any, Any]:
+        moved = probe.hessian_product(w, np.ones_like(w))
+        r = probe.output_gradient(w)
+        # In the outputs alone, by two reverse passes; and along the data.
+        recorded = PointProducts(probe, w)
+        parts = probe.curvature_along(w, np.ones_like(r)), recorded.cross(dX)
+        return moved + sum(0.0 * part.sum() for part in parts), r
+
+    core = probe._core
+    try:
+        moved, r = found()
+        if np.isfinite(moved).all():
+            return moved, r
+    except (NotImplementedError, RuntimeError):
+        core.decomposes = True
+        try:
+            return found()
+        except (NotImplementedError, RuntimeError):
+            core.decomposes = False
+        raise
+    core.decomposes = True
+    by_others, r_by_others = found()
+    if np.isfinite(by_others).all():
+        return by_others, r_by_others
+    core.decomposes = False
+    return moved, r
+
+
 def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
     """Shape of the outputs of one row."""
     row = net_inputs(net, X[:1])
@@ -381,15 +440,44 @@ def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
             f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
             f"{X.shape[1:]}: {error}. Set its number of features to that of X."
         ) from error
+    if isinstance(outputs, tuple | list):  # As in skorch, the first one predicts.
+        outputs = outputs[0]
     check_one_tensor(outputs)
     return tuple(outputs.shape[1:])
 
 
-def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+def takes_codes(net: Any, X: NDArray[Any]) -> bool:
+    """Whether the module takes rows as integers, and not as real numbers."""
+    codes = torch.as_tensor(X[:1], device=net.device).to(torch.int64)
+    with eval_mode(net.module_), torch.no_grad():
+        try:
+            net.infer(net_inputs(net, X[:1]))
+        except Exception:
+            try:
+                net.infer(codes)
+            except Exception:
+                return False
+            return True
+    return False
+
+
+def shape_targets(
+    net: Any, X: NDArray[Any], y: NDArray[Any], *, is_column: bool = False
+) -> NDArray[Any]:
     """Real-valued targets in the shape of the net's outputs.
 
     A column of outputs against a row of targets broadcasts to an n x n matrix in
-    MSELoss without an error; integer targets (class labels) stay as they are.
+    MSELoss without an error; integer targets (class labels) stay as they are, and so do
+    targets of another size, where a loss of the user's own takes them.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    X : ndarray of shape (n_samples, ...)
+    y : ndarray of shape (n_samples, ...)
+    is_column : bool, default=False
+        Whether the user gave y as a column, which a loss of their own then sees.
 
     Raises
     ------
@@ -405,10 +493,18 @@ def shape_targets(net: Any, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
                 "classes. Set the module's number of outputs to the number of classes."
             )
         return y
-    if int(np.prod(shape)) != int(np.prod(y.shape[1:])):
+    if int(np.prod(shape)) == int(np.prod(y.shape[1:])):
+        return y.reshape(len(y), *shape)
+    if _is_elementwise(net):
         raise UnsupportedObjectiveError(
             f"The module returns outputs of shape {tuple(shape)} per row and the "
             f"targets have shape {y.shape[1:]}: the criterion would broadcast them "
             "silently. Set the module's number of outputs to the number of targets."
         )
-    return y.reshape(len(y), *shape)
+    return y[:, None] if is_column and y.ndim == 1 else y
+
+
+def _is_elementwise(net: Any) -> bool:
+    """Whether outputs and targets meet number by number, in torch's own loss."""
+    own = type(net).get_loss.__module__.startswith(("skorch.", "sksetsens."))
+    return own and isinstance(net.criterion_, _ELEMENTWISE)

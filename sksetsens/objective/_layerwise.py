@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from ._isolation import DERIVATIVES
-from ._net_function import NetFunction
+from ._net_function import NetFunction, pushed
 
 __all__ = ["LinearLayers", "linear_layers"]
 
@@ -221,7 +221,7 @@ class LinearLayers:
                 return forward(x).reshape(len(x), -1)
 
         def along(unit: Tensor) -> Tensor:
-            return jvp(outputs, (still,), (unit.expand_as(still),))[1]
+            return pushed(outputs, (still,), (unit.expand_as(still),))[1]
 
         with torch.no_grad(), self._moved_by(still) as seen:
             forward(x)
@@ -248,7 +248,7 @@ class LinearLayers:
             return (delta, *seen)
 
         def along(unit: Tensor, dr_: Tensor) -> tuple[Tensor, ...]:
-            return jvp(both, (still, r), (unit.expand_as(still), dr_))[1]
+            return pushed(both, (still, r), (unit.expand_as(still), dr_))[1]
 
         units = torch.eye(self._n_units, dtype=x.dtype, device=x.device)
         delta = both(still, r)[0]

@@ -41,8 +41,9 @@ def mismatches(net: Any, X: NDArray[Any]) -> tuple[str, ...]:
 
 
 def refuse_random_module(net: Any, X: NDArray[Any]) -> None:
-    """Refuse outputs that differ between two evaluations in eval mode."""
-    if not _agree(*_two_passes(net, X, train=False)):
+    """Refuse outputs that differ between two passes in eval mode."""
+    first, second = _two_passes(net, X, train=False)
+    if not _agree(first, second):
         raise StochasticObjectiveError(
             "The module gives two different outputs for the same rows in eval mode, so "
             "that its objective is random and has no Hessian. Draw nothing in eval "

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import Any
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
 
 from .._compat import is_compiled
+from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
+from ._flat_net import flattened
 from ._memory import is_out_of_memory
 from ._objective import Objective
 
 __all__ = [
+    "built",
     "check_one_tensor",
     "net_inputs",
     "objective_in_float64",
-    "refuse_unusual_layers",
+    "uncompiled",
 ]
 
 _ANY_DTYPE = (
@@ -29,25 +32,52 @@ _ANY_DTYPE = (
 _LIBRARIES = ("torch", "skorch", "sksetsens")
 
 
-def refuse_unusual_layers(module: torch.nn.Module) -> None:
-    """Refuse layers without weights so far, and compiled ones."""
-    lazy = [
-        name for name, t in module.named_parameters() if torch.nn.parameter.is_lazy(t)
-    ]
-    if lazy:
-        raise UnsupportedObjectiveError(
-            f"The parameters {lazy} of the module are lazy: they have no size before "
-            "the first batch. Use layers of stated sizes (Linear for LazyLinear). A "
-            "module argument n_features is learnt from X, see sksetsens.networks."
-        )
-    compiled = [name for name, m in module.named_modules() if is_compiled(m)]
-    if compiled:
-        raise UnsupportedObjectiveError(
-            f"The layers {compiled} of the module are compiled by torch.compile, "
-            "which has no forward derivatives. Build the module without; to compile "
-            "all of it for other uses, pass compile=True to the net, which is "
-            "overridden here."
-        )
+def built(
+    net: Any, X: NDArray[Any] | None = None, layout: InputLayout | None = None
+) -> Any:
+    """An initialised net with all its weights, and of uncompiled layers.
+
+    Compiled layers are exchanged for what they were made of, which shares their
+    parameters; lazy ones get theirs from a pass of some rows.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised, and no user's own: its module is changed.
+    X : ndarray of shape (n_samples, ...), default=None
+        Rows, where layers may be lazy.
+    layout : InputLayout, default=None
+        Of their columns.
+
+    Returns
+    -------
+    net : skorch.NeuralNet
+    """
+    module = uncompiled(net.module_)
+    if module is not net.module_:
+        net.__dict__["module_"] = module
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if is_compiled(child):
+                setattr(parent, name, uncompiled(child))
+    lazy = any(map(torch.nn.parameter.is_lazy, module.parameters()))
+    if lazy and X is not None:
+        modes = [(m, m.training) for m in module.modules()]
+        module.eval()
+        with torch.no_grad():
+            flat = flattened(net, layout)
+            flat.infer(torch.as_tensor(X[:2], device=net.device).to(_dtype(module)))
+        for m, training in modes:
+            m.training = training
+    return net
+
+
+def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    """What ``torch.compile`` made a module of; itself where it did not."""
+    if not is_compiled(module):
+        return module
+    found: Any = module._orig_mod
+    return cast(torch.nn.Module, found)
 
 
 def objective_in_float64(
@@ -56,13 +86,14 @@ def objective_in_float64(
     """The objective, of a module that computes in the dtype it is given."""
     try:
         objective = Objective(net, X, y, working_memory=working_memory)
-    except (RuntimeError, TypeError) as error:
-        if is_out_of_memory(error):
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, UnsupportedObjectiveError):
             raise
         raise UnsupportedObjectiveError(
             f"The module {type(net.module_).__name__} runs in the dtype of the net but "
             "not in float64, in which sensitivities are computed"
-            f"{_users_line(error)}: {str(error).splitlines()[0]}. {_ANY_DTYPE}"
+            f"{_users_line(error)}: {type(error).__name__} {_first_line(error)}. "
+            f"{_ANY_DTYPE}"
         ) from error
     dtype = objective._forward(
         objective._tensor(objective.weights), objective._x[:1]
@@ -74,6 +105,10 @@ def objective_in_float64(
             f"beyond that are lost. {_ANY_DTYPE}"
         )
     return objective
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _users_line(error: BaseException) -> str:
@@ -91,9 +126,12 @@ def _users_line(error: BaseException) -> str:
 
 def net_inputs(net: Any, X: NDArray[Any]) -> torch.Tensor:
     """Rows of X on the net's device, in its dtype."""
-    floating = (p.dtype for p in net.module_.parameters() if p.is_floating_point())
-    dtype = next(floating, torch.get_default_dtype())
-    return torch.as_tensor(X, device=net.device).to(dtype)
+    return torch.as_tensor(X, device=net.device).to(_dtype(net.module_))
+
+
+def _dtype(module: torch.nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floating, torch.get_default_dtype())
 
 
 def check_one_tensor(outputs: Any) -> None:

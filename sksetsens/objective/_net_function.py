@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.func import jvp, vmap
+from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from .._compat import skeleton_net
+from .._compat import skeleton_net, tree_map
+from ._flat_net import flat_class, users_class
 from ._isolation import ATTENTION, DERIVATIVES, Turn
+from ._operators import Replaced
 from ._ramps import Gating, RampMode
 from ._row_weights import unreduced_net, weighted_net
 
@@ -38,6 +40,8 @@ class NetFunction(torch.nn.Module):
         self.turn = Turn()
         # Whether attention may be evaluated; `note_attention` looks.
         self.attends = True
+        # What stands in the way of derivatives in float64; `check_objective` looks.
+        self.decomposes = self.keeps_double = False
 
     def __getstate__(self) -> dict[str, Any]:
         """State with the net taken apart.
@@ -47,14 +51,15 @@ class NetFunction(torch.nn.Module):
         The module is a copy, since another thread may be exchanging its parameters.
         """
         kept = ("criterion_", "cuda_dependent_attributes_")
-        parts, shell = vars(self.net), object.__new__(type(self.net))
+        parts = vars(self.net)
+        shell: Any = object.__new__(users_class(self.net))
         shell.__dict__.update({k: v for k, v in parts.items() if k != "module_"})
         shell.__dict__.pop("criterion_", None)
         shell.__dict__["cuda_dependent_attributes_"] = []
         with self.turn:
             modules = {"module": copy.deepcopy(self.module)}
         rest = {name: parts[name] for name in kept if name in parts}
-        net = (type(self.net), shell.__getstate__(), rest)
+        net = (users_class(self.net), shell.__getstate__(), rest)
         state = {**super().__getstate__(), "_modules": modules, "net": net}
         del state["turn"]
         return state
@@ -65,6 +70,8 @@ class NetFunction(torch.nn.Module):
         net = object.__new__(kind)
         net.__setstate__(parts)
         net.__dict__.update(rest)
+        if parts.keys() & {"_input_layout", "_output_shapes"}:
+            net.__class__ = flat_class(kind)
         super().__setstate__({**state, "net": net, "turn": Turn()})
         net.__dict__["module_"] = self.module
 
@@ -85,7 +92,8 @@ class NetFunction(torch.nn.Module):
         all the data that x holds. The criterion weighs rows by ``sample_weight``, see
         `weighted_net`.
         """
-        with _plain_attention() if self.attends else contextlib.nullcontext():
+        plain = _plain_attention() if self.attends else contextlib.nullcontext()
+        with plain, self.replaced():
             if task == "outputs":
                 with _gated(gating, rows, in_loss=False):
                     return self.net.infer(args[0])
@@ -105,6 +113,12 @@ class NetFunction(torch.nn.Module):
                 net = weighted_net(net, twin, sample_weight, whole)
             with _gated(gating, rows, in_loss=True):
                 return net.get_loss(outputs, y, X=x, training=True)
+
+    def replaced(self) -> Any:
+        """Context in which operators that stand in the way are others."""
+        if not (self.decomposes or self.keeps_double):
+            return contextlib.nullcontext()
+        return Replaced(decomposes=self.decomposes, keeps_double=self.keeps_double)
 
     def note_attention(self, x: Tensor) -> None:
         """Look whether the module evaluates attention on a few rows.
@@ -178,13 +192,28 @@ def push(
             arguments[i] = value
         return function(*arguments)
 
+    at = tuple(primals[i] for i in active)
+    along = tuple(tangents[i] for i in active)
     with DERIVATIVES:
-        value, derivative, *_ = jvp(
-            restricted,
-            tuple(primals[i] for i in active),
-            tuple(tangents[i] for i in active),
-        )
-    return value, derivative
+        return pushed(restricted, at, along)
+
+
+def pushed(
+    function: Callable[..., Any], at: tuple[Tensor, ...], along: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    """The same where all arguments move, in turn already.
+
+    By two reverse passes where an operator has no forward derivative: that of the
+    adjoint, which is linear.
+    """
+    try:
+        value, derivative, *_ = jvp(function, at, along)
+        return value, derivative
+    except NotImplementedError as error:
+        if "forward AD" not in str(error):
+            raise
+    value, pull, *_ = vjp(function, *at)
+    return value, vjp(pull, tree_map(torch.zeros_like, value))[1](along)[0]
 
 
 def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

@@ -102,7 +102,9 @@ class Objective(RowFunctions):
                 weights = w.detach().requires_grad_()
                 x = self._x.detach().requires_grad_(1 in wrt)
                 value = self._total(weights, x, self._y)
-                gradients = torch.autograd.grad(value, [(weights, x)[k] for k in wrt])
+                gradients = torch.autograd.grad(
+                    value, [(weights, x)[k] for k in wrt], materialize_grads=True
+                )
             return value, gradients
         (r, *direct), value = grad_and_value(self._outer, argnums=(0, 1, 2))(
             self._outputs(w), w, self._x, self._y

@@ -204,6 +204,12 @@ class OutputDerivatives(ObjectiveBase):
         )
         return moved.reshape(self.n_samples, self.n_outputs)
 
+    def curvature_along(self, weights: Array, v: Array) -> Array:
+        """Lambda v for v of shape (n_samples, n_outputs)."""
+        w = self._tensor(weights)
+        recorded = self._recorded_r(w, self._outputs(w))
+        return self._numpy(self._lambda_product(recorded, self._tensor(v)))
+
     def is_separable(self, weights: Array) -> bool:
         """Whether Lambda couples no two rows: moving even rows leaves odd r alone."""
         w = self._tensor(weights)

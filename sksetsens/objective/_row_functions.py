@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from .._compat import predict_nonlinearity
 from ._base import Array, Tensor
 from ._isolation import DERIVATIVES
 from ._kink_functions import KinkFunctions
+from ._net_function import pushed
 from ._row_weights import row_shares
 
 __all__ = ["RowFunctions"]
@@ -58,7 +59,7 @@ class RowFunctions(KinkFunctions):
             return grad(self._outer, argnums=wrt)(outputs, w, x, self._y, s_)
 
         with DERIVATIVES:
-            moved: tuple[Tensor, ...] = jvp(gradients, (s,), (along,))[1]
+            moved: tuple[Tensor, ...] = pushed(gradients, (s,), (along,))[1]
         return moved
 
     def weight_jacobian(self, weights: Array) -> Array:
@@ -150,7 +151,8 @@ class RowFunctions(KinkFunctions):
                 outputs = plain._forward(w_, x)
                 return plain._call(w_, "losses", outputs, x, y)[0]
 
-            return jvp(grad(own), (w,), (v,))[1] * s[row] / whole
+            moved: Tensor = pushed(grad(own), (w,), (v,))[1]
+            return moved * s[row] / whole
 
         at = torch.as_tensor(rows, device=self._device)
         with DERIVATIVES:

@@ -67,8 +67,8 @@ def unreduced_net(net: Any, twin: Any, *, zeros: bool = False) -> Any:
     """
     criterion = net.criterion_
 
-    def value(outputs: Tensor, y: Tensor) -> Tensor:
-        total, shares = _rows_apart(criterion, outputs, y)
+    def value(*given: Any) -> Tensor:
+        total, shares = _rows_apart(criterion, *given)
         if zeros:
             return 0.0 * total
         if shares is None:
@@ -93,9 +93,9 @@ def _with_criterion(criterion: Any, twin: Any, value: Any) -> Any:
 
 
 def _weighted(
-    criterion: Any, weights: Tensor, whole: float | None, outputs: Tensor, y: Tensor
+    criterion: Any, weights: Tensor, whole: float | None, *given: Any
 ) -> Tensor:
-    losses, shares = _rows_apart(criterion, outputs, y)
+    losses, shares = _rows_apart(criterion, *given)
     total = (weights * losses).sum()
     if shares is None:
         return total
@@ -104,34 +104,43 @@ def _weighted(
     return total / (whole * shares.sum())
 
 
-def _rows_apart(
-    criterion: Any, outputs: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Sum of each row's losses, and what a mean divides it by; None for a sum."""
-    losses = _row_losses(criterion, outputs, y)
-    total = losses.reshape(len(outputs), -1).sum(dim=1)
+def _rows_apart(criterion: Any, *given: Any) -> tuple[Tensor, Tensor | None]:
+    """Sum of each row's losses, and what a mean divides it by; None for a sum.
+
+    Of what the criterion is given: outputs, perhaps several, targets, and what else.
+    """
+    losses = _row_losses(criterion, *given)
+    y = given[1]
+    total = losses.reshape(len(y), -1).sum(dim=1)
     reduction = getattr(criterion, "reduction", "mean")
     if reduction == "sum":
         return total, None
-    shares = row_shares(criterion, y).to(outputs)
+    shares = row_shares(criterion, y).to(total)
     if reduction == "mean" and not _counts_classes(criterion, y):
         # The numbers that a row's losses are.
         shares = shares * math.prod(losses.shape[1:])
     return total, shares
 
 
-def _row_losses(criterion: Any, outputs: Tensor, y: Tensor) -> Tensor:
+def _row_losses(criterion: Any, *given: Any) -> Tensor:
     """Losses of shape (n_rows, ...)."""
     if is_taken_apart(criterion):
         each = copy.copy(criterion)
         each.reduction = "none"
-        losses: Tensor = type(criterion).forward(each, outputs, y)
+        losses: Tensor = type(criterion).forward(each, *given)
         return losses
 
-    def alone(f: Tensor, t: Tensor) -> Any:
-        return criterion(f[None], t[None])
+    def alone(*row: Any) -> Any:
+        return criterion(*map(_as_batch, row))
 
-    return vmap(alone)(outputs, y)
+    return vmap(alone)(*given)
+
+
+def _as_batch(part: Any) -> Any:
+    """A row's outputs, one tensor or several, as those of a batch of it alone."""
+    if isinstance(part, tuple | list):
+        return type(part)(map(_as_batch, part))
+    return part[None] if isinstance(part, Tensor) else part
 
 
 def _counts_classes(criterion: Any, y: Tensor) -> bool:

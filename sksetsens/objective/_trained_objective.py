@@ -36,7 +36,8 @@ def refuse_another_gradient(net: Any, probe: Objective) -> None:
     example parameters kept in a list or another object since `initialize`.
     """
     w = moved_weights(probe.weights)
-    with _double_at(net, w), eval_mode(net.module_), torch.enable_grad():
+    operators = probe._core.replaced()
+    with _double_at(net, w), eval_mode(net.module_), torch.enable_grad(), operators:
         parameters = [p for p in net.module_.parameters() if p.requires_grad]
         loss = net.get_loss(net.infer(probe._x), probe._y, X=probe._x, training=True)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

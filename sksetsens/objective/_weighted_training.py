@@ -93,7 +93,8 @@ class _WeightedTraining:
             return super().get_loss(y_pred, y_true, *args, **kwargs)  # type: ignore[misc]
         net: Any = self
         twin = skeleton_net(net, net.module_, net.criterion_)
-        weighted_net(net, twin, self._batch_weights.to(y_pred), 1.0)
+        first = y_pred[0] if isinstance(y_pred, tuple | list) else y_pred
+        weighted_net(net, twin, self._batch_weights.to(first), 1.0)
         own: Any = super(_WeightedTraining, twin)
         return own.get_loss(y_pred, y_true, *args, **kwargs)
 

@@ -187,14 +187,30 @@ def check_perturbation(
     data = check_perturbed_data(final, X_perturbed, y_perturbed, sample_weight, caller)
     found = Perturbation(
         final,
-        final.X_train_,
+        final.inputs_,
         data.X,
         final.targets_,
         data.y,
         data.labels,
         data.sample_weight,
     )
+    if caller != "retrain":
+        _refuse_other_codes(final, found, caller)
     weighs = data.labels is not None or data.sample_weight is not None
     if weighs and np.all(final.sample_weight_ == 1.0):
         check_sample_weight(final.graphical_derivatives_[0].objective)
     return found
+
+
+def _refuse_other_codes(final: Any, perturbation: Perturbation, caller: str) -> None:
+    layout = final._task.layout
+    if layout is None:
+        return
+    moved = (perturbation.dX[:, ~layout.is_real] != 0.0).any(axis=1)
+    if moved.any():
+        raise ValueError(
+            f"The 'X_perturbed' parameter of {caller} must leave integer codes as they "
+            f"are: no derivative leads from one to another. Got others in "
+            f"{int(moved.sum())} rows, the first {int(np.flatnonzero(moved)[0])}. Use "
+            "retrain for them, or sample_weight to leave rows out."
+        )

@@ -40,8 +40,11 @@ def check_inputs(
     """Data for a fitted estimator as float64, checked like any X.
 
     ``name`` is what errors call it. A bare array warns of missing feature names unless
-    it ``may_be_nameless``.
+    it ``may_be_nameless``. Several arrays come side by side.
     """
+    layout = estimator._task.layout
+    if layout is not None:
+        return layout.pack(X, name)
     if not may_be_nameless or hasattr(X, "columns"):
         check_feature_names(estimator, X, reset=False)
     checked = check_array(
@@ -95,7 +98,7 @@ def check_perturbed_data(
     -------
     data : PerturbedData
     """
-    X = estimator.X_train_
+    X = estimator.inputs_
     if X_perturbed is None and y_perturbed is None and sample_weight is None:
         raise ValueError(
             f"The 'X_perturbed' parameter of {caller} must be given, or y_perturbed, "
@@ -127,14 +130,16 @@ def check_perturbed_data(
 
 
 def _check_inputs(estimator: Any, X_perturbed: Any) -> Array:
-    X_train = estimator.X_train_
-    if np.ndim(X_perturbed) == 0:
+    X_train = estimator.inputs_
+    layout = estimator._task.layout
+    if layout is None and np.ndim(X_perturbed) == 0:
         raise ValueError(
             "The 'X_perturbed' parameter must be data of the shape of the training X, "
             f"{X_train.shape}. Got {X_perturbed!r} instead: for a perturbation of some "
             "size, set 'perturbation_size' and pass what perturb() returns."
         )
-    _check_dtypes(X_train, X_perturbed)
+    if layout is None:
+        _check_dtypes(X_train, X_perturbed)
     # What `perturb` or a changed copy of `X_train_` is has no names to check.
     X_perturbed = check_inputs(
         estimator, X_perturbed, "X_perturbed", may_be_nameless=True
@@ -258,7 +263,7 @@ def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
             "The 'X' parameter of perturb must be given with y. Got None instead."
         )
     rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
-    X_new = estimator.X_train_ if X is None else check_inputs(estimator, X)
+    X_new = estimator.inputs_ if X is None else check_inputs(estimator, X)
     rows = choose_rows(estimator.perturbed_fraction, len(X_new), rng)
     kind, size = estimator.perturbation, estimator.perturbation_size
     if callable(kind):
@@ -275,6 +280,14 @@ def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
             targets = _encode(estimator, X_new, y)
             objectives = [o.with_data(X_new, targets) for o in objectives]
         directions = gradient_directions(objectives, solutions.weights)
+    layout = estimator._task.layout
+    if layout is not None and not layout.is_real.any():
+        raise ValueError(
+            "The 'X' parameter of perturb must hold real numbers. Got integer codes "
+            "alone, which do not move: change rows' weights or labels instead."
+        )
+    if layout is not None:
+        directions = directions * layout.is_real
     return perturbed(X_new, directions, rows, size)
 
 
@@ -340,4 +353,4 @@ def _worst_case(estimator: Any, X: Any, rows: NDArray[np.bool_]) -> Array:
             "decay, or perturb rows and features that keep it finite."
         )
     size = estimator.perturbation_size * np.sqrt(rows.sum())
-    return estimator.X_train_ + size * worst.direction
+    return estimator.inputs_ + size * worst.direction

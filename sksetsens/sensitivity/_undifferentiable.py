@@ -142,6 +142,8 @@ def undifferentiable(objective: Objective, weights: Array) -> Undifferentiable:
         step[:, silent] = 0.0
         ahead, behind = _both_sides(objective, weights, x, step, u)
         kinks, bent_rows = _kinks(ahead, behind, sizes)
+    if objective.layout is not None:  # What are codes is known.
+        silent = silent[objective.layout.is_real[silent]]
     jumps = np.zeros(x.shape, dtype=bool)
     for group in np.array_split(silent, min(len(silent), _MAX_GROUPS) or 1):
         if len(group) and _jumps(objective, weights, x, group):

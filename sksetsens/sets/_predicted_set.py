@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._validation import check_choice, check_positive, check_rows
+from .._validation import check_choice, check_positive
 from ..linalg import ImplicitSubspace, Subspace
 from ..objective import Objective
-from ._solution_set import SolutionSet
+from ._solution_set import SolutionSet, rows_for
 from ._symmetries import Alignment
 
 __all__ = ["PredictedSolutionSet", "PredictionChange"]
@@ -226,7 +226,7 @@ class PredictedSolutionSet(SolutionSet):
         check_choice("prediction_change", "center", center, ("solution", "base"))
         if radius is not None:
             check_positive("prediction_change", "radius", radius)
-        rows = check_rows(X, objectives[0].input_shape[1:], "prediction_change")
+        rows = rows_for(objectives[0], X, "prediction_change")
         parts = [
             self._prediction_change(objective, i, rows, radius, center)
             for i, objective in enumerate(objectives)

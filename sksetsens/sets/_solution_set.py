@@ -368,7 +368,7 @@ class SolutionSet:
             the features of the training data.
         """
         objectives = self._objectives("predict")
-        X = check_rows(X, objectives[0].input_shape[1:])
+        X = rows_for(objectives[0], X, "predict")
         pairs = zip(objectives, self.weights, strict=True)
         predictions = np.stack([o.predictions(w, X) for o, w in pairs])
         single = predictions.ndim > 2 and predictions.shape[-1] == 1
@@ -458,3 +458,10 @@ class SolutionSet:
 
 
 SolutionSet._kinds["SolutionSet"] = SolutionSet
+
+
+def rows_for(objective: Objective, X: Any, caller: str) -> Array:
+    """Rows of other data as an objective takes them; several arrays side by side."""
+    if objective.layout is not None:
+        return objective.layout.pack(X)
+    return check_rows(X, objective.input_shape[1:], caller)

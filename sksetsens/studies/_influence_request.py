@@ -45,7 +45,7 @@ class InfluencePoints:
 
 
 def removals(final: Any, samples: Any, groups: Any) -> list[Rows]:
-    n = len(final.X_train_)
+    n = len(final.inputs_)
     if groups is not None:
         if samples is not None:
             raise ValueError(

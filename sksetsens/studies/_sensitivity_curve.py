@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._compat import safe_indexing
 from .._validation import check_count, check_wraps_a_set, prediction_scorer, unwrap
-from ..perturbation import Perturbation
+from ..perturbation import Perturbation, check_inputs
 from ..sensitivity import predict_set
 from ..sets import PredictedSolutionSet, SolutionSet
 
@@ -251,13 +251,15 @@ def _follow(
     for size in sizes:
         # The given estimator keeps its size; fitted arrays are shared.
         sized = copy.copy(final).set_params(perturbation_size=float(size))
-        X_new = sized.perturb()
-        perturbation = Perturbation(final, final.X_train_, X_new, final.targets_)
+        given = sized.perturb()
+        X_new = check_inputs(final, given, may_be_nameless=True)
+        perturbation = Perturbation(final, final.inputs_, X_new, final.targets_)
         predicted = predict_set(perturbation, n_corrections=n_corrections, warn=False)
         row = _evidence(predicted) | {"perturbation_norms": perturbation.size}
         row["scores"] = score(predicted)
         if retrain:
-            row |= _truth(final, X_new, predicted, score)
+            still = np.array_equal(X_new, final.inputs_)
+            row |= _truth(final, given, still, predicted, score)
         rows.append(row)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return columns | {"base_scores": score(final.solution_set_)}
@@ -279,12 +281,12 @@ def _evidence(predicted: PredictedSolutionSet) -> dict[str, float]:
 
 def _truth(
     final: Any,
-    X_new: Array,
+    X_new: Any,
+    still: bool,
     predicted: PredictedSolutionSet,
     score: Callable[[SolutionSet], float],
 ) -> dict[str, float]:
     # Without a perturbation polishing would only move the last bits.
-    still = np.array_equal(X_new, final.X_train_)
     retrained = final.solution_set_ if still else final.retrain(X_new)
     moved = np.linalg.norm(retrained.weights - final.solution_set_.weights, axis=1)
     return {

@@ -189,9 +189,9 @@ def target_perturbation(
         index = _check_solution(final, solution, None)
         goal = _prediction_goal(final, index, X, prediction_change)
     gd = final.graphical_derivatives_[index]
-    n_samples = len(final.X_train_)
+    n_samples = len(final.inputs_)
     moving = selection("rows", rows, n_samples)[:, None]
-    n_features = int(np.prod(final.X_train_.shape[1:]))
+    n_features = int(np.prod(final.inputs_.shape[1:]))
     moving = moving & selection("features", features, n_features)
     return _solve(
         gd, goal, moving, index, int(n_corrections), verify or n_corrections > 0, final

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._layout import InputLayout
 from ..objective import (
     Objective,
     Trained,
     bare_net,
+    built,
+    flattened,
     isolated,
     kernels_kept,
     single_threaded,
@@ -59,6 +62,10 @@ class RestartTask:
         on.
     mismatches : tuple of str
         Where what is trained is not the objective.
+    layout : InputLayout, default=None
+        What the columns of X are where the net takes several arrays, or codes.
+    decomposes : bool, default=False
+        Whether operators without derivatives are written in others.
     objective : Objective, default=None
         On the analysis data, at any weights: what restarts in this process share. It
         does not travel to others, because skorch cannot send module classes of
@@ -80,6 +87,8 @@ class RestartTask:
     working_memory: float | None = None
     split: Any = None
     mismatches: tuple[str, ...] = ()
+    layout: InputLayout | None = None
+    decomposes: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "objective": None}
@@ -99,7 +108,8 @@ class RestartTask:
             # The training sees these rows only, in this order.
             rows = getattr(self.split, "train_rows", slice(None))
             net = trained_by_weight(net, self.sample_weight[rows], self.y_net[rows])
-        return net.initialize()
+        net = flattened(net, self.layout).initialize()
+        return built(net, self.X_net, self.layout)
 
     @property
     def row_weights(self) -> NDArray[Any] | None:
@@ -278,9 +288,12 @@ def _objective(task: RestartTask, net: Any) -> Objective:
     if task.objective is not None:
         return task.objective
     if net is None:
-        net = bare_net(task.estimator, task.params).initialize()
+        net = flattened(bare_net(task.estimator, task.params), task.layout)
+        net = built(net.initialize(), task.X_net, task.layout)
     memory = task.working_memory
-    objective = Objective(net, task.X, task.y, working_memory=memory)
+    objective = Objective(
+        net, task.X, task.y, working_memory=memory, decomposes=task.decomposes
+    )
     return objective.weighted(task.row_weights)
 
 

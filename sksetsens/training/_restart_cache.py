@@ -158,7 +158,7 @@ def _task_key(task: RestartTask, kind: str) -> str:
             str(torch.get_default_dtype()),
             kind,
             digests,
-            [task.X, task.y, task.sample_weight, _split_of(task)],
+            [task.X, task.y, task.sample_weight, _split_of(task), repr(task.layout)],
             [task.X_net.dtype.str, task.y_net.dtype.str],
             # Weights as trained do not depend on the tolerance of polishing.
             float(task.tol) if task.polish else None,

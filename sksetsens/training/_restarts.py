@@ -175,6 +175,8 @@ def _tell_of_unsaved(restarts: Sequence[Restart], memory: Any) -> None:
 
 
 def _why_not_together(task: RestartTask, seed: int) -> str:
+    if task.layout is not None:
+        return "the net takes several arrays, or codes"
     with isolated(seed), single_threaded():
         return why_not_together(task.net())
 
@@ -229,7 +231,12 @@ def keep_successful(restarts: Sequence[Restart]) -> list[Restart]:
 def rebuilt_net(task: RestartTask, restart: Restart) -> Any:
     """The fitted skorch net of a restart, in its own dtype."""
     net = initialised_net(
-        task.estimator, task.params, restart.seed, may_be_instance=True
+        task.estimator,
+        task.params,
+        restart.seed,
+        layout=task.layout,
+        X=task.X_net,
+        may_be_instance=True,
     )
     with isolated(restart.seed):
         net.check_data(task.X_net, task.y_net)

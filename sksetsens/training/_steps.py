@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from .._training_data import TrainingData
+from .._training_data import TrainingData, warn_of_integers
 from .._validation import user_stacklevel
 from ..exceptions import ObjectiveMismatchWarning, UnsupportedObjectiveError
 from ..networks import missing_sizes
@@ -21,10 +21,13 @@ from ..objective import (
     check_objective,
     check_sample_weight,
     check_weighted_training,
+    flattened,
     initialised_net,
     mismatches,
     rehearse_freezing,
     shape_targets,
+    takes_codes,
+    uncompiled,
 )
 from ..optimize import continued
 from ..perturbation import Perturbation
@@ -103,10 +106,20 @@ def prepare(
     params: dict[str, Any] = {f"module__{name}": size for name, size in sizes.items()}
     if quiet:
         params["verbose"] = 0
-    trial = initialised_net(net, params, seed)
+    trial = initialised_net(net, params, seed, layout=data.layout, X=data.X)
     rehearse_freezing(trial)
+    data = _with_layout(trial, data)
     options = _Options(polish, tol, solver, working_memory, sample_weight)
     return _examined(net, trial, params, data, options)
+
+
+def _with_layout(net: Any, data: TrainingData) -> TrainingData:
+    """The data, told to be codes where integers were given to a net that takes them."""
+    if data.were_whole:
+        if takes_codes(net, data.X):
+            return data.as_codes()
+        warn_of_integers()
+    return data
 
 
 @dataclass(frozen=True)
@@ -149,9 +162,22 @@ def prepare_fitted(
         One per net, numbered instead of seeded.
     """
     options = _Options(polish, tol, solver, working_memory, sample_weight)
+    nets = [_uncompiled_net(net) for net in nets]
+    data = _with_layout(nets[0], data)
     objective, task = _examined(nets[0], nets[0], {}, data, options, is_fitted=True)
     restarts = [adopted(task, net, number) for number, net in enumerate(nets)]
     return objective, task, restarts
+
+
+def _uncompiled_net(net: Any) -> Any:
+    """The same net around the module that torch.compile was given."""
+    module = uncompiled(net.module_)
+    if module is net.module_:
+        return net
+    twin: Any = object.__new__(type(net))
+    twin.__dict__.update(net.__dict__)
+    twin.__dict__["module_"] = module
+    return twin
 
 
 def _examined(
@@ -164,10 +190,11 @@ def _examined(
     is_fitted: bool = False,
 ) -> tuple[Objective, RestartTask]:
     """The objective of an initialised net, and the task of its restarts."""
-    weights = options.sample_weight
+    weights, layout = options.sample_weight, data.layout
+    trial = flattened(trial, layout)
     dtype = next(iter(trial.module_.parameters())).detach().cpu().numpy().dtype
     X_net = data.X.astype(dtype)
-    targets = shape_targets(trial, X_net, data.targets)
+    targets = shape_targets(trial, X_net, data.targets, is_column=data.is_column)
     y_net = targets.astype(dtype) if targets.dtype.kind == "f" else targets
     split = fixed_split(net, trial, X_net, y_net, always=is_fitted)
     objective = check_objective(trial, X_net, y_net, options.working_memory)
@@ -187,6 +214,8 @@ def _examined(
         working_memory=options.working_memory,
         split=split,
         mismatches=mismatches(trial, X_net),
+        layout=layout,
+        decomposes=objective.decomposes,
     )
     if task.row_weights is not None:
         objective = _weighted(objective, task)
