@@ -12,6 +12,7 @@ from ._checks import (
     shape_targets,
     takes_codes,
 )
+from ._compiled import plain_name, uncompiled
 from ._decay import weight_decay
 from ._flat_net import flattened
 from ._freezing import rehearse_freezing
@@ -20,7 +21,7 @@ from ._isolation import isolated, kernels_kept, single_threaded
 from ._kink_functions import Ramps
 from ._memory import memory_explained
 from ._mismatch import mismatches
-from ._module_checks import built, uncompiled
+from ._module_checks import built
 from ._movement import Movement
 from ._objective import SINGLE_FROM, Objective
 from ._products import PointProducts
@@ -48,6 +49,7 @@ __all__ = [
     "memory_explained",
     "mismatches",
     "output_shape",
+    "plain_name",
     "rehearse_freezing",
     "shape_targets",
     "single_threaded",

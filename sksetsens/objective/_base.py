@@ -15,13 +15,14 @@ from torch.func import functional_call
 from .._compat import predict_nonlinearity, skeleton_net
 from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
+from ._compiled import plain_name, uncompiled
 from ._criteria import analysed_criterion
 from ._decay import weight_decay
 from ._flat_net import with_one_output
 from ._layerwise import linear_layers
 from ._movement import Movement
 from ._net_function import NetFunction
-from ._operators import Replaced
+from ._operators import OperatorsSeen, Replaced
 from ._ramps import Gating
 
 Array = NDArray[np.float64]
@@ -53,14 +54,14 @@ class ObjectiveBase:
         working_memory: float | None = None,
         decomposes: bool = False,
     ) -> None:
-        module = copy.deepcopy(net.module_).to(dtype).eval()
+        module = uncompiled(copy.deepcopy(net.module_)).to(dtype).eval()
         criterion = analysed_criterion(net.criterion_, dtype)
         self._device, self._dtype = torch.device(net.device), dtype
         plain = skeleton_net(net, module, criterion)
         outputs, keeps_double = _one_row(plain, self._tensor(X[:1]))
         self._core = NetFunction(with_one_output(plain, outputs))
         self._core.decomposes, self._core.keeps_double = decomposes, keeps_double
-        self._decays = weight_decay(net)
+        self._decays = {plain_name(n): d for n, d in weight_decay(net).items()}
         self._split_parameters()
         self._tilt: Tensor | None = None
         # Of the targets, and the row of each target where some rows have several.
@@ -301,6 +302,20 @@ class ObjectiveBase:
         if self._target_rows is None:
             return np.arange(self.n_samples)
         return self._target_rows.cpu().numpy()
+
+    def note_operators(self) -> None:
+        """Look for operators that lack derivatives, to be written in others.
+
+        Where these give the same value: at the weights, to rounding.
+        """
+        w = self._tensor(self.weights)
+        with torch.no_grad(), OperatorsSeen() as seen:
+            value = self._loss_there(self._evaluated(w), w)
+        if not seen.any:
+            return
+        self._core.decomposes = True
+        other = self._loss_there(self._evaluated(w), w)
+        self._core.decomposes = bool(np.isclose(value, other, rtol=1e-9, atol=1e-12))
 
     @property
     def decomposes(self) -> bool:

@@ -179,6 +179,7 @@ def check_objective(
         objective.check_working_memory()
         _check_outputs(net, objective, y)
         _check_loss(net, objective)
+        objective.note_operators()
         _refuse_mixed_rows(objective)
         probe = objective.with_data(X[:_PROBE_ROWS], y[:_PROBE_ROWS])
         _refuse_random_loss(probe)
@@ -397,36 +398,14 @@ def _refuse_missing_derivatives(
 
 
 def _second_derivatives(probe: Objective) -> tuple[Any, Any]:
-    """H v and r, by other operators where torch's have no such derivatives."""
-    w = probe.weights
+    """H v, not finite where any second derivative is not, and r."""
+    w, r = probe.weights, probe.output_gradient(probe.weights)
+    moved = probe.hessian_product(w, np.ones_like(w))
+    # In the outputs alone, by two reverse passes; and along the data.
     dX = np.random.default_rng(0).standard_normal(probe.input_shape)
-
-    def found() -> tuple[Any, Any]:
-        moved = probe.hessian_product(w, np.ones_like(w))
-        r = probe.output_gradient(w)
-        # In the outputs alone, by two reverse passes; and along the data.
-        recorded = PointProducts(probe, w)
-        parts = probe.curvature_along(w, np.ones_like(r)), recorded.cross(dX)
-        return moved + sum(0.0 * part.sum() for part in parts), r
-
-    core = probe._core
-    try:
-        moved, r = found()
-        if np.isfinite(moved).all():
-            return moved, r
-    except (NotImplementedError, RuntimeError):
-        core.decomposes = True
-        try:
-            return found()
-        except (NotImplementedError, RuntimeError):
-            core.decomposes = False
-        raise
-    core.decomposes = True
-    by_others, r_by_others = found()
-    if np.isfinite(by_others).all():
-        return by_others, r_by_others
-    core.decomposes = False
-    return moved, r
+    recorded = PointProducts(probe, w)
+    parts = probe.curvature_along(w, np.ones_like(r)), recorded.cross(dX)
+    return moved + sum(0.0 * part.sum() for part in parts), r
 
 
 def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from ._module_checks import net_inputs
 __all__ = ["mismatches", "random_layers", "refuse_random_module"]
 
 _PROBE_ROWS = 256
+# Passes in train mode: whole layers may be left out of one in two.
+_N_PASSES = 8
 
 
 def mismatches(net: Any, X: NDArray[Any]) -> tuple[str, ...]:
@@ -33,7 +35,8 @@ def mismatches(net: Any, X: NDArray[Any]) -> tuple[str, ...]:
         Such as "dropout is off (layer 1, p=0.5)".
     """
     found = list(decay_mismatches(net))
-    if not _agree(*_two_passes(net, X, train=True)):
+    first, *others = _passes(net, X, train=True)
+    if not all(_agree(first, other) for other in others):
         layers = random_layers(net.module_)
         told = f" ({', '.join(layers)})" if layers else ""
         found.insert(0, f"what is random in training is off{told}")
@@ -42,8 +45,7 @@ def mismatches(net: Any, X: NDArray[Any]) -> tuple[str, ...]:
 
 def refuse_random_module(net: Any, X: NDArray[Any]) -> None:
     """Refuse outputs that differ between two passes in eval mode."""
-    first, second = _two_passes(net, X, train=False)
-    if not _agree(first, second):
+    if not _agree(*_passes(net, X, train=False)):
         raise StochasticObjectiveError(
             "The module gives two different outputs for the same rows in eval mode, so "
             "that its objective is random and has no Hessian. Draw nothing in eval "
@@ -51,14 +53,14 @@ def refuse_random_module(net: Any, X: NDArray[Any]) -> None:
         )
 
 
-def _two_passes(net: Any, X: NDArray[Any], *, train: bool) -> list[Any]:
-    """Outputs of the first rows, twice: tensors, or tuples of them."""
+def _passes(net: Any, X: NDArray[Any], *, train: bool) -> list[Any]:
+    """Outputs of the first rows, several times: tensors, or tuples of them."""
     module = copy.deepcopy(net.module_).train(train)
     # The criterion plays no part in the outputs.
     twin = skeleton_net(net, module, net.criterion_)
     rows = net_inputs(net, X[:_PROBE_ROWS])
     with torch.no_grad():
-        return [twin.infer(rows) for _ in range(2)]
+        return [twin.infer(rows) for _ in range(_N_PASSES if train else 2)]
 
 
 def _agree(first: Any, second: Any) -> bool:

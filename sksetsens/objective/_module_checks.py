@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import Any, cast
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from .._compat import is_compiled
 from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
+from ._compiled import uncompiled
 from ._flat_net import flattened
 from ._memory import is_out_of_memory
 from ._objective import Objective
@@ -21,7 +21,6 @@ __all__ = [
     "check_one_tensor",
     "net_inputs",
     "objective_in_float64",
-    "uncompiled",
 ]
 
 _ANY_DTYPE = (
@@ -54,12 +53,7 @@ def built(
     net : skorch.NeuralNet
     """
     module = uncompiled(net.module_)
-    if module is not net.module_:
-        net.__dict__["module_"] = module
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if is_compiled(child):
-                setattr(parent, name, uncompiled(child))
+    net.__dict__["module_"] = module
     lazy = any(map(torch.nn.parameter.is_lazy, module.parameters()))
     if lazy and X is not None:
         modes = [(m, m.training) for m in module.modules()]
@@ -70,14 +64,6 @@ def built(
         for m, training in modes:
             m.training = training
     return net
-
-
-def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
-    """What ``torch.compile`` made a module of; itself where it did not."""
-    if not is_compiled(module):
-        return module
-    found: Any = module._orig_mod
-    return cast(torch.nn.Module, found)
 
 
 def objective_in_float64(

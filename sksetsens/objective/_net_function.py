@@ -21,6 +21,9 @@ from ._row_weights import unreduced_net, weighted_net
 
 Tensor = torch.Tensor
 
+# In what torch says where an operator has no forward derivative, or one that writes
+# into the zeros that stand for none.
+_NO_FORWARD = ("forward AD", "ZeroTensor")
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
@@ -209,8 +212,8 @@ def pushed(
     try:
         value, derivative, *_ = jvp(function, at, along)
         return value, derivative
-    except NotImplementedError as error:
-        if "forward AD" not in str(error):
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _NO_FORWARD):
             raise
     value, pull, *_ = vjp(function, *at)
     return value, vjp(pull, tree_map(torch.zeros_like, value))[1](along)[0]

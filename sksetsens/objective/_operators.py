@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._compat import torch_weight_norm
 
-__all__ = ["Replaced"]
+__all__ = ["OperatorsSeen", "Replaced"]
 
 Tensor = torch.Tensor
 
@@ -59,6 +59,18 @@ class Replaced(TorchFunctionMode):
         if self._keeps_double:
             return _in_double(func, args, kwargs)
         return func(*args, **kwargs)
+
+
+class OperatorsSeen(TorchFunctionMode):
+    """Whether an operator that can be written in others is called inside."""
+
+    any = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.any |= func in _DECOMPOSED
+        return func(*args, **(kwargs or {}))
 
 
 # In float64 ---------------------------------------------------------------------------

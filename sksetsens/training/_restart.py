@@ -24,6 +24,7 @@ from ..objective import (
     flattened,
     isolated,
     kernels_kept,
+    plain_name,
     single_threaded,
     trained_by_weight,
 )
@@ -298,13 +299,16 @@ def _objective(task: RestartTask, net: Any) -> Objective:
 
 
 def _trainable(module: torch.nn.Module) -> tuple[str, ...]:
-    return tuple(name for name, p in module.named_parameters() if p.requires_grad)
+    named = module.named_parameters()
+    return tuple(plain_name(name) for name, p in named if p.requires_grad)
 
 
 def _state(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
     """Parameters and buffers as arrays, those outside ``state_dict`` included."""
     tensors = {**dict(module.named_buffers()), **module.state_dict()}
-    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
+    return {
+        plain_name(name): t.detach().cpu().numpy().copy() for name, t in tensors.items()
+    }
 
 
 def _curvature_scale(start: Objective) -> float:

@@ -27,7 +27,6 @@ from ..objective import (
     rehearse_freezing,
     shape_targets,
     takes_codes,
-    uncompiled,
 )
 from ..optimize import continued
 from ..perturbation import Perturbation
@@ -162,22 +161,10 @@ def prepare_fitted(
         One per net, numbered instead of seeded.
     """
     options = _Options(polish, tol, solver, working_memory, sample_weight)
-    nets = [_uncompiled_net(net) for net in nets]
     data = _with_layout(nets[0], data)
     objective, task = _examined(nets[0], nets[0], {}, data, options, is_fitted=True)
     restarts = [adopted(task, net, number) for number, net in enumerate(nets)]
     return objective, task, restarts
-
-
-def _uncompiled_net(net: Any) -> Any:
-    """The same net around the module that torch.compile was given."""
-    module = uncompiled(net.module_)
-    if module is net.module_:
-        return net
-    twin: Any = object.__new__(type(net))
-    twin.__dict__.update(net.__dict__)
-    twin.__dict__["module_"] = module
-    return twin
 
 
 def _examined(
