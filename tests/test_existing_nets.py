@@ -323,3 +323,237 @@ def test_a_trained_net_keeps_its_default_split():
     net = NeuralNetRegressor(Mlp, max_epochs=3, verbose=0).fit(X, y[:, None])
     model = SolutionSetEstimator.from_fitted(net, X, y)
     assert len(model.train_rows_) == 64
+
+
+# Losses of one's own ------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    """Mean and logarithm of the variance."""
+
+    def __init__(self, width=3):
+        super().__init__()
+        self.hidden = nn.Linear(4, width)
+        self.mean, self.log_var = nn.Linear(width, 1), nn.Linear(width, 1)
+
+    def forward(self, X):
+        h = torch.tanh(self.hidden(X))
+        return self.mean(h), self.log_var(h)
+
+
+class GaussianNet(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        mean, log_var = y_pred
+        return self.criterion_(mean, y_true, log_var.exp())
+
+
+def gaussian(w, X, y):
+    """Negative log-likelihood and penalty, in plain torch."""
+    V, b, m, m0, s, s0 = torch.split(w, [12, 3, 3, 1, 3, 1])
+    h = torch.tanh(X @ V.reshape(3, 4).T + b)
+    mean, log_var = h @ m + m0, h @ s + s0
+    data_term = 0.5 * (log_var + (mean - y) ** 2 / log_var.exp()).mean()
+    return data_term + 0.025 * (w**2).sum()
+
+
+class CoxLoss(nn.Module):
+    def forward(self, outputs, y):
+        order = torch.argsort(y[:, 0], descending=True)
+        risk, event = outputs[order, 0], y[order, 1]
+        return ((torch.logcumsumexp(risk, 0) - risk) * event).sum() / event.sum()
+
+
+def cox(w, X, y):
+    """Cox's partial likelihood with each risk set summed by itself."""
+    V, b, out, out0 = torch.split(w, [16, 4, 4, 1])
+    risk = torch.tanh(X @ V.reshape(4, 4).T + b) @ out + out0
+    time, event = y[:, 0], y[:, 1]
+    at_risk = (time[None, :] >= time[:, None]).to(risk.dtype)
+    loss = ((at_risk @ risk.exp()).log() - risk) * event
+    return loss.sum() / event.sum() + 0.025 * (w**2).sum()
+
+
+SURVIVAL = np.stack([np.exp(y), y > -0.5], axis=1).astype(np.float32)
+LIKELIHOODS = {
+    "two heads": (
+        lambda: GaussianNet(
+            Heads, criterion=nn.GaussianNLLLoss, train_split=None, verbose=0
+        ),
+        gaussian,
+        y,
+    ),
+    "Cox": (
+        lambda: regressor(criterion=CoxLoss, batch_size=-1),
+        cox,
+        SURVIVAL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_against_a_dense_newton_step(name):
+    make, loss, targets = LIKELIHOODS[name]
+    net = make().set_params(optimizer=torch.optim.Adam, lr=0.02, max_epochs=60)
+    net.set_params(optimizer__weight_decay=0.05)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, targets)
+    assert model.solution_set_.trustworthy.all()
+    w = torch.as_tensor(model.solution_set_.weights[0]).requires_grad_()
+    X64 = torch.as_tensor(X, dtype=torch.float64).requires_grad_()
+    y64 = torch.as_tensor(targets, dtype=torch.float64)
+    (R,) = torch.autograd.grad(loss(w, X64, y64), w, create_graph=True)
+    assert R.detach().norm() < 1e-9
+    H = torch.stack([torch.autograd.grad(r, w, retain_graph=True)[0] for r in R])
+    dX = 1e-3 * np.random.default_rng(0).standard_normal(X.shape)
+    B = torch.stack([torch.autograd.grad(r, X64, retain_graph=True)[0] for r in R])
+    dR = (B * torch.as_tensor(dX)).sum(dim=(1, 2))
+    expected = -torch.linalg.solve(H, dR).numpy()
+    found = model.sensitivity(X.astype(float) + dX).shift[0]
+    gap = np.linalg.norm(found - expected)
+    assert gap < 1e-8 * np.linalg.norm(expected)
+
+
+def test_huber_is_smooth_l1_times_its_corner():
+    """Documentation of ``torch.nn.HuberLoss``."""
+    delta = 0.6
+    huber, smooth = (
+        SolutionSetEstimator(
+            regressor(optimizer__weight_decay=decay, criterion=criterion, **options),
+            n_restarts=1,
+            random_state=0,
+        ).fit(X, y)
+        for criterion, options, decay in (
+            (nn.HuberLoss, {"criterion__delta": delta}, 0.05),
+            (nn.SmoothL1Loss, {"criterion__beta": delta}, 0.05 / delta),
+        )
+    )
+    one, other = (m.graphical_derivatives_[0] for m in (huber, smooth))
+    w = one.weights
+    np.testing.assert_allclose(
+        one.objective.gradient(w), delta * other.objective.gradient(w), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        one.objective.hessian(w), delta * other.objective.hessian(w), atol=1e-12
+    )
+
+
+# Several inputs, and codes ------------------------------------------------------------
+
+
+class Tabular(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kinds = nn.Embedding(3, 2)
+        self.hidden, self.out = nn.Linear(6, 3), nn.Linear(3, 1)
+
+    def forward(self, numbers, kinds):
+        h = torch.cat([numbers, self.kinds(kinds)], dim=1)
+        return self.out(torch.tanh(self.hidden(h)))
+
+
+class OneHot(nn.Module):
+    """The same net on one array, categories one-hot."""
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = nn.Parameter(torch.zeros(3, 2))
+        self.hidden, self.out = nn.Linear(6, 3), nn.Linear(3, 1)
+
+    def forward(self, X):
+        h = torch.cat([X[:, :4], X[:, 4:] @ self.kinds], dim=1)
+        return self.out(torch.tanh(self.hidden(h)))
+
+
+KINDS = np.random.default_rng(0).integers(0, 3, len(X))
+TABLE = {"numbers": X, "kinds": KINDS}
+ONE_HOT = np.concatenate([X, np.eye(3, dtype=np.float32)[KINDS]], axis=1)
+
+
+def tabular(module=Tabular, **options):
+    options = {"lr": 0.02, "optimizer__weight_decay": 0.05, "max_epochs": 60, **options}
+    return NeuralNetRegressor(
+        module, optimizer=torch.optim.Adam, train_split=None, verbose=0, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def table():
+    return SolutionSetEstimator(tabular(), n_restarts=2, random_state=0).fit(TABLE, y)
+
+
+def test_a_dict_of_arrays_is_the_same_net_on_one_array(table):
+    w = table.solution_set_.weights[0]
+    plain = tabular(OneHot).initialize()
+    torch.nn.utils.vector_to_parameters(
+        torch.as_tensor(w, dtype=torch.float32), plain.module_.parameters()
+    )
+    plain.module_.double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = SolutionSetEstimator.from_fitted(plain, ONE_HOT, y, polish=True)
+    other = one.graphical_derivatives_[0].objective
+    assert np.linalg.norm(other.gradient(w)) < 1e-9
+    H = table.graphical_derivatives_[0].objective.hessian(w)
+    np.testing.assert_allclose(H, other.hessian(w), atol=1e-12)
+    moved = {**TABLE, "numbers": X + 0.01}
+    flat = np.concatenate([X + 0.01, ONE_HOT[:, 4:]], axis=1)
+    np.testing.assert_allclose(
+        table.sensitivity(moved).shift[0], one.sensitivity(flat).shift[0], atol=1e-6
+    )
+    moduli = table.feature_lipschitz_moduli_
+    np.testing.assert_allclose(
+        moduli["numbers"][0], one.feature_lipschitz_moduli_[0, :4], rtol=1e-4
+    )
+    assert np.isnan(moduli["kinds"]).all()
+
+
+def test_dicts_go_in_and_come_out(table):
+    assert table.X_train_.keys() == TABLE.keys()
+    assert table.X_train_["kinds"].dtype.kind == "i"
+    moved = table.perturb()
+    np.testing.assert_array_equal(moved["kinds"], KINDS)
+    length = np.linalg.norm(moved["numbers"] - X, axis=1)
+    np.testing.assert_allclose(length, table.perturbation_size)
+    net = table.estimators_[0]
+    np.testing.assert_allclose(
+        table.solution_set_.predict(TABLE)[0], net.predict(TABLE)[:, 0], atol=1e-5
+    )
+    again = pickle.loads(pickle.dumps(table))
+    np.testing.assert_array_equal(again.predict(TABLE), table.predict(TABLE))
+    retrained = table.retrain({**TABLE, "kinds": (KINDS + 1) % 3})
+    assert retrained.converged.all()
+
+
+def test_dicts_that_are_another(table):
+    with pytest.raises(ValueError, match=r"keys \['numbers', 'kinds'\]"):
+        table.predict({"numbers": X})
+    with pytest.raises(ValueError, match="'X_perturbed'.*dict with the keys"):
+        table.sensitivity(X)
+    with pytest.raises(ValueError, match="equally many rows"):
+        table.predict({"numbers": X[:3], "kinds": KINDS})
+    with pytest.raises(ValueError, match="be finite"):
+        table.predict({"numbers": X * np.nan, "kinds": KINDS})
+    with pytest.raises(ValueError, match="leave integer codes.*in 80 rows"):
+        table.sensitivity({**TABLE, "kinds": (KINDS + 1) % 3})
+    with pytest.raises(ValueError, match="encode text and categories"):
+        table.fit({"numbers": X, "kinds": KINDS.astype(str)}, y)
+
+
+def test_codes_have_no_modulus_and_no_perturbation():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.EmbeddingBag(5, 2), nn.Linear(2, 1)
+
+        def forward(self, X):
+            return self.out(torch.tanh(self.words(X)))
+
+    tokens = np.random.default_rng(0).integers(0, 5, (len(X), 3))
+    net = tabular(Words)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(tokens, y)
+    assert np.isnan(model.lipschitz_modulus_)
+    assert np.isnan(model.sample_lipschitz_moduli_).all()
+    with pytest.raises(ValueError, match="integer codes alone"):
+        model.perturb()
+    influence = sample_influence(model, samples=[0])
+    assert influence.trustworthy.all()
+    assert model.X_train_.dtype.kind == "i"
