@@ -1,6 +1,7 @@
 """The README and the guide keep what they promise."""
 
 import re
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,16 @@ def test_page_on_rows_runs_as_written():
         exec(code, names)
     assert names["truth"].values.shape[2] == 5
     assert (names["lower"] <= names["upper"]).all()
+
+
+def test_page_on_nets_runs_as_written():
+    page = (ROOT / "docs" / "nets.md").read_text()
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Early-stopped weights may be a saddle.
+        for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+            exec(code, names)
+    assert names["model"].solution_set_.weights.shape == (1, 49)
 
 
 def test_commands_name_files_that_exist():
