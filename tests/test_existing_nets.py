@@ -14,7 +14,7 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from skorch import NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler
+from skorch.callbacks import Checkpoint, EarlyStopping, Freezer, LRScheduler
 from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
@@ -559,3 +559,29 @@ def test_codes_have_no_modulus_and_no_perturbation():
     influence = sample_influence(model, samples=[0])
     assert influence.trustworthy.all()
     assert model.X_train_.dtype.kind == "i"
+
+
+class HalfNormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 1))
+
+    def forward(self, X):
+        return self.normed(torch.tanh(self.first(X)))
+
+
+def test_operators_stay_replaced_where_callbacks_freeze_weights():
+    net = tabular(
+        HalfNormed,
+        callbacks=[Freezer("first.*")],
+        optimizer__param_groups=[("*original1", {"weight_decay": 0.0})],
+    )
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    gd = model.graphical_derivatives_[0]
+    assert gd.objective.decomposes
+    v = np.random.default_rng(0).standard_normal(gd.weights.shape)
+    there, back = (gd.objective.gradient(gd.weights + t * v) for t in (1e-4, -1e-4))
+    np.testing.assert_allclose(
+        gd.objective.hessian_product(gd.weights, v), (there - back) / 2e-4, atol=1e-6
+    )

@@ -13,16 +13,11 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
-from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
-from ._compiled import plain_name, uncompiled
-from ._criteria import analysed_criterion
-from ._decay import weight_decay
-from ._flat_net import with_one_output
 from ._layerwise import linear_layers
 from ._movement import Movement
-from ._net_function import NetFunction
-from ._operators import OperatorsSeen, Replaced
+from ._net_weights import NetWeights, as_tensor
+from ._operators import OperatorsSeen
 from ._ramps import Gating
 
 Array = NDArray[np.float64]
@@ -40,7 +35,7 @@ COPIES_PER_TANGENT = 3
 _COPIES_PER_GRAPH = 4
 
 
-class ObjectiveBase:
+class ObjectiveBase(NetWeights):
     """Weights, data and penalty of an objective, and its value at flat weights."""
 
     def __init__(
@@ -54,15 +49,7 @@ class ObjectiveBase:
         working_memory: float | None = None,
         decomposes: bool = False,
     ) -> None:
-        module = uncompiled(copy.deepcopy(net.module_)).to(dtype).eval()
-        criterion = analysed_criterion(net.criterion_, dtype)
-        self._device, self._dtype = torch.device(net.device), dtype
-        plain = skeleton_net(net, module, criterion)
-        outputs, keeps_double = _one_row(plain, self._tensor(X[:1]))
-        self._core = NetFunction(with_one_output(plain, outputs))
-        self._core.decomposes, self._core.keeps_double = decomposes, keeps_double
-        self._decays = {plain_name(n): d for n, d in weight_decay(net).items()}
-        self._split_parameters()
+        super().__init__(net, X, dtype=dtype, decomposes=decomposes)
         self._tilt: Tensor | None = None
         # Of the targets, and the row of each target where some rows have several.
         self._sample_weight: Tensor | None = None
@@ -78,26 +65,6 @@ class ObjectiveBase:
         self._measure()
         self.working_memory = working_memory
 
-    def _split_parameters(self) -> None:
-        """Take the trainable parameters as weights w and all others as constants."""
-        named = dict(self._core.named_parameters())
-        trainable = {name: p for name, p in named.items() if p.requires_grad}
-        self._shapes = {name: p.shape for name, p in trainable.items()}
-        self._sizes = [p.numel() for p in trainable.values()]
-        self.n_params = sum(self._sizes)
-        self._constants = {
-            name: tensor.detach()
-            for name, tensor in [*self._core.named_buffers(), *named.items()]
-            if name not in trainable
-        }
-        self.weights = self._numpy(
-            torch.cat([p.detach().reshape(-1) for p in trainable.values()])
-        )
-        decays = [self._decays[name.removeprefix("module.")] for name in self._shapes]
-        sizes = torch.as_tensor(self._sizes)
-        each = torch.tensor(decays, dtype=self._dtype).repeat_interleave(sizes)
-        self.decay = each.to(self._device)
-
     def _measure(self) -> None:
         """Whether it attends, which layers hold the weights, what a row costs."""
         self._core.note_attention(self._x[:2])
@@ -105,11 +72,6 @@ class ObjectiveBase:
         self._activations = self._activations_per_row()
 
     # Variants of the same objective ------------------------------------------
-
-    @property
-    def trainable(self) -> tuple[str, ...]:
-        """Names of the parameters that make up the weights, in their order."""
-        return tuple(name.removeprefix("module.") for name in self._shapes)
 
     def with_trainable(self, names: tuple[str, ...]) -> Self:
         """The same objective as a function of the named parameters.
@@ -136,7 +98,7 @@ class ObjectiveBase:
         net, module = self._core.net, self.module
         for name, p in module.named_parameters():
             p.requires_grad_(name in names)
-        other._core = NetFunction(skeleton_net(net, module, net.criterion_))
+        other._core = self._core.around(skeleton_net(net, module, net.criterion_))
         other._tilt = None  # It belongs to other weights.
         other._split_parameters()
         other._kept_outputs = ((), None, None)
@@ -146,7 +108,7 @@ class ObjectiveBase:
 
     def _set_data(self, X: NDArray[Any], y: NDArray[Any]) -> None:
         self._x = self._tensor(X)
-        targets = _as_tensor(y)
+        targets = as_tensor(y)
         dtype = self._dtype if targets.is_floating_point() else targets.dtype
         self._y = targets.to(self._device, dtype, copy=True)
         self.n_samples = self._x.shape[0]
@@ -198,7 +160,7 @@ class ObjectiveBase:
         own = torch.arange(n) if self._target_rows is None else self._target_rows
         more = torch.as_tensor(rows, device=self._device)
         other._target_rows = torch.cat([own.to(self._device), more])
-        added = _as_tensor(labels).to(self._device, self._y.dtype)
+        added = as_tensor(labels).to(self._device, self._y.dtype)
         other._y = torch.cat([self._y, added])
         return other.weighted(np.concatenate([self.sample_weight, np.zeros(len(rows))]))
 
@@ -208,11 +170,6 @@ class ObjectiveBase:
         if self._sample_weight is None:
             return np.ones(len(self._y))
         return self._numpy(self._sample_weight)
-
-    @property
-    def decays_everywhere(self) -> bool:
-        """Whether every weight has a quadratic penalty."""
-        return bool((self.decay > 0.0).all())
 
     @property
     def is_weighted(self) -> bool:
@@ -230,32 +187,6 @@ class ObjectiveBase:
     def _count_outputs(self) -> None:
         one_row = self._forward(self._tensor(self.weights), self._x[:1])
         self.n_outputs = one_row.numel()
-
-    def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """The same objective with the weights and buffers of ``state``.
-
-        Parameters
-        ----------
-        state : dict of str to ndarray
-            The module's ``state_dict`` as NumPy arrays. Buffers that it leaves out
-            (the non-persistent ones) stay as they are.
-        """
-        other = copy.copy(self)
-        other._constants = {
-            name: torch.tensor(
-                state.get(name.removeprefix("module."), tensor.cpu().numpy()),
-                device=self._device,
-                dtype=tensor.dtype,
-            )
-            for name, tensor in self._constants.items()
-        }
-        other.weights = np.concatenate(
-            [
-                np.asarray(state[name.removeprefix("module.")], np.float64).ravel()
-                for name in self._shapes
-            ]
-        )
-        return other
 
     def tilted(self, tilt: Array) -> Self:
         """The objective minus ``<tilt, w>``: stationary where the gradient is tilt.
@@ -318,47 +249,9 @@ class ObjectiveBase:
         self._core.decomposes = bool(np.isclose(value, other, rtol=1e-9, atol=1e-12))
 
     @property
-    def decomposes(self) -> bool:
-        """Whether operators without forward derivatives are written in others."""
-        return self._core.decomposes
-
-    @property
-    def has_several_outputs(self) -> bool:
-        """Whether the module returns a tuple, whose tensors are side by side here."""
-        return getattr(self._core.net, "_output_shapes", None) is not None
-
-    @property
-    def layout(self) -> InputLayout | None:
-        """What the columns of X are where the net takes several arrays, or codes."""
-        found: InputLayout | None = getattr(self._core.net, "_input_layout", None)
-        return found
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the data, (n_samples, ...)."""
         return tuple(self._x.shape)
-
-    def state(self, weights: Array) -> dict[str, NDArray[Any]]:
-        """The module's ``state_dict`` at ``weights``, as NumPy arrays.
-
-        Shared tensors appear under each of their names, as in ``state_dict``.
-        """
-        values = {**self._unflatten(self._tensor(weights)), **self._constants}
-        module = self.module
-        names = {id(t): n for n, t in _named_tensors(module, remove_duplicate=True)}
-        return {
-            name: values[f"module.{names[id(tensor)]}"].detach().cpu().numpy().copy()
-            for name, tensor in _named_tensors(module, remove_duplicate=False)
-        }
-
-    @property
-    def parameter_slices(self) -> dict[str, slice]:
-        """Where each parameter of the module lies in the flat weights."""
-        ends = np.cumsum(self._sizes)
-        return {
-            name.removeprefix("module."): slice(int(end - size), int(end))
-            for name, size, end in zip(self._shapes, self._sizes, ends, strict=True)
-        }
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -366,42 +259,11 @@ class ObjectiveBase:
         return tuple(self._y.shape)
 
     @property
-    def attends(self) -> bool:
-        """Whether the module evaluates attention, whose kernels the process chooses."""
-        return self._core.attends
-
-    @property
     def has_real_targets(self) -> bool:
         """Whether targets are real numbers, along which derivatives exist."""
         return bool(self._y.is_floating_point())
 
-    @property
-    def criterion(self) -> Any:
-        """The criterion, in the analysis dtype."""
-        return self._core.net.criterion_
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """Copy of the net's module, in the analysis dtype."""
-        with self._core.turn:  # Meanwhile another thread may exchange its parameters.
-            return copy.deepcopy(self._core.module)
-
     # Building blocks on tensors ------------------------------------------------
-
-    def _tensor(self, array: Any) -> Tensor:
-        # A copy: callers may write to theirs, and BLAS sums in another order for
-        # arrays that begin elsewhere in a cache line.
-        return _as_tensor(array).to(self._device, self._dtype, copy=True)
-
-    def _numpy(self, tensor: Tensor) -> Array:
-        return tensor.detach().cpu().numpy(force=True).astype(np.float64)
-
-    def _unflatten(self, w: Tensor) -> dict[str, Tensor]:
-        pieces = torch.split(w, self._sizes)
-        return {
-            name: piece.reshape(shape)
-            for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
-        }
 
     def _call(self, w: Tensor, *args: Any, rows: Any = None, s: Any = None) -> Tensor:
         constants = self._constants
@@ -586,33 +448,3 @@ class ObjectiveBase:
         # A get_loss may skip frozen weights by their requires_grad, as skorch sees it.
         w = w.detach().requires_grad_()
         return float(self._loss(outputs, w, self._x, self._y).detach())
-
-
-def _one_row(net: Any, x: Tensor) -> tuple[Any, bool]:
-    """Outputs of a row, and whether its code names float32 in the way of x's dtype."""
-    with torch.no_grad():
-        try:
-            found = net.infer(x)
-        except Exception:  # Of whatever kind the user's code raises.
-            with Replaced(decomposes=False, keeps_double=True):
-                return net.infer(x), True
-        first = found[0] if isinstance(found, tuple | list) else found
-        if getattr(first, "dtype", x.dtype) != x.dtype == torch.float64:
-            with Replaced(decomposes=False, keeps_double=True):
-                return net.infer(x), True
-    return found, False
-
-
-def _named_tensors(
-    module: torch.nn.Module, *, remove_duplicate: bool
-) -> list[tuple[str, Tensor]]:
-    return [
-        *module.named_parameters(remove_duplicate=remove_duplicate),
-        *module.named_buffers(remove_duplicate=remove_duplicate),
-    ]
-
-
-def _as_tensor(array: Any) -> Tensor:
-    """Tensor to be copied; torch warns of arrays that are read-only, as in workers."""
-    read_only = isinstance(array, np.ndarray) and not array.flags.writeable
-    return torch.as_tensor(array.copy() if read_only else array)

@@ -46,6 +46,12 @@ class NetFunction(torch.nn.Module):
         # What stands in the way of derivatives in float64; `check_objective` looks.
         self.decomposes = self.keeps_double = False
 
+    def around(self, net: Any) -> NetFunction:
+        """The same evaluation of another copy of the net."""
+        other = NetFunction(net)
+        other.decomposes, other.keeps_double = self.decomposes, self.keeps_double
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         """State with the net taken apart.
 
