@@ -58,7 +58,8 @@ def predict_nonlinearity(net: Any) -> Any:
     def of_the_first(outputs: Any) -> Any:
         parts = several(outputs)
         # As in skorch, the first of several outputs is the prediction.
-        return nonlinearity(parts[0] if isinstance(parts, tuple) else parts)
+        first = parts[0] if isinstance(parts, tuple | list) else parts
+        return nonlinearity(first)
 
     return of_the_first
 

@@ -27,13 +27,14 @@ class InputLayout:
         Keys of a dict; empty for one array of codes.
     shapes : tuple of tuple of int
         Of one row of each array.
-    are_codes : tuple of bool
-        Integer arrays (tokens, categories): inputs without a derivative.
+    dtypes: tuple of str
+        Of integer and boolean arrays (tokens, categories, masks): inputs without a
+        derivative, which reach the net as they are. "" for real numbers.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    are_codes: tuple[bool, ...]
+    dtypes: tuple[str, ...]
 
     @classmethod
     def of(cls, X: Any) -> Self:
@@ -46,7 +47,7 @@ class InputLayout:
             different numbers of rows.
         """
         if not isinstance(X, Mapping):
-            return cls((), (np.shape(X)[1:],), (True,))
+            return cls((), (np.shape(X)[1:],), ("int64",))
         arrays = {str(name): np.asarray(part) for name, part in X.items()}
         if not arrays:
             raise _refusal("hold an array", "an empty dict")
@@ -63,7 +64,10 @@ class InputLayout:
         return cls(
             tuple(arrays),
             tuple(part.shape[1:] for part in arrays.values()),
-            tuple(part.dtype.kind in "biu" for part in arrays.values()),
+            tuple(
+                part.dtype.name if part.dtype.kind in "biu" else ""
+                for part in arrays.values()
+            ),
         )
 
     @property
@@ -77,7 +81,7 @@ class InputLayout:
     def is_real(self) -> NDArray[np.bool_]:
         """Which columns are real numbers, along which there are derivatives."""
         sizes = [math.prod(shape) for shape in self.shapes]
-        return np.repeat(~np.array(self.are_codes), sizes)
+        return np.repeat([not dtype for dtype in self.dtypes], sizes)
 
     def pack(self, X: Any, name: str = "X") -> NDArray[np.float64]:
         """Rows of all arrays side by side, (n_rows, n_columns).
@@ -106,10 +110,10 @@ class InputLayout:
         if set(keys) != set(map(str, given)):
             raise _refusal(f"have the keys {list(keys)}", str(list(given)), name)
         parts = []
-        triples = zip(keys, self.shapes, self.are_codes, strict=True)
-        for key, shape, is_code in triples:
+        triples = zip(keys, self.shapes, self.dtypes, strict=True)
+        for key, shape, dtype in triples:
             told = f"{name}[{key!r}]" if key else name
-            parts.append(_column_block(told, given[key], shape, is_code))
+            parts.append(_column_block(told, given[key], shape, bool(dtype)))
         if len({len(part) for part in parts}) > 1:
             counts = {k: len(p) for k, p in zip(keys, parts, strict=True)}
             raise _refusal("hold arrays of equally many rows", str(counts), name)
@@ -117,22 +121,19 @@ class InputLayout:
 
     def unpack(self, flat: Any) -> Any:
         """The arrays of flat rows: tensors of tensors, NumPy's of NumPy's."""
-        is_tensor = isinstance(flat, torch.Tensor)
-        whole = _whole_tensor if is_tensor else _whole_array
         parts = []
-        triples = zip(self.slices, self.shapes, self.are_codes, strict=True)
-        for columns, shape, is_code in triples:
+        for columns, shape, dtype in zip(
+            self.slices, self.shapes, self.dtypes, strict=True
+        ):
             part = flat[:, columns].reshape(len(flat), *shape)
-            parts.append(whole(part) if is_code else part)
+            parts.append(_whole(part, dtype) if dtype else part)
         return dict(zip(self.names, parts, strict=True)) if self.names else parts[0]
 
 
-def _whole_tensor(part: torch.Tensor) -> torch.Tensor:
-    return part.detach().round().to(torch.int64)
-
-
-def _whole_array(part: NDArray[Any]) -> NDArray[np.int64]:
-    return np.round(part).astype(np.int64)
+def _whole(part: Any, dtype: str) -> Any:
+    if isinstance(part, torch.Tensor):
+        return part.detach().round().to(getattr(torch, dtype))
+    return np.round(part).astype(dtype)
 
 
 def _column_block(

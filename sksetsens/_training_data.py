@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import DataConversionWarning
 from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_X_y, validate_data
 from skorch import NeuralNetBinaryClassifier
@@ -99,7 +100,13 @@ def check_training_data(
     if layout is None:
         _refuse_categories(X)
         X = X.toarray() if scipy.sparse.issparse(X) else X
-        X, y = validate_data(owner, X, y, **_AS_ROWS, **y_options)
+        rank = 0 if y is None else np.ndim(y)
+        if rank > 2 and not is_classifier(net):
+            X = validate_data(owner, X, **_AS_ROWS)
+            y = check_array(y, ensure_2d=False, allow_nd=True, input_name="y")
+            check_consistent_length(X, y)
+        else:
+            X, y = validate_data(owner, X, y, **_AS_ROWS, **y_options)
     else:
         X = layout.pack(X)
         # Names are those of the dict; y is checked as beside any rows.

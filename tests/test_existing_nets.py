@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
-from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Checkpoint, EarlyStopping, Freezer, LRScheduler
 from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
@@ -25,6 +26,7 @@ from sksetsens.exceptions import (
     ObjectiveMismatchWarning,
     UnsupportedObjectiveError,
 )
+from sksetsens.objective import Operators
 
 X, y = load_diabetes(return_X_y=True)
 X, y = scale(X)[:80, :4].astype(np.float32), scale(y)[:80].astype(np.float32)
@@ -270,14 +272,16 @@ def test_rows_held_out_take_no_part(split):
     assert max(np.linalg.norm(gd.gradient(v)) for v in cold.weights) < 1e-8
 
 
-def test_early_stopping_stops_as_in_skorch():
+def test_early_stopping_stops_as_in_skorch(tmp_path):
     net = regressor(
         train_split=ValidSplit(0.25, random_state=1),
-        callbacks=[EarlyStopping(patience=2), Checkpoint(monitor="valid_loss_best")],
+        callbacks=[
+            EarlyStopping(patience=2),
+            Checkpoint(monitor="valid_loss_best", dirname=str(tmp_path)),
+        ],
         max_epochs=200,
         lr=0.1,
     )
-    net.set_params(callbacks__Checkpoint__f_pickle=None)
     model = SolutionSetEstimator(net, n_restarts=1, polish=False, random_state=0)
     model.fit(X, y)
     history = model.estimators_[0].history
@@ -561,6 +565,258 @@ def test_codes_have_no_modulus_and_no_perturbation():
     assert model.X_train_.dtype.kind == "i"
 
 
+# Found by trying many nets -----------------------------------------------------------
+
+
+class Squeezed(nn.Module):
+    """Written for what NeuralNet passes on: targets of shape (n,)."""
+
+    def forward(self, outputs, y):
+        return ((outputs[:, 0] - y) ** 2).mean()
+
+
+class Columned(nn.Module):
+    """Written for targets in a column."""
+
+    def forward(self, outputs, y):
+        return ((outputs - y) ** 2).mean()
+
+
+@pytest.mark.parametrize("criterion", [Squeezed, Columned])
+def test_targets_never_broadcast_in_a_loss_of_ones_own(criterion):
+    settings = regressor(max_epochs=100).get_params(deep=False)
+    net = NeuralNet(**{**settings, "criterion": criterion})
+    plain = regressor(max_epochs=100)
+    one, other = (
+        SolutionSetEstimator(n, n_restarts=1, random_state=0).fit(X, y)
+        for n in (net, plain)
+    )
+    np.testing.assert_allclose(
+        one.solution_set_.weights, other.solution_set_.weights, atol=1e-6
+    )
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 3), nn.Linear(3, 1)
+
+    def forward(self, x, hide):
+        return self.out(torch.tanh(self.hidden(x.masked_fill(hide, 0.0) * ~hide)))
+
+
+def test_masks_stay_boolean():
+    data = {"x": X, "hide": np.random.default_rng(0).random(X.shape) < 0.3}
+    model = SolutionSetEstimator(tabular(Masked), n_restarts=1, random_state=0)
+    model.fit(data, y)
+    assert model.X_train_["hide"].dtype == bool
+    other = SolutionSetEstimator(regressor(lr=0.02), n_restarts=1, random_state=0)
+    assert other.fit(X * ~data["hide"], y).solution_set_.trustworthy.all()
+    np.testing.assert_allclose(
+        model.predict(data), model.estimators_[0].predict(data)[:, 0], atol=1e-5
+    )
+
+
+class PerRow(NeuralNetRegressor):
+    """A penalty that is divided by the number of rows."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        penalty = sum((p**2).sum() for p in self.module_.parameters())
+        own = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return own + penalty / len(y_true)
+
+
+def test_a_loss_that_counts_rows_cannot_hold_any_out():
+    settings = regressor(train_split=ValidSplit(4)).get_params(deep=False)
+    with pytest.raises(UnsupportedObjectiveError, match="train_split holds rows out"):
+        SolutionSetEstimator(PerRow(**settings), n_restarts=1).fit(X, y)
+    with pytest.raises(UnsupportedObjectiveError, match="does not weigh its rows"):
+        SolutionSetEstimator(
+            PerRow(**{**settings, "train_split": None}), n_restarts=1
+        ).fit(X, y, sample_weight=1.0 + np.arange(len(X)) % 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"criterion__delta": 1.0}, {"criterion__delta": 0.2}),
+        ({"train_split": None}, {"train_split": ValidSplit(4)}),
+    ],
+)
+def test_nets_of_different_objectives_are_no_set(one, other):
+    nets = [
+        trained(1, regressor(criterion=nn.HuberLoss, max_epochs=2, **options))[0]
+        for options in (one, other)
+    ]
+    with pytest.raises(ValueError, match="Number 1 differs from the first in its"):
+        SolutionSetEstimator.from_fitted(nets, X, y)
+
+
+TOKENS = np.random.default_rng(0).integers(0, 6, (len(X), 5))
+
+
+class Padded(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.words = nn.Embedding(6, 2, **{"padding_idx": 0, **options})
+        self.out = nn.Linear(2, 1)
+
+    def forward(self, X):
+        return self.out(torch.tanh(self.words(X)).mean(dim=1))
+
+
+def test_rows_of_padding_are_constants():
+    net = tabular(Padded)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(TOKENS, y)
+    assert model.solution_set_.trustworthy.all()
+    np.testing.assert_array_equal(model.solution_set_.weights[0, :2], 0.0)
+    weights = np.ones(len(X))
+    weights[:5] = 1.0 - 1e-4
+    predicted = model.sensitivity(sample_weight=weights).shift
+    truth = model.retrain(sample_weight=weights).weights - model.solution_set_.weights
+    np.testing.assert_allclose(predicted, truth, atol=1e-3 * np.abs(truth).max())
+
+
+def test_sparse_gradients_are_those_of_dense_ones():
+    sparse = NeuralNetRegressor(
+        Padded, module__sparse=True, train_split=None, max_epochs=3, verbose=0
+    )
+    sparse.fit(TOKENS, y[:, None])
+    dense = clone(sparse).set_params(module__sparse=False).initialize()
+    dense.module_.load_state_dict(sparse.module_.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (
+            SolutionSetEstimator.from_fitted(net, TOKENS, y) for net in (sparse, dense)
+        )
+    w = one.solution_set_.weights[0]
+    one, other = (m.graphical_derivatives_[0].objective for m in (one, other))
+    np.testing.assert_allclose(one.hessian(w), other.hessian(w), atol=1e-12)
+
+
+def test_calls_that_write_into_weights_are_refused_first():
+    net = tabular(Padded, module__max_norm=0.1, max_epochs=1).initialize()
+    before = flat(net).copy()
+    with pytest.raises(UnsupportedObjectiveError, match="max_norm=0.1"):
+        SolutionSetEstimator.from_fitted(net, TOKENS, y)
+    np.testing.assert_array_equal(flat(net), before)
+
+
+class OneHotCell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.LSTM(6, 2, batch_first=True), nn.Linear(2, 1)
+
+    def forward(self, X):
+        h = nn.functional.one_hot(X, 6).float()
+        return self.out(self.cell(h)[0][:, -1])
+
+
+class SingleLoss(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return super().get_loss(y_pred.float(), y_true.float(), *args, **kwargs)
+
+
+def test_float32_in_loss_and_forward_is_no_rounding():
+    net = SingleLoss(**tabular(OneHotCell, max_epochs=20).get_params(deep=False))
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(TOKENS, y)
+    assert model.solution_set_.converged.all()
+    assert model.solution_set_.stationarity[0] < 1e-12
+
+
+class Named(Heads):
+    Output = namedtuple("Output", ["mean", "log_var"])
+
+    def forward(self, X):
+        return self.Output(*super().forward(X))
+
+
+class NamedNet(NeuralNetRegressor):
+    """Reads names, and asks its module again."""
+
+    def get_loss(self, y_pred, y_true, X=None, **kwargs):
+        again = self.infer(0.9 * X)
+        return (
+            self.criterion_(y_pred.mean, y_true, y_pred.log_var.exp())
+            + 0.01 * (again.mean**2).mean()
+        )
+
+
+def test_named_outputs_keep_their_names():
+    options = tabular(Named, criterion=nn.GaussianNLLLoss).get_params(deep=False)
+    model = SolutionSetEstimator(NamedNet(**options), n_restarts=1, random_state=0)
+    assert model.fit(X, y).solution_set_.trustworthy.all()
+
+
+class OldNormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.hidden = nn.utils.weight_norm(nn.Linear(4, 3))
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, X):
+        return self.out(torch.tanh(self.hidden(X)))
+
+
+def test_weight_norm_by_hooks():
+    decay = [("*weight_v", {"weight_decay": 0.0})]
+    net = tabular(OldNormed, optimizer__param_groups=decay)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    assert model.solution_set_.trustworthy.all()
+
+
+class HiddenToo(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.LSTM(2, 3, batch_first=True), nn.Linear(3, 1)
+
+    def forward(self, X):
+        h, (state, _) = self.cell(X.reshape(len(X), 2, 2))
+        return self.out(h[:, -1]), state
+
+
+def test_outputs_whose_first_axis_is_another():
+    with pytest.raises(UnsupportedObjectiveError, match="whose first axis is the rows"):
+        SolutionSetEstimator(tabular(HiddenToo), n_restarts=1).fit(X, y)
+
+
+class Annealed(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return loss * min(1.0, len(self.history) / 10)
+
+
+def test_a_loss_that_reads_the_history_has_no_objective():
+    net = Annealed(**regressor().get_params(deep=False))
+    with pytest.raises(UnsupportedObjectiveError, match="get_loss fails.*history_"):
+        SolutionSetEstimator(net, n_restarts=1).fit(X, y)
+
+
+def test_sums_over_a_wide_range():
+    """Prefixes that are small beside the largest entry do not vanish."""
+    x = torch.tensor([-900.0, -899.0, 300.0, 299.0], dtype=torch.float64)
+    with Operators(decomposes=True).replaced():
+        found = torch.logcumsumexp(x, 0)
+    torch.testing.assert_close(found, torch.logcumsumexp(x, 0))
+
+
+class Rare(Mlp):
+    """Draws once in a thousand passes."""
+
+    def forward(self, X):
+        if self.training and torch.rand(()) < 1e-3:
+            X = 2.0 * X
+        return super().forward(X)
+
+
+def test_what_is_random_once_in_a_while_is_told():
+    net = tabular(Rare, max_epochs=2)
+    with pytest.warns(ObjectiveMismatchWarning):
+        SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+
+
 class HalfNormed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -579,7 +835,7 @@ def test_operators_stay_replaced_where_callbacks_freeze_weights():
     )
     model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
     gd = model.graphical_derivatives_[0]
-    assert gd.objective.decomposes
+    assert gd.objective.operators.decomposes
     v = np.random.default_rng(0).standard_normal(gd.weights.shape)
     there, back = (gd.objective.gradient(gd.weights + t * v) for t in (1e-4, -1e-4))
     np.testing.assert_allclose(

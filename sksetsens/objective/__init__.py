@@ -12,7 +12,6 @@ from ._checks import (
     shape_targets,
     takes_codes,
 )
-from ._compiled import plain_name, uncompiled
 from ._decay import weight_decay
 from ._flat_net import flattened
 from ._freezing import rehearse_freezing
@@ -22,8 +21,10 @@ from ._kink_functions import Ramps
 from ._memory import memory_explained
 from ._mismatch import mismatches
 from ._module_checks import built
+from ._module_copy import plain_name, refuse_renormalised, uncompiled
 from ._movement import Movement
 from ._objective import SINGLE_FROM, Objective
+from ._operators import Operators
 from ._products import PointProducts
 from ._stacked import Trained, train_together, why_not_together
 from ._weight_checks import check_sample_weight
@@ -34,6 +35,7 @@ __all__ = [
     "Kinks",
     "Movement",
     "Objective",
+    "Operators",
     "PointProducts",
     "Ramps",
     "Trained",
@@ -50,6 +52,7 @@ __all__ = [
     "mismatches",
     "output_shape",
     "plain_name",
+    "refuse_renormalised",
     "rehearse_freezing",
     "shape_targets",
     "single_threaded",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..exceptions import UnsupportedObjectiveError
 from ._layerwise import linear_layers
 from ._movement import Movement
 from ._net_weights import NetWeights, as_tensor
-from ._operators import OperatorsSeen
+from ._operators import PLAIN, Operators, OperatorsSeen
 from ._ramps import Gating
 
 Array = NDArray[np.float64]
@@ -33,6 +34,8 @@ _TANGENT_SHARE = 1 / 16
 COPIES_PER_TANGENT = 3
 # A recorded gradient keeps between 1.3 (tanh) and 3.6 copies of every activation.
 _COPIES_PER_GRAPH = 4
+# What the loss may differ by where operators are replaced, in double and from single.
+_SAME_VALUE = {"decomposes": 1e-9, "keeps_double": 1e-4}
 
 
 class ObjectiveBase(NetWeights):
@@ -47,9 +50,9 @@ class ObjectiveBase(NetWeights):
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float64,
         working_memory: float | None = None,
-        decomposes: bool = False,
+        operators: Operators = PLAIN,
     ) -> None:
-        super().__init__(net, X, dtype=dtype, decomposes=decomposes)
+        super().__init__(net, X, dtype=dtype, operators=operators)
         self._tilt: Tensor | None = None
         # Of the targets, and the row of each target where some rows have several.
         self._sample_weight: Tensor | None = None
@@ -235,18 +238,22 @@ class ObjectiveBase(NetWeights):
         return self._target_rows.cpu().numpy()
 
     def note_operators(self) -> None:
-        """Look for operators that lack derivatives, to be written in others.
+        """Look for operators that stand in the way, to be replaced.
 
-        Where these give the same value: at the weights, to rounding.
+        Where what replaces them gives the same value at the weights: to rounding, which
+        is that of float32 where the code names it.
         """
-        w = self._tensor(self.weights)
+        w, core = self._tensor(self.weights), self._core
         with torch.no_grad(), OperatorsSeen() as seen:
             value = self._loss_there(self._evaluated(w), w)
-        if not seen.any:
-            return
-        self._core.decomposes = True
-        other = self._loss_there(self._evaluated(w), w)
-        self._core.decomposes = bool(np.isclose(value, other, rtol=1e-9, atol=1e-12))
+        for name, rtol in _SAME_VALUE.items():
+            before = core.operators
+            if getattr(before, name) or not getattr(seen.operators, name):
+                continue
+            core.operators = replace(before, **{name: True})
+            other = self._loss_there(self._evaluated(w), w)
+            if not np.isclose(value, other, rtol=rtol, atol=1e-12):
+                core.operators = before
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -21,7 +21,9 @@ from ._module_checks import (
     net_inputs,
     objective_in_float64,
 )
+from ._module_copy import refuse_renormalised
 from ._objective import Objective
+from ._operators import ShapesSeen
 from ._products import PointProducts
 from ._trained_objective import (
     eval_mode,
@@ -107,6 +109,7 @@ def initialised_net(
                 f"({type(error).__name__}: {error}). Check the parameters of its "
                 "module, criterion, optimizer and callbacks."
             ) from error
+    refuse_renormalised(net.module_)
     return net
 
 
@@ -304,7 +307,7 @@ def _check_outputs(net: Any, objective: Objective, y: NDArray[Any]) -> None:
 def _check_loss(net: Any, objective: Objective) -> None:
     try:
         shape = objective.loss_shape(objective.weights)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         raise _no_loss(net, objective, error) from error
@@ -446,8 +449,9 @@ def shape_targets(
     """Real-valued targets in the shape of the net's outputs.
 
     A column of outputs against a row of targets broadcasts to an n x n matrix in
-    MSELoss without an error; integer targets (class labels) stay as they are, and so do
-    targets of another size, where a loss of the user's own takes them.
+    MSELoss without an error. Integer targets (class labels) stay as they are; a loss of
+    the user's own gets the targets as they were given, unless these pair rows with rows
+    and targets in the outputs' shape do not.
 
     Parameters
     ----------
@@ -472,15 +476,37 @@ def shape_targets(
                 "classes. Set the module's number of outputs to the number of classes."
             )
         return y
-    if int(np.prod(shape)) == int(np.prod(y.shape[1:])):
-        return y.reshape(len(y), *shape)
+    same_size = int(np.prod(shape)) == int(np.prod(y.shape[1:]))
     if _is_elementwise(net):
+        if same_size:
+            return y.reshape(len(y), *shape)
         raise UnsupportedObjectiveError(
             f"The module returns outputs of shape {tuple(shape)} per row and the "
             f"targets have shape {y.shape[1:]}: the criterion would broadcast them "
             "silently. Set the module's number of outputs to the number of targets."
         )
-    return y[:, None] if is_column and y.ndim == 1 else y
+    given = y[:, None] if is_column and y.ndim == 1 else y
+    if same_size and given.shape[1:] != shape and _pairs_rows(net, X, given):
+        other = y.reshape(len(y), *shape)
+        return given if _pairs_rows(net, X, other) else other
+    return given
+
+
+def _pairs_rows(net: Any, X: NDArray[Any], y: NDArray[Any]) -> bool:
+    """Whether a loss fails, or pairs rows with rows, as silent broadcasting does."""
+    n = next(n for n in (7, 11, 13, 17) if n not in (*X.shape[1:], *y.shape[1:]))
+    rows = np.resize(np.arange(len(y)), n)
+    with eval_mode(net.module_), torch.no_grad(), ShapesSeen(n) as seen:
+        try:
+            x = net_inputs(net, X[rows])
+            with torch.random.fork_rng(()):
+                outputs = net.infer(x)
+            seen.pairs = False
+            targets = torch.as_tensor(y[rows], device=net.device)
+            net.get_loss(outputs, targets, X=x, training=True)
+        except Exception:
+            return True
+    return seen.pairs
 
 
 def _is_elementwise(net: Any) -> bool:

@@ -8,6 +8,7 @@ made them.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,8 +18,6 @@ from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
 
 __all__ = ["flat_class", "flattened", "users_class", "with_one_output"]
-
-Shapes = list[tuple[int, ...]]
 
 
 def flattened(net: Any, layout: InputLayout | None) -> Any:
@@ -34,8 +33,8 @@ def flattened(net: Any, layout: InputLayout | None) -> Any:
     return twin
 
 
-def with_one_output(net: Any, outputs: Any) -> Any:
-    """The net, returning one tensor where its module returns a tuple like ``outputs``.
+def with_one_output(net: Any, outputs: Any, n_rows: int) -> Any:
+    """The net, with one tensor for a tuple like ``outputs`` of some rows.
 
     Raises
     ------
@@ -46,7 +45,7 @@ def with_one_output(net: Any, outputs: Any) -> Any:
         return net
     parts = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
     for k, part in enumerate(parts):
-        if isinstance(part, torch.Tensor) and part.ndim and len(part) == len(parts[0]):
+        if isinstance(part, torch.Tensor) and part.ndim and len(part) == n_rows:
             continue
         told = type(part).__name__
         if isinstance(part, torch.Tensor):
@@ -58,8 +57,42 @@ def with_one_output(net: Any, outputs: Any) -> Any:
         )
     twin: Any = object.__new__(flat_class(users_class(net)))
     twin.__dict__.update(net.__dict__)
-    twin.__dict__["_output_shapes"] = [tuple(part.shape[1:]) for part in parts]
+    twin.__dict__["_several"] = _Several(
+        type(outputs),
+        tuple(tuple(part.shape[1:]) for part in parts),
+        tuple(None if part.is_floating_point() else part.dtype for part in parts),
+    )
     return twin
+
+
+@dataclass(frozen=True)
+class _Several:
+    """What a module returns beside one tensor: a tuple, named or not, or a list.
+
+    Attributes
+    ----------
+    kind : type
+    shapes : tuple of tuple of int
+        Of one row of each part.
+    dtypes : tuple of torch.dtype or None
+        Of parts that are no real numbers.
+    """
+
+    kind: type
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype | None, ...]
+
+    def split(self, outputs: torch.Tensor) -> Any:
+        """The parts of what was laid side by side."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        parts = []
+        for part, shape, dtype in zip(
+            torch.split(outputs, sizes, dim=1), self.shapes, self.dtypes, strict=True
+        ):
+            whole = part.reshape(len(outputs), *shape)
+            parts.append(whole if dtype is None else whole.detach().round().to(dtype))
+        is_named = hasattr(self.kind, "_fields")
+        return self.kind(*parts) if is_named else self.kind(parts)
 
 
 def users_class(net: Any) -> Any:
@@ -80,14 +113,21 @@ class _Flat:
     """Overrides of skorch's methods that see inputs and outputs."""
 
     _input_layout: InputLayout | None = None
-    _output_shapes: Shapes | None = None
+    _several: _Several | None = None
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
-        """Outputs of flat rows, as one tensor where shapes are known."""
+        """Outputs of flat rows, as the user's module returns them."""
         found: Any = super().infer(self._unpacked(x), **fit_params)  # type: ignore[misc]
-        if self._output_shapes is None:
+        return found
+
+    def one_output(self, x: Any) -> Any:
+        """Outputs of flat rows, as one tensor."""
+        found = self.infer(x)
+        if self._several is None:
             return found
-        return torch.cat([part.reshape(len(part), -1) for part in found], dim=1)
+        dtype = next(part.dtype for part in found if part.is_floating_point())
+        parts = [part.reshape(len(part), -1).to(dtype) for part in found]
+        return torch.cat(parts, dim=1)
 
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, **kwargs: Any) -> Any:
         """The net's own loss of outputs and inputs as its module has them."""
@@ -97,14 +137,9 @@ class _Flat:
 
     def several_outputs(self, outputs: Any) -> Any:
         """The tuple that a tensor of all outputs stands for."""
-        if self._output_shapes is None or not isinstance(outputs, torch.Tensor):
+        if self._several is None or not isinstance(outputs, torch.Tensor):
             return outputs
-        sizes = [math.prod(shape) for shape in self._output_shapes]
-        parts = torch.split(outputs, sizes, dim=1)
-        return tuple(
-            part.reshape(len(outputs), *shape)
-            for part, shape in zip(parts, self._output_shapes, strict=True)
-        )
+        return self._several.split(outputs)
 
     def _unpacked(self, x: Any) -> Any:
         if self._input_layout is None or not isinstance(x, torch.Tensor):

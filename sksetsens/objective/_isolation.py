@@ -32,6 +32,7 @@ __all__ = [
     "DERIVATIVES",
     "TRAINING",
     "Turn",
+    "global_states",
     "isolated",
     "kernels_kept",
     "single_threaded",
@@ -198,6 +199,20 @@ def single_threaded() -> Iterator[None]:
 def kernels_kept(attends: bool) -> contextlib.AbstractContextManager[Any]:
     """Keep evaluations in other threads from the kernels of a net that trains."""
     return ATTENTION if attends else contextlib.nullcontext()
+
+
+def global_states() -> tuple[Any, ...]:
+    """States of the generators that a module may draw from, to be compared."""
+    on_gpu = torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count() if on_gpu else 0)
+    numpy_state: Any = np.random.get_state()
+    return (
+        random.getstate(),
+        numpy_state[1].tobytes(),
+        numpy_state[2],
+        torch.get_rng_state().numpy().tobytes(),
+        *(torch.cuda.get_rng_state(d).numpy().tobytes() for d in devices),
+    )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -11,13 +10,13 @@ from numpy.typing import NDArray
 from .._compat import skeleton_net
 from ..exceptions import StochasticObjectiveError
 from ._decay import decay_mismatches
+from ._isolation import global_states, isolated
 from ._module_checks import net_inputs
+from ._module_copy import copied
 
 __all__ = ["mismatches", "random_layers", "refuse_random_module"]
 
 _PROBE_ROWS = 256
-# Passes in train mode: whole layers may be left out of one in two.
-_N_PASSES = 8
 
 
 def mismatches(net: Any, X: NDArray[Any]) -> tuple[str, ...]:
@@ -35,17 +34,26 @@ def mismatches(net: Any, X: NDArray[Any]) -> tuple[str, ...]:
         Such as "dropout is off (layer 1, p=0.5)".
     """
     found = list(decay_mismatches(net))
-    first, *others = _passes(net, X, train=True)
-    if not all(_agree(first, other) for other in others):
+    if _draws(net, X):
         layers = random_layers(net.module_)
         told = f" ({', '.join(layers)})" if layers else ""
         found.insert(0, f"what is random in training is off{told}")
     return tuple(found)
 
 
+def _draws(net: Any, X: NDArray[Any]) -> bool:
+    """Whether a pass in train mode takes numbers from a generator, or of its own."""
+    with isolated(seed=0):
+        before = global_states()
+        first = _outputs(net, X, train=True)
+        return before != global_states() or not _agree(
+            first, _outputs(net, X, train=True)
+        )
+
+
 def refuse_random_module(net: Any, X: NDArray[Any]) -> None:
     """Refuse outputs that differ between two passes in eval mode."""
-    if not _agree(*_passes(net, X, train=False)):
+    if not _agree(*(_outputs(net, X, train=False) for _ in range(2))):
         raise StochasticObjectiveError(
             "The module gives two different outputs for the same rows in eval mode, so "
             "that its objective is random and has no Hessian. Draw nothing in eval "
@@ -53,14 +61,13 @@ def refuse_random_module(net: Any, X: NDArray[Any]) -> None:
         )
 
 
-def _passes(net: Any, X: NDArray[Any], *, train: bool) -> list[Any]:
-    """Outputs of the first rows, several times: tensors, or tuples of them."""
-    module = copy.deepcopy(net.module_).train(train)
+def _outputs(net: Any, X: NDArray[Any], *, train: bool) -> Any:
+    """Outputs of the first rows: a tensor, or a tuple of them."""
+    module = copied(net.module_).train(train)
     # The criterion plays no part in the outputs.
     twin = skeleton_net(net, module, net.criterion_)
-    rows = net_inputs(net, X[:_PROBE_ROWS])
     with torch.no_grad():
-        return [twin.infer(rows) for _ in range(_N_PASSES if train else 2)]
+        return twin.infer(net_inputs(net, X[:_PROBE_ROWS]))
 
 
 def _agree(first: Any, second: Any) -> bool:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
-from ._compiled import uncompiled
 from ._flat_net import flattened
 from ._memory import is_out_of_memory
+from ._module_copy import uncompiled
 from ._objective import Objective
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from .._compat import skeleton_net, tree_map
 from ._flat_net import flat_class, users_class
 from ._isolation import ATTENTION, DERIVATIVES, Turn
-from ._operators import Replaced
+from ._module_copy import copied
+from ._operators import Operators
 from ._ramps import Gating, RampMode
 from ._row_weights import unreduced_net, weighted_net
 
@@ -44,12 +44,12 @@ class NetFunction(torch.nn.Module):
         # Whether attention may be evaluated; `note_attention` looks.
         self.attends = True
         # What stands in the way of derivatives in float64; `check_objective` looks.
-        self.decomposes = self.keeps_double = False
+        self.operators = Operators()
 
     def around(self, net: Any) -> NetFunction:
         """The same evaluation of another copy of the net."""
         other = NetFunction(net)
-        other.decomposes, other.keeps_double = self.decomposes, self.keeps_double
+        other.operators = self.operators
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class NetFunction(torch.nn.Module):
         shell.__dict__.pop("criterion_", None)
         shell.__dict__["cuda_dependent_attributes_"] = []
         with self.turn:
-            modules = {"module": copy.deepcopy(self.module)}
+            modules = {"module": copied(self.module)}
         rest = {name: parts[name] for name in kept if name in parts}
         net = (users_class(self.net), shell.__getstate__(), rest)
         state = {**super().__getstate__(), "_modules": modules, "net": net}
@@ -79,7 +79,7 @@ class NetFunction(torch.nn.Module):
         net = object.__new__(kind)
         net.__setstate__(parts)
         net.__dict__.update(rest)
-        if parts.keys() & {"_input_layout", "_output_shapes"}:
+        if parts.keys() & {"_input_layout", "_several"}:
             net.__class__ = flat_class(kind)
         super().__setstate__({**state, "net": net, "turn": Turn()})
         net.__dict__["module_"] = self.module
@@ -102,12 +102,12 @@ class NetFunction(torch.nn.Module):
         `weighted_net`.
         """
         plain = _plain_attention() if self.attends else contextlib.nullcontext()
-        with plain, self.replaced():
+        with plain, self.operators.replaced():
             if task == "outputs":
                 with _gated(gating, rows, in_loss=False):
-                    return self.net.infer(args[0])
+                    return _outputs_of(self.net, args[0])
             if task == "value":
-                args = (self.net.infer(args[0]), *args)
+                args = (_outputs_of(self.net, args[0]), *args)
             outputs, x, y = args
             net = self.net
             if task == "losses":
@@ -123,12 +123,6 @@ class NetFunction(torch.nn.Module):
             with _gated(gating, rows, in_loss=True):
                 return net.get_loss(outputs, y, X=x, training=True)
 
-    def replaced(self) -> Any:
-        """Context in which operators that stand in the way are others."""
-        if not (self.decomposes or self.keeps_double):
-            return contextlib.nullcontext()
-        return Replaced(decomposes=self.decomposes, keeps_double=self.keeps_double)
-
     def note_attention(self, x: Tensor) -> None:
         """Look whether the module evaluates attention on a few rows.
 
@@ -139,6 +133,12 @@ class NetFunction(torch.nn.Module):
         # Scripts keep their operators to themselves.
         scripted = any(isinstance(m, torch.jit.ScriptModule) for m in self.modules())
         self.attends = seen.any or scripted
+
+
+def _outputs_of(net: Any, x: Tensor) -> Tensor:
+    """As one tensor."""
+    found: Tensor = getattr(net, "one_output", net.infer)(x)
+    return found
 
 
 class _AttentionSeen(TorchFunctionMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,17 +12,19 @@ from numpy.typing import NDArray
 
 from .._compat import skeleton_net
 from .._layout import InputLayout
-from ._compiled import plain_name, uncompiled
 from ._criteria import analysed_criterion
 from ._decay import weight_decay
 from ._flat_net import with_one_output
+from ._module_copy import copied, plain_name
 from ._net_function import NetFunction
-from ._operators import Replaced
+from ._operators import Operators
 
 __all__ = ["NetWeights", "as_tensor"]
 
 Array = NDArray[np.float64]
 Tensor = torch.Tensor
+# Rows that show what a module returns: more than one, which other axes may be.
+_SHOWN = 3
 
 
 class NetWeights:
@@ -34,20 +37,26 @@ class NetWeights:
     X : ndarray of shape (n_samples, ...)
         A row of which shows what the module returns.
     dtype : torch.dtype
-    decomposes : bool
+    operators : Operators
         As in `Objective`.
     """
 
     def __init__(
-        self, net: Any, X: NDArray[Any], *, dtype: torch.dtype, decomposes: bool
+        self,
+        net: Any,
+        X: NDArray[Any],
+        *,
+        dtype: torch.dtype,
+        operators: Operators,
     ) -> None:
-        module = uncompiled(copy.deepcopy(net.module_)).to(dtype).eval()
+        module = copied(net.module_).to(dtype).eval()
         criterion = analysed_criterion(net.criterion_, dtype)
         self._device, self._dtype = torch.device(net.device), dtype
         plain = skeleton_net(net, module, criterion)
-        outputs, keeps_double = _one_row(plain, self._tensor(X[:1]))
-        self._core = NetFunction(with_one_output(plain, outputs))
-        self._core.decomposes, self._core.keeps_double = decomposes, keeps_double
+        outputs, found = _some_rows(plain, self._tensor(X[:_SHOWN]), operators)
+        n_rows = len(X[:_SHOWN])
+        self._core = NetFunction(with_one_output(plain, outputs, n_rows))
+        self._core.operators = found
         self._decays = {plain_name(n): d for n, d in weight_decay(net).items()}
         self._split_parameters()
 
@@ -138,7 +147,7 @@ class NetWeights:
     def module(self) -> torch.nn.Module:
         """Copy of the net's module, in the analysis dtype."""
         with self._core.turn:  # Meanwhile another thread may exchange its parameters.
-            return copy.deepcopy(self._core.module)
+            return copied(self._core.module)
 
     @property
     def layout(self) -> InputLayout | None:
@@ -149,12 +158,12 @@ class NetWeights:
     @property
     def has_several_outputs(self) -> bool:
         """Whether the module returns a tuple, whose tensors are side by side here."""
-        return getattr(self._core.net, "_output_shapes", None) is not None
+        return getattr(self._core.net, "_several", None) is not None
 
     @property
-    def decomposes(self) -> bool:
-        """Whether operators without forward derivatives are written in others."""
-        return self._core.decomposes
+    def operators(self) -> Operators:
+        """What is replaced in the net's code."""
+        return self._core.operators
 
     @property
     def attends(self) -> bool:
@@ -177,19 +186,21 @@ class NetWeights:
         }
 
 
-def _one_row(net: Any, x: Tensor) -> tuple[Any, bool]:
-    """Outputs of a row, and whether its code names float32 in the way of x's dtype."""
+def _some_rows(net: Any, x: Tensor, operators: Operators) -> tuple[Any, Operators]:
+    """Outputs of some rows, in double where the net's code names float32."""
+    double = replace(operators, keeps_double=True)
     with torch.no_grad():
         try:
-            found = net.infer(x)
+            with operators.replaced():
+                found = net.infer(x)
         except Exception:  # Of whatever kind the user's code raises.
-            with Replaced(decomposes=False, keeps_double=True):
-                return net.infer(x), True
+            with double.replaced():
+                return net.infer(x), double
         first = found[0] if isinstance(found, tuple | list) else found
         if getattr(first, "dtype", x.dtype) != x.dtype == torch.float64:
-            with Replaced(decomposes=False, keeps_double=True):
-                return net.infer(x), True
-    return found, False
+            with double.replaced():
+                return net.infer(x), double
+    return found, operators
 
 
 def _named_tensors(

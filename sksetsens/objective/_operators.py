@@ -7,16 +7,19 @@ where they stand in the way only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .._compat import torch_weight_norm
+from .._compat import TorchDispatchMode, torch_weight_norm
+from ..exceptions import UnsupportedObjectiveError
 
-__all__ = ["OperatorsSeen", "Replaced"]
+__all__ = ["PLAIN", "Operators", "OperatorsSeen", "ShapesSeen"]
 
 Tensor = torch.Tensor
 
@@ -33,59 +36,104 @@ _FACTORIES = {
 _SINGLE = torch.float32
 
 
-class Replaced(TorchFunctionMode):
-    """Operators inside are replaced.
+@dataclass(frozen=True)
+class Operators:
+    """What is replaced in a net's code.
 
-    Parameters
+    Attributes
     ----------
     decomposes : bool
-        Whether those without a derivative along directions are written in others.
+        Whether operators without a derivative along directions are written in others.
     keeps_double : bool
         Whether conversions to float32 are left out.
     """
 
-    def __init__(self, *, decomposes: bool, keeps_double: bool) -> None:
+    decomposes: bool = False
+    keeps_double: bool = False
+
+    def replaced(self) -> Any:
+        """Context in which they are."""
+        if self.decomposes or self.keeps_double:
+            return _Replaced(self)
+        return contextlib.nullcontext()
+
+
+PLAIN = Operators()
+
+
+class _Replaced(TorchFunctionMode):
+    def __init__(self, operators: Operators) -> None:
         super().__init__()
-        self._decomposes, self._keeps_double = decomposes, keeps_double
+        self._operators = operators
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if self._decomposes:
+        if self._operators.decomposes:
             other = _DECOMPOSED.get(func)
             if other is not None:
                 return other(*args, **kwargs)
-        if self._keeps_double:
+        if self._operators.keeps_double:
             return _in_double(func, args, kwargs)
         return func(*args, **kwargs)
 
 
 class OperatorsSeen(TorchFunctionMode):
-    """Whether an operator that can be written in others is called inside."""
+    """What stands in the way among all that is called inside."""
 
-    any = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = Operators()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self.any |= func in _DECOMPOSED
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        known = self.operators
+        self.operators = Operators(
+            known.decomposes or func in _DECOMPOSED,
+            known.keeps_double or _is_single(found),
+        )
+        return found
+
+
+class ShapesSeen(TorchDispatchMode):
+    """Whether something has two axes of a length inside.
+
+    Parameters
+    ----------
+    n : int
+        Number of rows.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._n, self.pairs = n, False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor):
+            self.pairs |= tuple(found.shape).count(self._n) > 1
+        return found
 
 
 # In float64 ---------------------------------------------------------------------------
 
 
 def _in_double(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    if func is Tensor.float and args[0].dtype == torch.float64:
-        return args[0]
-    if func in (Tensor.to, Tensor.type) and args[0].dtype == torch.float64:
+    if func is Tensor.float:
+        return args[0].double()
+    if func in (Tensor.to, Tensor.type):
         args = (args[0], *(_doubled(a) for a in args[1:]))
         kwargs = {name: _doubled(a) for name, a in kwargs.items()}
     try:
         found = func(*args, **kwargs)
-    except RuntimeError as error:
-        if "dtype" not in str(error):
+    except (RuntimeError, ValueError):
+        # Where single and double meet, in whatever words torch says so.
+        if not _has_single((args, kwargs)):
             raise
         return func(
             *map(_promoted, args), **{k: _promoted(v) for k, v in kwargs.items()}
@@ -105,9 +153,21 @@ def _doubled(given: Any) -> Any:
 
 
 def _promoted(given: Any) -> Any:
-    if isinstance(given, Tensor) and given.dtype == _SINGLE:
-        return given.double()
-    return given
+    if type(given) in (tuple, list):
+        return type(given)(map(_promoted, given))
+    return given.double() if _is_single(given) else given
+
+
+def _is_single(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.dtype == _SINGLE
+
+
+def _has_single(given: Any) -> bool:
+    if isinstance(given, dict):
+        given = tuple(given.values())
+    if isinstance(given, tuple | list):
+        return any(map(_has_single, given))
+    return _is_single(given)
 
 
 # In other operators -------------------------------------------------------------------
@@ -121,8 +181,13 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
-    largest = x.detach().amax(dim=dim, keepdim=True)
-    return (x - largest).exp().cumsum(dim).log() + largest
+    """By doubling: each pass adds the sum of as many entries before those summed."""
+    found, reach = x.movedim(dim, -1), 1
+    while reach < found.shape[-1]:
+        head, tail = found[..., :reach], found[..., reach:]
+        added = torch.logaddexp(tail, found[..., :-reach])
+        found, reach = torch.cat([head, added], dim=-1), 2 * reach
+    return found.movedim(-1, dim)
 
 
 def _embedding_bag(
@@ -139,7 +204,7 @@ def _embedding_bag(
     padding_idx: int | None = None,
 ) -> Any:
     if offsets is not None or max_norm is not None or input.ndim != 2:
-        raise NotImplementedError(
+        raise UnsupportedObjectiveError(
             "EmbeddingBag has second derivatives for bags of equal length, without "
             "max_norm."
         )

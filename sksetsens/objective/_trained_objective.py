@@ -36,14 +36,14 @@ def refuse_another_gradient(net: Any, probe: Objective) -> None:
     example parameters kept in a list or another object since `initialize`.
     """
     w = moved_weights(probe.weights)
-    operators = probe._core.replaced()
+    operators = probe.operators.replaced()
     with _double_at(net, w), eval_mode(net.module_), torch.enable_grad(), operators:
         parameters = [p for p in net.module_.parameters() if p.requires_grad]
         loss = net.get_loss(net.infer(probe._x), probe._y, X=probe._x, training=True)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         ours = probe.gradient(w)
     data_term = [
-        np.zeros(p.numel()) if g is None else g.cpu().numpy().ravel()
+        np.zeros(p.numel()) if g is None else g.to_dense().cpu().numpy().ravel()
         for p, g in zip(parameters, gradients, strict=True)
     ]
     theirs = np.concatenate(data_term) + probe.decay.cpu().numpy() * w
@@ -78,6 +78,7 @@ def _double_at(net: Any, weights: NDArray[np.float64]) -> Iterator[None]:
     data = [p.data for p in parameters]
     buffers = [dict(m._buffers) for m in modules]
     trainable = [p for p in net.module_.parameters() if p.requires_grad]
+    before = list(zip(parameters, data, strict=True))
     try:
         for p in parameters:
             p.data = _double(p.data)
@@ -88,9 +89,14 @@ def _double_at(net: Any, weights: NDArray[np.float64]) -> Iterator[None]:
         pieces = np.split(weights, np.cumsum([p.numel() for p in trainable])[:-1])
         for p, piece in zip(trainable, pieces, strict=True):
             p.data = torch.as_tensor(piece, device=p.device).reshape(p.shape)
+        for m in modules:
+            # Rows of padding are constants.
+            if isinstance(m, torch.nn.Embedding) and m.padding_idx is not None:
+                rows = next(d for p, d in before if p is m.weight)
+                m.weight.data[m.padding_idx] = rows[m.padding_idx].double()
         yield
     finally:
-        for p, tensor in zip(parameters, data, strict=True):
+        for p, tensor in before:
             p.data = tensor
         for m, own in zip(modules, buffers, strict=True):
             m._buffers.update(own)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
-from skorch import NeuralNet
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 
-from ..objective import weight_decay
+from ..objective import refuse_renormalised, weight_decay
+from ._fingerprint import UnstableValueError, fingerprint
 
 __all__ = ["check_fitted_nets"]
 
@@ -71,6 +74,7 @@ def _check_fitted(net: Any, number: int) -> None:
             f"{number}, a {type(net).__name__}, is not initialised: call its fit, or "
             "its initialize and load_params."
         )
+    refuse_renormalised(net.module_)
 
 
 def _check_alike(first: Any, net: Any, number: int) -> None:
@@ -79,8 +83,10 @@ def _check_alike(first: Any, net: Any, number: int) -> None:
         ("class", type),
         ("module", lambda n: type(n.module_)),
         ("weights", _shapes),
-        ("criterion", lambda n: str(n.criterion_)),
+        ("criterion", _criterion),
         ("weight_decay", weight_decay),
+        ("train_split", lambda n: _digest(n.train_split)),
+        ("parameters", _own_parameters),
     ):
         one, other = look(first), look(net)
         if one != other:
@@ -94,6 +100,35 @@ def _check_alike(first: Any, net: Any, number: int) -> None:
 
 def _shapes(net: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in net.module_.named_parameters()}
+
+
+def _criterion(net: Any) -> Any:
+    """What tells criteria apart: class, attributes, weights of classes."""
+    criterion = net.criterion_
+    parts = {k: v for k, v in vars(criterion).items() if not k.startswith("_")}
+    if isinstance(criterion, torch.nn.Module):
+        parts |= dict(criterion.named_buffers()) | dict(criterion.named_parameters())
+        parts.pop("training", None)
+    return str(criterion), {name: _digest(part) for name, part in parts.items()}
+
+
+def _own_parameters(net: Any) -> dict[str, str]:
+    """Of a user's own class of nets, which its get_loss may read."""
+    classes = (NeuralNet, NeuralNetClassifier, NeuralNetBinaryClassifier)
+    known = {n for c in classes for n in inspect.signature(c).parameters}
+    own = {
+        name: value
+        for name, value in net.get_params(deep=False).items()
+        if name not in known and "__" not in name
+    }
+    return {name: _digest(value) for name, value in own.items()}
+
+
+def _digest(value: Any) -> str:
+    try:
+        return fingerprint(value)
+    except UnstableValueError:
+        return str(value)
 
 
 def _short(value: Any) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .._layout import InputLayout
 from ..objective import (
     Objective,
+    Operators,
     Trained,
     bare_net,
     built,
@@ -65,8 +66,8 @@ class RestartTask:
         Where what is trained is not the objective.
     layout : InputLayout, default=None
         What the columns of X are where the net takes several arrays, or codes.
-    decomposes : bool, default=False
-        Whether operators without derivatives are written in others.
+    operators : Operators
+        What is replaced in the net's code.
     objective : Objective, default=None
         On the analysis data, at any weights: what restarts in this process share. It
         does not travel to others, because skorch cannot send module classes of
@@ -89,7 +90,7 @@ class RestartTask:
     split: Any = None
     mismatches: tuple[str, ...] = ()
     layout: InputLayout | None = None
-    decomposes: bool = False
+    operators: Operators = Operators()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "objective": None}
@@ -293,7 +294,7 @@ def _objective(task: RestartTask, net: Any) -> Objective:
         net = built(net.initialize(), task.X_net, task.layout)
     memory = task.working_memory
     objective = Objective(
-        net, task.X, task.y, working_memory=memory, decomposes=task.decomposes
+        net, task.X, task.y, working_memory=memory, operators=task.operators
     )
     return objective.weighted(task.row_weights)
 

@@ -202,7 +202,7 @@ def _examined(
         split=split,
         mismatches=mismatches(trial, X_net),
         layout=layout,
-        decomposes=objective.decomposes,
+        operators=objective.operators,
     )
     if task.row_weights is not None:
         objective = _weighted(objective, task)

@@ -1,0 +1,84 @@
+"""Copies of a user's module that can be differentiated, beside which it stays."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .._compat import is_compiled
+from ..exceptions import UnsupportedObjectiveError
+
+__all__ = ["copied", "plain_name", "refuse_renormalised", "uncompiled"]
+
+_INSIDE = "_orig_mod."
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module, of uncompiled layers with dense gradients.
+
+    Rows of embeddings that stand for padding are constants in it, as in training.
+    """
+    for m in module.modules():
+        for name, value in vars(m).items():
+            # What old-style weight_norm computes before each call has a graph, and
+            # cannot be copied with it.
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                m.__dict__[name] = value.detach()
+    found = uncompiled(copy.deepcopy(module))
+    for m in found.modules():
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag):
+            m.sparse = False
+        if type(m) is nn.Embedding and m.padding_idx is not None:
+            m.register_buffer("padding", m.weight[m.padding_idx].detach().clone())
+            m.__class__ = _PaddedEmbedding
+    return found
+
+
+class _PaddedEmbedding(nn.Embedding):
+    """An embedding whose row of padding is a constant, to derivatives of all kinds.
+
+    torch leaves that row out of the reverse derivative only.
+    """
+
+    padding: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Rows of the weights, and the constant where the input is padding."""
+        rows = functional.embedding(input, self.weight)
+        is_padding = torch.eq(input, self.padding_idx or 0)[..., None]
+        return torch.where(is_padding, self.padding.to(rows.dtype), rows)
+
+
+def refuse_renormalised(module: nn.Module) -> None:
+    """Refuse layers whose calls write into the weights, before any call."""
+    for name, m in module.named_modules():
+        if getattr(m, "max_norm", None) is not None:
+            raise UnsupportedObjectiveError(
+                f"The layer {name!r} ({type(m).__name__}) has max_norm={m.max_norm}: "
+                "its calls write into its weights, which have no derivative then. Use "
+                "weight decay instead."
+            )
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """What a module was before ``torch.compile``, in all its layers; changed in place.
+
+    A module that is compiled as a whole is left as it is, and what it was returned.
+    """
+    found: Any = module
+    if is_compiled(module):
+        found = module._orig_mod
+    for parent in list(found.modules()):
+        for name, child in list(parent.named_children()):
+            if is_compiled(child):
+                setattr(parent, name, child._orig_mod)
+    return cast(nn.Module, found)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the module that was not compiled."""
+    return name.replace(_INSIDE, "")
