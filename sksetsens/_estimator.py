@@ -938,6 +938,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         tags.target_tags.required = True
         tags.target_tags.multi_output = is_regressor(self.estimator)
         tags.input_tags.three_d_array = True
+        tags.input_tags.sparse = True
         tags.non_deterministic = False
         return tags
 

@@ -48,7 +48,7 @@ class InputLayout:
         """
         if not isinstance(X, Mapping):
             return cls((), (np.shape(X)[1:],), ("int64",))
-        arrays = {str(name): np.asarray(part) for name, part in X.items()}
+        arrays = {str(name): np.asarray(X[name]) for name in sorted(X, key=str)}
         if not arrays:
             raise _refusal("hold an array", "an empty dict")
         for name, part in arrays.items():
@@ -69,6 +69,13 @@ class InputLayout:
                 for part in arrays.values()
             ),
         )
+
+    def __str__(self) -> str:
+        kinds = [dtype or "real numbers" for dtype in self.dtypes]
+        rows = [f"{k} of shape {s}" for k, s in zip(kinds, self.shapes, strict=True)]
+        if not self.names:
+            return rows[0]
+        return ", ".join(f"{n!r}: {r}" for n, r in zip(self.names, rows, strict=True))
 
     @property
     def slices(self) -> list[slice]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_regressor
@@ -20,13 +19,15 @@ from sklearn.utils.validation import check_X_y, validate_data
 from skorch import NeuralNetBinaryClassifier
 
 from ._layout import InputLayout
-from ._validation import user_stacklevel
+from ._validation import dense, user_stacklevel
+from .exceptions import StochasticObjectiveError
 
 __all__ = [
     "TrainingData",
     "check_training_data",
     "check_weights",
     "encode_labels",
+    "read_dataset",
     "warn_of_integers",
     "warn_of_lost_classes",
 ]
@@ -90,8 +91,10 @@ def check_training_data(
         Of a net that is trained already, whose targets are class numbers; None where
         labels may be encoded in whatever order.
     """
-    if isinstance(X, torch.utils.data.Dataset) and y is None:
-        X, y = _read(X)
+    X = dense(X)
+    if isinstance(X, torch.utils.data.Dataset):
+        X, own = read_dataset(X)
+        y = own if y is None else y
     layout = InputLayout.of(X) if isinstance(X, Mapping) else None
     were_whole = layout is None and _holds_integers(X)
     y_options: dict[str, Any] = {}
@@ -99,9 +102,7 @@ def check_training_data(
         y_options = {"multi_output": True, "y_numeric": is_regressor(net)}
     if layout is None:
         _refuse_categories(X)
-        X = X.toarray() if scipy.sparse.issparse(X) else X
-        rank = 0 if y is None else np.ndim(y)
-        if rank > 2 and not is_classifier(net):
+        if getattr(y, "ndim", 0) > 2 and not is_classifier(net):
             X = validate_data(owner, X, **_AS_ROWS)
             y = check_array(y, ensure_2d=False, allow_nd=True, input_name="y")
             check_consistent_length(X, y)
@@ -232,8 +233,16 @@ def _real(y: NDArray[Any]) -> NDArray[np.float64]:
 def _class_numbers(net: Any, y: NDArray[Any], n_classes: int) -> NDArray[Any]:
     """Labels of the outputs of a trained net, which was trained on their numbers."""
     given = getattr(net, "classes", None)
-    if given is not None and np.isin(y, given).all():
-        return np.array(given)
+    if given is not None:
+        unknown = np.setdiff1d(y, given)
+        if not len(unknown):
+            return np.array(given)
+        numbers = y.dtype.kind in "iub" and np.asarray(given).dtype.kind not in "iub"
+        if not numbers:
+            raise ValueError(
+                "The 'y' parameter of from_fitted must hold labels among the net's "
+                f"classes, {list(given)}. Got {unknown.tolist()} too."
+            )
     whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and (y == y.round()).all())
     if not whole or y.min() < 0 or y.max() >= n_classes:
         raise ValueError(
@@ -347,10 +356,37 @@ def _refuse_categories(X: Any) -> None:
         )
 
 
-def _read(dataset: Any) -> tuple[Any, Any]:
-    """X and y of a torch Dataset of pairs."""
+_READ_TWICE = 32
+
+
+def read_dataset(dataset: Any) -> tuple[Any, Any]:
+    """X and y of a torch Dataset of pairs.
+
+    Raises
+    ------
+    ValueError
+        If it has no length, or no pairs.
+    StochasticObjectiveError
+        If it returns other rows when it is read again.
+    """
+    X, y = _read(dataset, len(dataset))
+    again, _ = _read(dataset, min(len(dataset), _READ_TWICE))
+    first = {"": X} if not isinstance(X, Mapping) else X
+    second = {"": again} if not isinstance(X, Mapping) else again
+    for name, part in second.items():
+        if not np.array_equal(first[name][: len(part)], part):
+            raise StochasticObjectiveError(
+                "The 'X' parameter must be a Dataset that returns the same rows each "
+                f"time. Got {type(dataset).__name__}, which returns others when it is "
+                "read again: with random augmentation the solution set is random. "
+                "Augment the data once, with a seed."
+            )
+    return X, y
+
+
+def _read(dataset: Any, n: int) -> tuple[Any, Any]:
     try:
-        pairs = [dataset[i] for i in range(len(dataset))]
+        pairs = [dataset[i] for i in range(n)]
         rows, targets = zip(*pairs, strict=True)
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
@@ -24,6 +25,7 @@ __all__ = [
     "check_positive",
     "check_rows",
     "check_wraps_a_set",
+    "dense",
     "prediction_scorer",
     "real_points",
     "selection",
@@ -96,12 +98,17 @@ def real_points(name: str, value: Any) -> NDArray[np.float64]:
         ) from error
 
 
+def dense(X: Any) -> Any:
+    """An array of a sparse matrix; anything else as it is."""
+    return X.toarray() if scipy.sparse.issparse(X) else X
+
+
 def check_rows(
     X: ArrayLike, expected: tuple[int, ...], caller: str = "predict"
 ) -> NDArray[np.float64]:
     """X as finite float64 rows of the expected shape."""
     rows: NDArray[np.float64] = check_array(
-        X, dtype=np.float64, allow_nd=True, input_name="X"
+        dense(X), dtype=np.float64, allow_nd=True, input_name="X"
     )
     if rows.shape[1:] != expected:
         raise ValueError(

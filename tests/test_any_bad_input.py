@@ -114,7 +114,6 @@ BAD = {
                 X.astype(complex),
                 np.char.add(X.astype(str), "x"),
                 np.full((N, D), Strange(), dtype=object),
-                scipy.sparse.csr_array(X),
                 torch.ones,
             ]
         ),

@@ -107,9 +107,16 @@ def test_fit_refuses_data(X_bad, y_bad, message):
         _model().fit(X_bad, y_bad)
 
 
-def test_fit_refuses_sparse_data():
-    with pytest.raises(TypeError, match=r"Sparse data.*Use '.toarray\(\)'"):
-        _model().fit(scipy.sparse.csr_matrix(X), y)
+def test_sparse_data_are_those_of_the_dense_array():
+    one, other = _model().fit(scipy.sparse.dok_array(X), y), _model().fit(X, y)
+    np.testing.assert_array_equal(
+        one.solution_set_.weights, other.solution_set_.weights
+    )
+    sparse = scipy.sparse.csr_matrix(X)
+    np.testing.assert_array_equal(one.predict(sparse), other.predict(X))
+    moved = scipy.sparse.csr_array(X + 0.01)
+    shifts = [m.sensitivity(P).shift for m, P in ((one, moved), (other, X + 0.01))]
+    np.testing.assert_array_equal(*shifts)
 
 
 @pytest.mark.parametrize(

@@ -530,7 +530,7 @@ def test_dicts_go_in_and_come_out(table):
 
 
 def test_dicts_that_are_another(table):
-    with pytest.raises(ValueError, match=r"keys \['numbers', 'kinds'\]"):
+    with pytest.raises(ValueError, match=r"keys \['kinds', 'numbers'\]"):
         table.predict({"numbers": X})
     with pytest.raises(ValueError, match="'X_perturbed'.*dict with the keys"):
         table.sensitivity(X)

@@ -24,7 +24,6 @@ from ._module_checks import (
 from ._module_copy import refuse_renormalised
 from ._objective import Objective
 from ._operators import ShapesSeen
-from ._products import PointProducts
 from ._trained_objective import (
     eval_mode,
     refuse_another_gradient,
@@ -378,12 +377,15 @@ def _refuse_missing_derivatives(
         )
     w = objective.weights
     try:
-        moved, r = _second_derivatives(probe)
+        moved = probe.hessian_product(w, np.ones_like(w))
+        r = probe.output_gradient(w)
     except (NotImplementedError, RuntimeError) as error:
+        told = str(error).splitlines()[0].rstrip(".")
+        remedy = f"Replace that operator, or the criterion {criterion}"
+        if "does not require grad" in told:
+            remedy = "Take torch.no_grad and detach out of forward and get_loss"
         raise UnsupportedObjectiveError(
-            "The objective has no second derivative here: "
-            f"{str(error).splitlines()[0]} Replace that operator, or the criterion "
-            f"{criterion}."
+            f"The objective has no second derivative here: {told}. {remedy}."
         ) from error
     if not np.isfinite(moved).all():
         raise UnsupportedObjectiveError(
@@ -400,17 +402,6 @@ def _refuse_missing_derivatives(
         )
 
 
-def _second_derivatives(probe: Objective) -> tuple[Any, Any]:
-    """H v, not finite where any second derivative is not, and r."""
-    w, r = probe.weights, probe.output_gradient(probe.weights)
-    moved = probe.hessian_product(w, np.ones_like(w))
-    # In the outputs alone, by two reverse passes; and along the data.
-    dX = np.random.default_rng(0).standard_normal(probe.input_shape)
-    recorded = PointProducts(probe, w)
-    parts = probe.curvature_along(w, np.ones_like(r)), recorded.cross(dX)
-    return moved + sum(0.0 * part.sum() for part in parts), r
-
-
 def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
     """Shape of the outputs of one row."""
     row = net_inputs(net, X[:1])
@@ -418,9 +409,19 @@ def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
         with eval_mode(net.module_), torch.no_grad():
             outputs = net.infer(row)
     except Exception as error:
+        layout = getattr(net, "_input_layout", None)
+        rows, remedy = (
+            f"of shape {X.shape[1:]}",
+            "Set its number of features to that of X.",
+        )
+        if layout is not None:
+            rows = f"of {layout}"
+            remedy = (
+                "The keys of X must be forward's arguments, and codes within range."
+            )
         raise UnsupportedObjectiveError(
-            f"The module {type(net.module_).__name__} cannot evaluate rows of shape "
-            f"{X.shape[1:]}: {error}. Set its number of features to that of X."
+            f"The module {type(net.module_).__name__} cannot evaluate rows {rows}: "
+            f"{type(error).__name__} {error}. {remedy}"
         ) from error
     if isinstance(outputs, tuple | list):  # As in skorch, the first one predicts.
         outputs = outputs[0]
@@ -437,6 +438,8 @@ def takes_codes(net: Any, X: NDArray[Any]) -> bool:
         except Exception:
             try:
                 net.infer(codes)
+            except IndexError:  # Codes that the net does not know are codes.
+                return True
             except Exception:
                 return False
             return True

@@ -208,6 +208,8 @@ def _polished_on_kinks(
         found = continued_on_kinks(objective, start, active)
     # Weights of dead units end anywhere below rounding, down to denormal numbers.
     w = np.where(np.abs(found.weights) > _VANISHED, found.weights, 0.0)
+    if not found.is_minimum_on_kinks:
+        return _lowest(objective, start, found, initial, tol)
     if not w.any():
         # Units that all die together leave no scale by which any is small.
         found = replace(found, active=ActiveSet.of_zero(objective, w))
@@ -217,8 +219,7 @@ def _polished_on_kinks(
     scale = max(scale, found.largest_force, np.finfo(np.float64).tiny)
     relative = here.gradient_norm / scale
     relative = max(relative, found.off_kinks)
-    solved = found.is_minimum_on_kinks
-    converged = bool(solved and relative <= tol)
+    converged = bool(relative <= tol)
     return Polished(
         w,
         objective.loss(w),
@@ -228,21 +229,38 @@ def _polished_on_kinks(
         found.n_iter,
         "kinks",
         converged,
-        "stationary" if converged else _why_not_on_kinks(objective, found, relative),
-        found.kinks if solved else Kinks.none(),
+        "stationary" if converged else _why_not(objective, w, relative, tol),
+        found.kinks,
     )
 
 
-def _why_not_on_kinks(
-    objective: Objective, found: KinkSolution, relative: float
-) -> str:
-    if runs_away(objective, found.weights):
-        return _why_not(objective, found.weights, relative, 0.0)
-    kinked, total = objective.kinked_preactivations(found.weights)
-    return (
-        f"not stationary: {kinked} of {total} pre-activations sit on a kink, and no "
-        f"zero of R was found on these (last step {found.residual:.2g}); train longer, "
-        "add weight decay, or use a smooth activation (tanh, softplus)"
+def _lowest(
+    objective: Objective, start: Array, found: KinkSolution, initial: float, tol: float
+) -> Polished:
+    """The lowest weights seen where no minimum was found: never above the start."""
+    descended, n_iter = lbfgs(objective, start, tol, _LBFGS_OF_FREE[1])
+    candidates = [start, descended, found.weights]
+    losses = [objective.loss(v) for v in candidates]
+    w = candidates[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))]
+    here = _Place.of(objective, w)
+    kinked, total = objective.kinked_preactivations(w)
+    status = (
+        f"not stationary: relative gradient {here.relative:.2g}, and no minimum was "
+        f"found on the kinks nearby ({kinked} of {total} pre-activations sit on one); "
+        "train longer, add weight decay, or use a smooth activation (tanh, softplus)"
+    )
+    if runs_away(objective, w):
+        status = _why_not(objective, w, here.relative, tol)
+    return Polished(
+        w,
+        objective.loss(w),
+        here.gradient_norm,
+        initial,
+        here.relative,
+        found.n_iter + n_iter,
+        "kinks",
+        False,
+        status,
     )
 
 
@@ -366,7 +384,7 @@ def _report(
 
 def _why_not(objective: Objective, w: Array, relative: float, tol: float) -> str:
     head = f"not stationary: relative gradient {relative:.2g} > tol {tol:.2g}"
-    if not np.isfinite(relative):
+    if not np.isfinite(objective.loss(w)):
         return f"{head}; the loss is not finite, lower the learning rate"
     if runs_away(objective, w):
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,16 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from torch.utils.data import Dataset
 
 from .._compat import check_feature_names, check_n_features
-from .._training_data import check_weights, encode_labels, warn_of_lost_classes
-from .._validation import user_stacklevel
+from .._training_data import (
+    check_weights,
+    encode_labels,
+    read_dataset,
+    warn_of_lost_classes,
+)
+from .._validation import dense, user_stacklevel
 from ._directions import (
     called_directions,
     choose_rows,
@@ -42,13 +49,15 @@ def check_inputs(
     ``name`` is what errors call it. A bare array warns of missing feature names unless
     it ``may_be_nameless``. Several arrays come side by side.
     """
+    if isinstance(X, Dataset):
+        X = read_dataset(X)[0]
     layout = estimator._task.layout
     if layout is not None:
         return layout.pack(X, name)
     if not may_be_nameless or hasattr(X, "columns"):
         check_feature_names(estimator, X, reset=False)
     checked = check_array(
-        X,
+        dense(X),
         dtype=np.float64,
         allow_nd=True,
         order="C",
@@ -131,6 +140,9 @@ def check_perturbed_data(
 
 def _check_inputs(estimator: Any, X_perturbed: Any) -> Array:
     X_train = estimator.inputs_
+    if isinstance(X_perturbed, Dataset):
+        X_perturbed = read_dataset(X_perturbed)[0]
+    X_perturbed = dense(X_perturbed)
     layout = estimator._task.layout
     if layout is None and np.ndim(X_perturbed) == 0:
         raise ValueError(
@@ -264,11 +276,15 @@ def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
         )
     rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
     X_new = estimator.inputs_ if X is None else check_inputs(estimator, X)
+    layout = estimator._task.layout
     rows = choose_rows(estimator.perturbed_fraction, len(X_new), rng)
     kind, size = estimator.perturbation, estimator.perturbation_size
     if callable(kind):
         y_new = estimator.y_train_ if X is None else y
-        directions = called_directions(kind, estimator, X_new, y_new, rng)
+        given: Any = X_new if layout is None else layout.unpack(X_new)
+        directions = called_directions(kind, estimator, given, y_new, rng)
+        if layout is not None and isinstance(directions, Mapping):
+            directions = layout.pack({**given, **directions}, "perturbation")
     elif kind == "worst_case":
         return _worst_case(estimator, X, rows)
     elif kind == "random":
@@ -280,7 +296,6 @@ def perturb_data(estimator: Any, X: Any, y: Any) -> Array:
             targets = _encode(estimator, X_new, y)
             objectives = [o.with_data(X_new, targets) for o in objectives]
         directions = gradient_directions(objectives, solutions.weights)
-    layout = estimator._task.layout
     if layout is not None and not layout.is_real.any():
         raise ValueError(
             "The 'X' parameter of perturb must hold real numbers. Got integer codes "

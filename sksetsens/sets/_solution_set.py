@@ -370,7 +370,13 @@ class SolutionSet:
         objectives = self._objectives("predict")
         X = rows_for(objectives[0], X, "predict")
         pairs = zip(objectives, self.weights, strict=True)
-        predictions = np.stack([o.predictions(w, X) for o, w in pairs])
+        try:
+            predictions = np.stack([o.predictions(w, X) for o, w in pairs])
+        except IndexError as error:
+            raise ValueError(
+                "The 'X' parameter of predict must hold codes that the net has rows "
+                f"for. Got others ({error})."
+            ) from error
         single = predictions.ndim > 2 and predictions.shape[-1] == 1
         return predictions[..., 0] if single else predictions
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
+from torch.nn.parameter import is_lazy
 
 from ..objective import refuse_renormalised, weight_decay
 from ._fingerprint import UnstableValueError, fingerprint
@@ -75,6 +76,13 @@ def _check_fitted(net: Any, number: int) -> None:
             "its initialize and load_params."
         )
     refuse_renormalised(net.module_)
+    for name, p in net.module_.named_parameters():
+        if not is_lazy(p) and not bool(p.isfinite().all()):
+            raise ValueError(
+                "The 'nets' parameter of from_fitted must hold finite weights. Got NaN "
+                f"or infinite ones in {name!r} of number {number}: its training "
+                "diverged."
+            )
 
 
 def _check_alike(first: Any, net: Any, number: int) -> None:

@@ -77,7 +77,7 @@ def fixed_split(
             f"The net's train_split={split!r} would hold rows out of the training, and "
             "no callback reads their score; it is overridden by None, so that the "
             "solution set belongs to all rows of X. Pass train_split=None to the net "
-            "to silence this, or a split of your own to keep it.",
+            "to silence this, or another split (of other folds, say) to keep it.",
             UserWarning,
             stacklevel=user_stacklevel(),
         )

@@ -221,7 +221,13 @@ def _weighted(objective: Objective, task: RestartTask) -> Objective:
             "The net's train_split holds rows out, and its loss cannot leave them out: "
             f"{error} Pass train_split=None and the rows to train on."
         ) from error
-    objective = objective.weighted(task.row_weights)
+    weights = task.row_weights
+    if weights is None or not weights.any():
+        raise ValueError(
+            "The 'sample_weight' parameter of fit must leave a row that is trained on. "
+            "Got zeros in all rows that the net's train_split does not hold out."
+        )
+    objective = objective.weighted(weights)
     if not np.isfinite(objective.loss(objective.weights)):
         raise ValueError(
             "The 'sample_weight' parameter of fit must leave rows that the criterion "
