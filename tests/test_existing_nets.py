@@ -24,6 +24,7 @@ from sksetsens import SolutionSetEstimator, sample_influence
 from sksetsens.exceptions import (
     FittedNetWarning,
     ObjectiveMismatchWarning,
+    StochasticObjectiveError,
     UnsupportedObjectiveError,
 )
 from sksetsens.objective import Operators
@@ -841,3 +842,89 @@ def test_operators_stay_replaced_where_callbacks_freeze_weights():
     np.testing.assert_allclose(
         gd.objective.hessian_product(gd.weights, v), (there - back) / 2e-4, atol=1e-6
     )
+
+
+# Never worse than the training --------------------------------------------------------
+
+
+class Relu(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, X):
+        return self.layers(X)
+
+
+def test_polishing_never_ends_above_the_training():
+    """Separable classes that nothing holds have no minimiser to end at."""
+    net = NeuralNetClassifier(
+        Relu, criterion=nn.CrossEntropyLoss, train_split=None, lr=0.1, verbose=0
+    )
+    labels = (X[:, 0] + 0.3 * X[:, 1] > 0).astype(np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain, polished = (
+            SolutionSetEstimator(net, n_restarts=2, random_state=0, polish=polish)
+            for polish in (False, True)
+        )
+        before = plain.fit(X, labels).solution_set_.losses
+        found = polished.fit(X, labels).solution_set_
+    assert (found.losses <= before).all()
+    assert all("finite" not in s or "no finite" in s for s in found.status)
+
+
+def test_absolute_errors_are_retrained_beyond_their_kinks():
+    """Where kinks change too far for exchange, another minimum is found, not none."""
+    net = tabular(Mlp, criterion=nn.L1Loss, max_epochs=30)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(X, y)
+    moved = X + 0.3 * np.random.default_rng(0).standard_normal(X.shape)
+    retrained = model.retrain(moved)
+    assert retrained.converged.all()
+    there = model.graphical_derivatives_[0].objective.off_kinks().with_data(moved)
+    assert retrained.losses[0] <= there.loss(model.solution_set_.weights[0])
+
+
+def test_random_numbers_of_the_user_stay_where_they_are():
+    (net,) = trained(1, regressor(module__p=0.3, max_epochs=2))
+    torch.manual_seed(3)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    with pytest.warns(ObjectiveMismatchWarning):
+        SolutionSetEstimator.from_fitted(net, X, y)
+    assert torch.equal(states[0], torch.get_rng_state())
+    np.testing.assert_array_equal(states[1], np.random.get_state()[1])
+
+
+def test_data_sets_are_read_where_rows_are():
+    dataset = Dataset(X, y)
+    model = SolutionSetEstimator(regressor(), n_restarts=1, random_state=0)
+    model.fit(dataset)
+    other = clone(model).fit(X, y)
+    np.testing.assert_array_equal(
+        model.solution_set_.weights, other.solution_set_.weights
+    )
+    np.testing.assert_array_equal(model.predict(dataset), other.predict(X))
+
+    class Augmented(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, i):
+            return X[i] + np.float32(np.random.standard_normal()), y[i]
+
+    with pytest.raises(StochasticObjectiveError, match="same rows each time"):
+        model.fit(Augmented())
+
+
+def test_codes_that_the_net_has_no_rows_for():
+    net = tabular(Padded, max_epochs=2)
+    with pytest.raises(UnsupportedObjectiveError, match="codes within range"):
+        SolutionSetEstimator(net, n_restarts=1).fit(TOKENS + 4, y)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0).fit(TOKENS, y)
+    with pytest.raises(ValueError, match="codes that the net has rows for"):
+        model.predict(TOKENS + 4)
+
+
+def test_keys_that_forward_does_not_know():
+    with pytest.raises(UnsupportedObjectiveError, match="eys of X must be forward's"):
+        SolutionSetEstimator(tabular()).fit({"numbers": X}, y)

@@ -51,6 +51,8 @@ _KICKS, _KICK, _KICKED = (11, 12, 13), 0.1, 1e-2
 # Newton's steps of revived units at each epsilon, and the gradient, in terms of what is
 # enough, at which they are stuck on their way.
 _STEPS, _STUCK = 90, 100.0
+# Epsilons one after the other at which they may be.
+_PATIENCE = 5
 # Kinks per weight, of which those that are none by chance are dropped; and bytes that
 # their gradients may take.
 _MOST, _MOST_BYTES = 4, 1e9
@@ -140,7 +142,7 @@ def _revived(
         eps, n_units = attempt
         start = _downhill(objective, w, directions[:n_units])
         start, n = _grown(objective, start, eps)
-        again = _homotopy(objective, start, eps, by_unit=True)
+        again = _homotopy(objective, start, eps, by_unit=True, patience=1)
         n_iter += n + again.n_iter
         if again.is_minimum_on_kinks and objective.loss(again.weights) < loss:
             attempts.remove(attempt)
@@ -172,12 +174,18 @@ def _grown(objective: Objective, w: Array, eps: float) -> tuple[Array, int]:
 
 
 def _homotopy(
-    objective: Objective, weights: Array, first: float, *, by_unit: bool = False
+    objective: Objective,
+    weights: Array,
+    first: float,
+    *,
+    by_unit: bool = False,
+    patience: int = _PATIENCE,
 ) -> KinkSolution:
     """A minimiser on the kinks near weights; the nearer, the smaller the first eps.
 
     Epsilon is relative to the inputs of whole operations, or of each unit: those that
-    are about to die are smoothed away, or not.
+    are about to die are smoothed away, or not. It is given up where minimisers of the
+    smoothed net are not found at so many epsilons one after the other.
     """
     w, eps, previous, n_iter = weights, first, None, 0
     scales = ramp_scales(objective.ramps(weights), by_unit=by_unit)
@@ -185,14 +193,15 @@ def _homotopy(
     unit *= 1.0 + float(np.linalg.norm(w))
     # Units that stay dead while others revive are in nobody's way.
     free = ~dead_weights(w) if by_unit else np.ones(w.size, dtype=bool)
-    solution, last = None, _SOON if by_products(objective) else _LAST
+    solution, last, stuck = None, _SOON if by_products(objective) else _LAST, 0
     while eps >= last:
         smoothed = objective.smoothed(eps, scales)
         enough = min(_EXACT, _PER_EPS * eps) * unit
-        steps = _STEPS if by_unit else None
+        steps = _STEPS if patience == 1 else None
         w, n, left = _minimised(smoothed, w, free, enough, eps, steps)
         n_iter += n
-        if runs_away(objective, w) or (by_unit and left > _STUCK * enough):
+        stuck = stuck + 1 if left > _STUCK * enough else 0
+        if runs_away(objective, w) or stuck >= patience:
             return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
         if eps <= _TRIED:
             active = identified(smoothed, w, eps, scales)
@@ -287,4 +296,9 @@ def continued_on_kinks(
     solution = newton_on_kinks(objective, weights, active)
     if solution.is_minimum_on_kinks:
         return solution
-    return _homotopy(objective, weights, _WARM)
+    solution = _homotopy(objective, weights, _WARM, patience=1)
+    if solution.is_minimum_on_kinks:
+        return solution
+    # On another branch, which is told where it lies beyond what was predicted.
+    found = minimised_on_kinks(objective, weights)
+    return found.after(solution.n_iter + found.n_iter)
