@@ -179,6 +179,15 @@ class Interrupting(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, in processes too that were started where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     """skorch takes it for the end of the training, which is then half done."""
     memory, file = tmp_path / "memory", str(tmp_path / "epochs")
@@ -202,6 +211,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_without_memory_names_the_remedy(tmp_path):
     model = _model(callbacks=[Interrupting(str(tmp_path / "e"))], module__share=-1.0)
     with pytest.raises(KeyboardInterrupt, match="") as caught:
