@@ -527,7 +527,7 @@ ZOO = {
             "module__norm": nn.utils.parametrizations.spectral_norm,
             **without_decay("*original"),
         },
-        flagged="no gap at the cut-off",
+        flagged="the curvature jumps",
     ),
     "LayerNorm": Case(build=layer_norm),
     "PReLU": Case(build=prelu),

@@ -7,7 +7,8 @@ perturbation size, so each training is followed by one of
 - Levenberg-Marquardt with the step taken in the dual, where a quadratic loss has
   fewer outputs than weights (interpolation);
 - trust-region Newton on the exact Hessian, dense or on Krylov spaces;
-- L-BFGS, before Newton from a cold start;
+- L-BFGS, before Newton from a cold start, and in the scales of the curvature where a
+  Hessian costs hundreds of gradients;
 - a homotopy to the kinks of nets with ramps, and Newton on these.
 """
 
@@ -28,6 +29,7 @@ from ._kink_newton import KinkSolution
 from ._kinks import continued_on_kinks, minimised_on_kinks
 from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
+from ._scaled_lbfgs import scaled_lbfgs
 from ._stationarity import STILL_SHRINKING, runs_away, stationarity
 from ._trust_region import MAX_DENSE, SMALL, trust_region_newton
 
@@ -44,13 +46,18 @@ Array = NDArray[np.float64]
 MAX_ON_KINKS = 20_000
 _ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
-# Before Newton, L-BFGS only has to reach its neighbourhood: closer where a Hessian
-# costs as much as a thousand gradients, not where it is never formed.
+# Before Newton, L-BFGS only has to reach its neighbourhood; less where it goes on in
+# the scales of the curvature.
 _LBFGS_BEFORE_NEWTON = {
     "small": (1e-4, 300),
+    "scaled": (1e-4, 100),
     "large": (1e-8, 3000),
-    "huge": (1e-6, 1000),
 }
+# Iterations by products, and with dense Hessians, where one costs thousands of
+# gradients.
+_KRYLOV, _FEW_HESSIANS = 40, 2
+# Relative gradient from which one or two of Newton's steps end at rounding.
+_SCALED_TOL = 1e-9
 _LBFGS_BETWEEN_KINKS = (1e-6, 500)
 # Of large ReLU nets that nothing holds: few of them have a minimiser.
 _LBFGS_OF_FREE = (1e-8, 1000)
@@ -281,7 +288,7 @@ def _polished(
         here = None
         n_iter += iterations
         methods.append(name)
-        if name == "lbfgs":
+        if name in ("lbfgs", "scaled"):
             # L-BFGS is followed by Newton, except towards infinity; from the start
             # where a long step took it to another scale of weights.
             if runs_away(objective, w) or _falls_for_ever(objective, w):
@@ -341,6 +348,12 @@ def _plan(
     if not warm:
         of_free = partial(_lbfgs, *_LBFGS_OF_FREE)
         plan.append(("lbfgs", of_free if free else _coarse_lbfgs))
+        if not free and _wants_scales(objective):
+            plan.append(("scaled", _scaled))
+    if not free and _forms_late(objective):
+        krylov = partial(trust_region_newton, by_products=True, max_iter=_KRYLOV)
+        last = partial(trust_region_newton, max_iter=_FEW_HESSIANS)
+        return [*plan, ("krylov", krylov), ("newton", last)]
     return [*plan, ("newton", partial(trust_region_newton, by_products=free))]
 
 
@@ -429,10 +442,27 @@ def _lbfgs(
     return lbfgs(objective, w, max(tol, coarse), max_iter)
 
 
+def _wants_scales(objective: Objective) -> bool:
+    """Whether a Hessian costs hundreds of gradients: not tens, and not thousands."""
+    if objective.n_params > MAX_DENSE:
+        return False
+    return (objective.n_params > SMALL) == objective.has_quick_hessian
+
+
+def _forms_late(objective: Objective) -> bool:
+    """Whether H costs thousands of gradients, and is formed where all else is done."""
+    large = SMALL < objective.n_params <= MAX_DENSE
+    return large and not objective.has_quick_hessian
+
+
+def _scaled(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
+    return scaled_lbfgs(objective, w, max(tol, _SCALED_TOL))
+
+
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
     size = "small" if objective.n_params <= SMALL else "large"
-    if objective.n_params > MAX_DENSE:
-        size = "huge"
+    if _wants_scales(objective):
+        size = "scaled"
     return _lbfgs(*_LBFGS_BEFORE_NEWTON[size], objective, w, tol)
 
 

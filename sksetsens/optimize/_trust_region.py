@@ -97,7 +97,7 @@ def trust_region_newton(
     n_iter : int
     """
     problem = _Problem(objective, by_products=by_products)
-    if by_products and objective.n_params <= MAX_DENSE:
+    if by_products and max_iter is None and objective.n_params <= MAX_DENSE:
         max_iter = _FEW
     w, n_iter, model = _iterate(problem, w, tol, enough, max_iter=max_iter)
     if enough or not isinstance(model, _QuadraticModel):
