@@ -951,8 +951,8 @@ def _n_classes(net: NeuralNet, X: Any) -> int | None:
         return 2
     layout = InputLayout.of(X) if isinstance(X, Mapping) else None
     rows = np.asarray(X) if layout is None else layout.pack(X)
-    if rows.dtype.kind in "biu" and takes_codes(net, rows):
-        layout = InputLayout.of(rows)
+    if rows.dtype.kind in "biu" and takes_codes(net, rows, rows.dtype.name):
+        layout = InputLayout.of_codes(rows, rows.dtype.name)
     shape = output_shape(flattened(net, layout), rows[:1])
     return shape[0] if shape else 1
 

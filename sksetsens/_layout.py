@@ -37,8 +37,13 @@ class InputLayout:
     dtypes: tuple[str, ...]
 
     @classmethod
-    def of(cls, X: Any) -> Self:
-        """The layout of a dict of arrays, or of an array of codes.
+    def of_codes(cls, X: Any, dtype: str) -> Self:
+        """The layout of one array of codes in a dtype."""
+        return cls((), (np.shape(X)[1:],), (dtype,))
+
+    @classmethod
+    def of(cls, X: Mapping[Any, Any]) -> Self:
+        """The layout of a dict of arrays.
 
         Raises
         ------
@@ -46,8 +51,6 @@ class InputLayout:
             If there is no array, or they hold something else than numbers, or
             different numbers of rows.
         """
-        if not isinstance(X, Mapping):
-            return cls((), (np.shape(X)[1:],), ("int64",))
         arrays = {str(name): np.asarray(X[name]) for name in sorted(X, key=str)}
         if not arrays:
             raise _refusal("hold an array", "an empty dict")

@@ -53,8 +53,8 @@ class TrainingData:
         Whether y was given as a column.
     layout : InputLayout or None
         What the columns of X are where several arrays were given.
-    were_whole : bool
-        Whether X was given as integers.
+    whole : str
+        Dtype of X where it was given as integers or booleans; "" otherwise.
     """
 
     X: NDArray[np.float64]
@@ -63,7 +63,7 @@ class TrainingData:
     classes: NDArray[Any] | None
     is_column: bool = False
     layout: InputLayout | None = None
-    were_whole: bool = False
+    whole: str = ""
 
     @property
     def given(self) -> Any:
@@ -72,7 +72,7 @@ class TrainingData:
 
     def as_codes(self) -> TrainingData:
         """The same where X holds codes, such as tokens."""
-        layout = InputLayout.of(self.X)
+        layout = InputLayout.of_codes(self.X, self.whole)
         return replace(self, X=layout.pack(self.X), layout=layout)
 
 
@@ -96,7 +96,7 @@ def check_training_data(
         X, own = read_dataset(X)
         y = own if y is None else y
     layout = InputLayout.of(X) if isinstance(X, Mapping) else None
-    were_whole = layout is None and _holds_integers(X)
+    whole = _whole_dtype(X) if layout is None else ""
     y_options: dict[str, Any] = {}
     if not is_classifier(net):
         y_options = {"multi_output": True, "y_numeric": is_regressor(net)}
@@ -114,7 +114,7 @@ def check_training_data(
         X, y = check_X_y(X, y, **_AS_ROWS, **y_options)
         owner.n_features_in_ = X.shape[1]
     found = _with_targets(net, X, y, n_classes)
-    return replace(found, layout=layout, were_whole=were_whole)
+    return replace(found, layout=layout, whole=whole)
 
 
 def _with_targets(
@@ -321,9 +321,14 @@ def _is_whole(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "iub"
 
 
-def _holds_integers(X: Any) -> bool:
+def _whole_dtype(X: Any) -> str:
+    """Name of an integer or boolean dtype; int64 of several in a table."""
     dtypes: Any = getattr(X, "dtypes", getattr(X, "dtype", None))
-    return any(_is_whole(dtype) for dtype in np.atleast_1d(dtypes))
+    found = {str(dtype) for dtype in np.atleast_1d(dtypes) if _is_whole(dtype)}
+    if not found:
+        return ""
+    only = found.pop().removeprefix("torch.").lower()
+    return only if not found and hasattr(torch, only) else "int64"
 
 
 def warn_of_integers() -> None:

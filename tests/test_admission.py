@@ -407,7 +407,7 @@ def test_targets_get_the_shape_of_the_outputs():
     flat = build(end=nn.Flatten(0))
     assert shape_targets(flat, X, y).shape == (N,)
     labels = np.arange(N)
-    assert shape_targets(build(), X, labels) is labels
+    assert shape_targets(build(criterion=nn.CrossEntropyLoss), X, labels) is labels
     with pytest.raises(UnsupportedObjectiveError, match=r"shape \(2,\) per row"):
         shape_targets(build(module__n_out=2), X, y)
 

@@ -928,3 +928,98 @@ def test_codes_that_the_net_has_no_rows_for():
 def test_keys_that_forward_does_not_know():
     with pytest.raises(UnsupportedObjectiveError, match="eys of X must be forward's"):
         SolutionSetEstimator(tabular()).fit({"numbers": X}, y)
+
+
+# Found by trying again ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_counts_never_broadcast(column):
+    counts = np.random.default_rng(0).poisson(np.exp(0.5 * X[:, 0]))
+    settings = regressor(criterion=nn.PoissonNLLLoss).get_params(deep=False)
+    given = counts[:, None] if column else counts
+    one, other = (
+        SolutionSetEstimator(NeuralNet(**settings), n_restarts=1, random_state=0).fit(
+            X, targets
+        )
+        for targets in (given, counts.astype(np.float32))
+    )
+    np.testing.assert_allclose(
+        one.solution_set_.weights, other.solution_set_.weights, atol=1e-8
+    )
+
+
+class DrawnPadding(Padded):
+    """Drawn as a whole, rows of padding too."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.normal_(self.words.weight)
+
+
+class TiedPadding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.Embedding(6, 2, padding_idx=0), nn.Linear(2, 6)
+        self.out.weight = self.words.weight
+
+    def forward(self, X):
+        return self.out(torch.tanh(self.words(X)).mean(dim=1))
+
+
+@pytest.mark.parametrize("module", [DrawnPadding, TiedPadding])
+def test_padding_that_training_moves_is_refused(module):
+    net = tabular(module)
+    with pytest.raises(UnsupportedObjectiveError, match="gradient of no objective"):
+        SolutionSetEstimator(net, n_restarts=1).fit(TOKENS, y)
+
+
+class Negated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 3), nn.Linear(3, 1)
+
+    def forward(self, mask):
+        return self.out(torch.tanh(self.hidden((~mask).to(self.out.weight.dtype))))
+
+
+def test_one_array_of_masks_stays_boolean():
+    mask = np.random.default_rng(0).random((len(X), 4)) < 0.5
+    model = SolutionSetEstimator(tabular(Negated), n_restarts=1, random_state=0)
+    model.fit(mask, y)
+    assert model.X_train_.dtype == bool
+    np.testing.assert_allclose(
+        model.predict(mask), model.estimators_[0].predict(mask)[:, 0], atol=1e-5
+    )
+
+
+class ByRange(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        own = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return own / (y_true.max() - y_true.min()) ** 2
+
+
+def test_a_loss_that_reads_the_largest_target_cannot_hold_any_out():
+    settings = regressor(train_split=ValidSplit(4)).get_params(deep=False)
+    targets = y.copy()
+    targets[20] = 9.0
+    with pytest.raises(UnsupportedObjectiveError, match="train_split holds rows out"):
+        SolutionSetEstimator(ByRange(**settings), n_restarts=1).fit(X, targets)
+
+
+class Warm(Mlp):
+    def __init__(self, warmth=1.0):
+        super().__init__()
+        self.warmth = warmth
+
+    def forward(self, X):
+        return super().forward(self.warmth * X)
+
+
+def test_nets_of_other_attributes_are_no_set():
+    nets = [
+        tabular(Warm, max_epochs=1, module__warmth=w).fit(X, y[:, None])
+        for w in (1.0, 3.0)
+    ]
+    with pytest.raises(ValueError, match="differs from the first in its layers"):
+        SolutionSetEstimator.from_fitted(nets, X, y)

@@ -244,7 +244,7 @@ class ObjectiveBase(NetWeights):
         is that of float32 where the code names it.
         """
         w, core = self._tensor(self.weights), self._core
-        with torch.no_grad(), OperatorsSeen() as seen:
+        with OperatorsSeen() as seen:
             value = self._loss_there(self._evaluated(w), w)
         for name, rtol in _SAME_VALUE.items():
             before = core.operators

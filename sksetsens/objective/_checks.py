@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -429,9 +430,9 @@ def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
     return tuple(outputs.shape[1:])
 
 
-def takes_codes(net: Any, X: NDArray[Any]) -> bool:
-    """Whether the module takes rows as integers, and not as real numbers."""
-    codes = torch.as_tensor(X[:1], device=net.device).to(torch.int64)
+def takes_codes(net: Any, X: NDArray[Any], dtype: str) -> bool:
+    """Whether the module takes rows in that dtype, and not as real numbers."""
+    codes = torch.as_tensor(X[:1], device=net.device).to(getattr(torch, dtype))
     with eval_mode(net.module_), torch.no_grad():
         try:
             net.infer(net_inputs(net, X[:1]))
@@ -452,7 +453,7 @@ def shape_targets(
     """Real-valued targets in the shape of the net's outputs.
 
     A column of outputs against a row of targets broadcasts to an n x n matrix in
-    MSELoss without an error. Integer targets (class labels) stay as they are; a loss of
+    MSELoss without an error. Class numbers stay as they are; a loss of
     the user's own gets the targets as they were given, unless these pair rows with rows
     and targets in the outputs' shape do not.
 
@@ -472,7 +473,11 @@ def shape_targets(
         per row than the targets, or fewer than there are classes.
     """
     shape = output_shape(net, X)
-    if not np.issubdtype(y.dtype, np.floating):
+    of_classes = isinstance(net, NeuralNetClassifier)
+    of_classes |= isinstance(
+        net.criterion_, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss
+    )
+    if not np.issubdtype(y.dtype, np.floating) and of_classes:
         if isinstance(net, NeuralNetClassifier) and shape and y.max() >= shape[0]:
             raise UnsupportedObjectiveError(
                 f"The module has {shape[0]} outputs per row and y holds {y.max() + 1} "
@@ -496,10 +501,12 @@ def shape_targets(
 
 
 def _pairs_rows(net: Any, X: NDArray[Any], y: NDArray[Any]) -> bool:
-    """Whether a loss fails, or pairs rows with rows, as silent broadcasting does."""
+    """Whether a loss fails, or pairs rows with rows by silent broadcasting."""
     n = next(n for n in (7, 11, 13, 17) if n not in (*X.shape[1:], *y.shape[1:]))
     rows = np.resize(np.arange(len(y)), n)
-    with eval_mode(net.module_), torch.no_grad(), ShapesSeen(n) as seen:
+    # What is tried here is told of where it is what trains.
+    with eval_mode(net.module_), warnings.catch_warnings(), ShapesSeen(n) as seen:
+        warnings.simplefilter("ignore")
         try:
             x = net_inputs(net, X[rows])
             with torch.random.fork_rng(()):

@@ -54,7 +54,23 @@ class _PaddedEmbedding(nn.Embedding):
 
 
 def refuse_renormalised(module: nn.Module) -> None:
-    """Refuse layers whose calls write into the weights, before any call."""
+    """Refuse layers whose calls write into the weights, before any call.
+
+    And rows of padding that are weights elsewhere, or not 0: training moves them by
+    decay alone, or there, which is the gradient of no objective.
+    """
+    own = [p for m in module.modules() for p in m._parameters.values()]
+    for name, m in module.named_modules():
+        if not isinstance(m, nn.Embedding) or m.padding_idx is None:
+            continue
+        tied = sum(p is m.weight for p in own) > 1
+        if tied or bool(m.weight[m.padding_idx].detach().any()):
+            found = "is shared with another layer" if tied else "is not 0"
+            raise UnsupportedObjectiveError(
+                f"The layer {name!r} (Embedding) has padding_idx={m.padding_idx}, "
+                f"whose row {found}: what training does to it is the gradient of no "
+                "objective. Set the row to 0, as torch does, or leave padding_idx out."
+            )
     for name, m in module.named_modules():
         if getattr(m, "max_norm", None) is not None:
             raise UnsupportedObjectiveError(

@@ -99,7 +99,9 @@ class OperatorsSeen(TorchFunctionMode):
 
 
 class ShapesSeen(TorchDispatchMode):
-    """Whether something has two axes of a length inside.
+    """Whether rows are paired with rows inside by broadcasting that nobody asked for.
+
+    A column beside a vector; pairs that are asked for are of a column and a row.
 
     Parameters
     ----------
@@ -115,9 +117,17 @@ class ShapesSeen(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor):
-            self.pairs |= tuple(found.shape).count(self._n) > 1
+        if not (isinstance(found, Tensor) and self._is_paired(found)):
+            return found
+        given = [part for part in args if isinstance(part, Tensor)]
+        if any(map(self._is_paired, given)):
+            return found
+        shorter = len(given) > 1 and min(t.ndim for t in given) < found.ndim
+        self.pairs |= shorter or "expand" in str(func)
         return found
+
+    def _is_paired(self, tensor: Tensor) -> bool:
+        return tuple(tensor.shape).count(self._n) > 1
 
 
 # In float64 ---------------------------------------------------------------------------
@@ -126,6 +136,8 @@ class ShapesSeen(TorchDispatchMode):
 def _in_double(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is Tensor.float:
         return args[0].double()
+    if kwargs.get("dtype") is _SINGLE:
+        kwargs["dtype"] = torch.float64
     if func in (Tensor.to, Tensor.type):
         args = (args[0], *(_doubled(a) for a in args[1:]))
         kwargs = {name: _doubled(a) for name, a in kwargs.items()}
@@ -147,6 +159,8 @@ def _doubled(given: Any) -> Any:
     """A dtype, or a tensor whose dtype is meant."""
     if given is _SINGLE:
         return torch.float64
+    if given is torch.FloatTensor:
+        return torch.DoubleTensor
     if isinstance(given, str) and given in ("torch.FloatTensor", "torch.float32"):
         return torch.float64
     return _promoted(given)

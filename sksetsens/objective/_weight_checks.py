@@ -12,6 +12,7 @@ from ._trained_objective import moved_weights
 __all__ = ["check_sample_weight"]
 
 _MAX_ROWS = 64
+_TIMES = (1, 2, 0, 0, 1)
 # Both sides are float64 and differ by the order of summation.
 _RTOL = 1e-9
 _REMEDY = (
@@ -46,21 +47,27 @@ def check_sample_weight(objective: Objective) -> None:
         )
     plain = objective.off_kinks().weighted(None)
     rows = np.arange(min(objective.n_samples, _MAX_ROWS))
-    # A loss that reads how many rows there are shows it: their number changes.
-    times = np.resize([1, 2, 0, 0, 1], len(rows))
-    repeated = np.repeat(rows, times)
-    X, y = plain.inputs, plain.targets
+    X, y = plain.inputs[rows], plain.targets[rows]
+    plain = plain.with_data(X, y)
     w = moved_weights(plain.weights)  # Off kinks, and off zeros of R.
-    try:
-        one = plain.with_data(X[rows], y[rows]).weighted(times.astype(float))
-        loss, gradient = one.value_and_gradient(w)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise _refusal(criterion, str(error).splitlines()[0]) from error
-    expected, theirs = plain.with_data(X[repeated], y[repeated]).value_and_gradient(w)
-    gap = float(np.linalg.norm(gradient - theirs))
-    same = np.isclose(loss, expected, rtol=_RTOL, atol=0.0, equal_nan=True)
-    if not (same and gap <= _RTOL * float(np.linalg.norm(theirs)) + 1e-14):
-        raise _refusal(criterion, f"{loss:.6g} by weights, {expected:.6g} in fact")
+    # A loss that reads how many rows there are shows it, since their number changes;
+    # and one that reads a certain row, since each is left out once.
+    for shift in range(len(_TIMES)):
+        times = np.resize(np.roll(_TIMES, shift), len(rows))
+        if not times.any():
+            continue
+        repeated = np.repeat(rows, times)
+        try:
+            one = plain.weighted(times.astype(float))
+            loss, gradient = one.value_and_gradient(w)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise _refusal(criterion, str(error).splitlines()[0]) from error
+        there = plain.with_data(X[repeated], y[repeated])
+        expected, theirs = there.value_and_gradient(w)
+        gap = float(np.linalg.norm(gradient - theirs))
+        same = np.isclose(loss, expected, rtol=_RTOL, atol=0.0, equal_nan=True)
+        if not (same and gap <= _RTOL * float(np.linalg.norm(theirs)) + 1e-14):
+            raise _refusal(criterion, f"{loss:.6g} by weights, {expected:.6g} in fact")
 
 
 def _refusal(criterion: str, found: str) -> UnsupportedObjectiveError:

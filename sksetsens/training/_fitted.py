@@ -17,6 +17,8 @@ from ._fingerprint import UnstableValueError, fingerprint
 
 __all__ = ["check_fitted_nets"]
 
+_PLAIN = (bool, int, float, complex, str, tuple, type(None))
+
 
 def check_fitted_nets(nets: Any, X: Any) -> tuple[list[Any], Any]:
     """The nets as a list, and X as they see it.
@@ -91,6 +93,7 @@ def _check_alike(first: Any, net: Any, number: int) -> None:
         ("class", type),
         ("module", lambda n: type(n.module_)),
         ("weights", _shapes),
+        ("layers", lambda n: _attributes(n.module_)),
         ("criterion", _criterion),
         ("weight_decay", weight_decay),
         ("train_split", lambda n: _digest(n.train_split)),
@@ -111,13 +114,26 @@ def _shapes(net: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _criterion(net: Any) -> Any:
-    """What tells criteria apart: class, attributes, weights of classes."""
+    """What tells criteria apart: classes, attributes, weights of classes."""
     criterion = net.criterion_
-    parts = {k: v for k, v in vars(criterion).items() if not k.startswith("_")}
-    if isinstance(criterion, torch.nn.Module):
-        parts |= dict(criterion.named_buffers()) | dict(criterion.named_parameters())
-        parts.pop("training", None)
-    return str(criterion), {name: _digest(part) for name, part in parts.items()}
+    if not isinstance(criterion, torch.nn.Module):
+        return _digest(criterion)
+    tensors = dict(criterion.named_buffers()) | dict(criterion.named_parameters())
+    digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+    return _attributes(criterion), digests
+
+
+def _attributes(module: torch.nn.Module) -> dict[str, Any]:
+    """Classes of a module's layers, with the plain values that they hold."""
+    of_torch = {*vars(torch.nn.Module()), "training"}
+    return {
+        f"{name}: {type(m).__name__}": {
+            key: value
+            for key, value in vars(m).items()
+            if key not in of_torch and isinstance(value, _PLAIN)
+        }
+        for name, m in module.named_modules()
+    }
 
 
 def _own_parameters(net: Any) -> dict[str, str]:
@@ -127,7 +143,7 @@ def _own_parameters(net: Any) -> dict[str, str]:
     own = {
         name: value
         for name, value in net.get_params(deep=False).items()
-        if name not in known and "__" not in name
+        if name not in known and "__" not in name and not name.startswith("_")
     }
     return {name: _digest(value) for name, value in own.items()}
 

@@ -378,3 +378,6 @@ def load_state(net: Any, state: dict[str, NDArray[Any]]) -> None:
             for name, tensor in net.module_.state_dict().items()
         }
     )
+    for name, buffer in net.module_.named_buffers():
+        if name in state:  # Those that are not persistent, too.
+            buffer.copy_(torch.as_tensor(state[name]))

@@ -114,8 +114,8 @@ def prepare(
 
 def _with_layout(net: Any, data: TrainingData) -> TrainingData:
     """The data, told to be codes where integers were given to a net that takes them."""
-    if data.were_whole:
-        if takes_codes(net, data.X):
+    if data.whole:
+        if takes_codes(net, data.X, data.whole):
             return data.as_codes()
         warn_of_integers()
     return data
