@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -400,8 +400,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
     def from_fitted(
         cls,
         nets: Any,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: Any,
+        y: ArrayLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
         polish: bool = False,
@@ -479,8 +479,9 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         own = {"n_restarts": len(fitted), "polish": polish, **params}
         model = cls(clone(fitted[0]), **own)
         model._check_parameters()
-        n_classes = _n_classes(fitted[0], X)
-        data = check_training_data(model, fitted[0], X, y, n_classes=n_classes)
+        data = check_training_data(
+            model, fitted[0], X, y, n_classes=_n_classes(fitted[0])
+        )
         weights = check_weights(
             "from_fitted", "sample_weight", sample_weight, data.targets
         )
@@ -943,18 +944,20 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def _n_classes(net: NeuralNet, X: Any) -> int | None:
-    """Of a trained classifier; None of other nets."""
+def _n_classes(net: NeuralNet) -> Callable[..., int] | None:
+    """Of a trained classifier, by its outputs; None of other nets."""
     if not is_classifier(net):
         return None
-    if isinstance(net, NeuralNetBinaryClassifier):
-        return 2
-    layout = InputLayout.of(X) if isinstance(X, Mapping) else None
-    rows = np.asarray(X) if layout is None else layout.pack(X)
-    if rows.dtype.kind in "biu" and takes_codes(net, rows, rows.dtype.name):
-        layout = InputLayout.of_codes(rows, rows.dtype.name)
-    shape = output_shape(flattened(net, layout), rows[:1])
-    return shape[0] if shape else 1
+
+    def counted(X: Array, layout: InputLayout | None, whole: str) -> int:
+        if isinstance(net, NeuralNetBinaryClassifier):
+            return 2
+        if whole and takes_codes(net, X, whole):
+            layout = InputLayout.of_codes(X, whole)
+        shape = output_shape(flattened(net, layout), X)
+        return shape[0] if shape else 1
+
+    return counted
 
 
 def _refuse_unwrapped(estimator: Any) -> None:

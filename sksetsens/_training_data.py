@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,9 @@ __all__ = [
 # In C order: torch takes other kernels, with other last bits, for other strides.
 # A copy: what was learnt must not change when the user writes to their own array.
 _AS_ROWS = {"dtype": np.float64, "allow_nd": True, "order": "C", "copy": True}
+
+
+_Count = Callable[[NDArray[np.float64], InputLayout | None, str], int]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class TrainingData:
 
 
 def check_training_data(
-    owner: Any, net: Any, X: Any, y: Any, *, n_classes: int | None = None
+    owner: Any, net: Any, X: Any, y: Any, *, n_classes: _Count | None = None
 ) -> TrainingData:
     """Check X and y for ``owner.fit``; sets its feature names.
 
@@ -87,9 +90,10 @@ def check_training_data(
     net : skorch.NeuralNet
         Its type says what y means.
     X, y : array-like
-    n_classes : int, default=None
-        Of a net that is trained already, whose targets are class numbers; None where
-        labels may be encoded in whatever order.
+    n_classes : callable, default=None
+        The number of a trained net's outputs, of rows, their layout, and their dtype
+        where they are integers: its targets are class numbers. None where labels may be
+        encoded in whatever order.
     """
     X = dense(X)
     if isinstance(X, torch.utils.data.Dataset):
@@ -113,7 +117,8 @@ def check_training_data(
         # Names are those of the dict; y is checked as beside any rows.
         X, y = check_X_y(X, y, **_AS_ROWS, **y_options)
         owner.n_features_in_ = X.shape[1]
-    found = _with_targets(net, X, y, n_classes)
+    n_known = None if n_classes is None else n_classes(X, layout, whole)
+    found = _with_targets(net, X, y, n_known)
     return replace(found, layout=layout, whole=whole)
 
 

@@ -8,6 +8,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+from likelihoods import CoxLoss, GaussianNet, Heads
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
@@ -28,6 +29,7 @@ from sksetsens.exceptions import (
     UnsupportedObjectiveError,
 )
 from sksetsens.objective import Operators
+from sksetsens.objective._module_copy import copied
 
 X, y = load_diabetes(return_X_y=True)
 X, y = scale(X)[:80, :4].astype(np.float32), scale(y)[:80].astype(np.float32)
@@ -333,25 +335,6 @@ def test_a_trained_net_keeps_its_default_split():
 # Losses of one's own ------------------------------------------------------------------
 
 
-class Heads(nn.Module):
-    """Mean and logarithm of the variance."""
-
-    def __init__(self, width=3):
-        super().__init__()
-        self.hidden = nn.Linear(4, width)
-        self.mean, self.log_var = nn.Linear(width, 1), nn.Linear(width, 1)
-
-    def forward(self, X):
-        h = torch.tanh(self.hidden(X))
-        return self.mean(h), self.log_var(h)
-
-
-class GaussianNet(NeuralNetRegressor):
-    def get_loss(self, y_pred, y_true, *args, **kwargs):
-        mean, log_var = y_pred
-        return self.criterion_(mean, y_true, log_var.exp())
-
-
 def gaussian(w, X, y):
     """Negative log-likelihood and penalty, in plain torch."""
     V, b, m, m0, s, s0 = torch.split(w, [12, 3, 3, 1, 3, 1])
@@ -359,13 +342,6 @@ def gaussian(w, X, y):
     mean, log_var = h @ m + m0, h @ s + s0
     data_term = 0.5 * (log_var + (mean - y) ** 2 / log_var.exp()).mean()
     return data_term + 0.025 * (w**2).sum()
-
-
-class CoxLoss(nn.Module):
-    def forward(self, outputs, y):
-        order = torch.argsort(y[:, 0], descending=True)
-        risk, event = outputs[order, 0], y[order, 1]
-        return ((torch.logcumsumexp(risk, 0) - risk) * event).sum() / event.sum()
 
 
 def cox(w, X, y):
@@ -1023,3 +999,27 @@ def test_nets_of_other_attributes_are_no_set():
     ]
     with pytest.raises(ValueError, match="differs from the first in its layers"):
         SolutionSetEstimator.from_fitted(nets, X, y)
+
+
+def test_trained_classifiers_take_data_sets():
+    net = NeuralNetClassifier(
+        Mlp, module__n_out=3, criterion=nn.CrossEntropyLoss, train_split=None, verbose=0
+    )
+    net.set_params(max_epochs=3).fit(X_iris, y_iris)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = SolutionSetEstimator.from_fitted(net, Dataset(X_iris, y_iris))
+    np.testing.assert_array_equal(model.predict(X_iris), net.predict(X_iris))
+
+
+def test_copies_leave_what_hooks_computed():
+    """The user's own module keeps the weight that weight_norm made in its last call."""
+    module = OldNormed()
+    module(torch.as_tensor(X))
+    before = module.hidden.weight
+    twin = copied(module)
+    assert module.hidden.weight is before
+    assert before.grad_fn is not None
+    torch.testing.assert_close(
+        twin(torch.as_tensor(X)), module(torch.as_tensor(X)), rtol=0.0, atol=0.0
+    )

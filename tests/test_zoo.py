@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from likelihoods import CoxLoss, GaussianNet, Heads
 from sklearn.datasets import load_diabetes, load_digits, load_iris
 from sklearn.preprocessing import scale
 from skorch import (
@@ -163,23 +164,6 @@ class Tied(nn.Module):
         return torch.tanh(self.encoder(X)) @ self.encoder.weight + self.bias
 
 
-class TwoHeads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.hidden = nn.Linear(4, 4)
-        self.mean, self.log_var = nn.Linear(4, 1), nn.Linear(4, 1)
-
-    def forward(self, X):
-        h = torch.tanh(self.hidden(X))
-        return self.mean(h), self.log_var(h)
-
-
-class GaussianNet(NeuralNetRegressor):
-    def get_loss(self, y_pred, y_true, *args, **kwargs):
-        mean, log_var = y_pred
-        return self.criterion_(mean, y_true, log_var.exp())
-
-
 class AuxiliaryNet(NeuralNetRegressor):
     """A second head is to reproduce the first input."""
 
@@ -201,15 +185,6 @@ class Quantiles(nn.Module):
         levels = outputs.new_tensor([0.1, 0.5, 0.9])
         gaps = y.reshape(-1, 1) - outputs
         return (levels * gaps + 0.2 * F.softplus(-gaps / 0.2)).mean()
-
-
-class CoxLoss(nn.Module):
-    """Partial likelihood of the whole batch (Cox, 1972, Breslow's ties)."""
-
-    def forward(self, outputs, y):
-        order = torch.argsort(y[:, 0], descending=True)
-        risk, event = outputs[order, 0], y[order, 1]
-        return ((torch.logcumsumexp(risk, 0) - risk) * event).sum() / event.sum()
 
 
 class Mixture(nn.Module):
@@ -489,9 +464,9 @@ ZOO = {
     "Siamese": Case(Siamese, X=PAIRS),
     "tied autoencoder": Case(Tied, y=X),
     "two heads, Gaussian": Case(
-        TwoHeads, net=GaussianNet, options={"criterion": nn.GaussianNLLLoss}
+        Heads, net=GaussianNet, options={"criterion": nn.GaussianNLLLoss}
     ),
-    "auxiliary head": Case(TwoHeads, net=AuxiliaryNet),
+    "auxiliary head": Case(Heads, net=AuxiliaryNet),
     "quantiles": Case(build=quantiles, options={"criterion": Quantiles}),
     "Cox": Case(build=mlp, y=SURVIVAL, options={"criterion": CoxLoss}),
     "mixture density": Case(build=of_mixture, options={"criterion": Mixture}),

@@ -4,14 +4,7 @@ The one room that knows ``torch.func`` and skorch's loss; above it everything sp
 NumPy arrays. May import: networks, _validation, _compat, exceptions.
 """
 
-from ._checks import (
-    bare_net,
-    check_objective,
-    initialised_net,
-    output_shape,
-    shape_targets,
-    takes_codes,
-)
+from ._checks import check_objective
 from ._decay import weight_decay
 from ._flat_net import flattened
 from ._freezing import rehearse_freezing
@@ -20,13 +13,14 @@ from ._isolation import isolated, kernels_kept, single_threaded
 from ._kink_functions import Ramps
 from ._memory import memory_explained
 from ._mismatch import mismatches
-from ._module_checks import built
-from ._module_copy import plain_name, refuse_renormalised, uncompiled
+from ._module_copy import plain_name, refuse_unusual_embeddings, uncompiled
 from ._movement import Movement
+from ._net_building import bare_net, built, initialised_net
 from ._objective import SINGLE_FROM, Objective
 from ._operators import Operators
 from ._products import PointProducts
 from ._stacked import Trained, train_together, why_not_together
+from ._targets import output_shape, shape_targets, takes_codes
 from ._weight_checks import check_sample_weight
 from ._weighted_training import check_weighted_training, trained_by_weight
 
@@ -52,7 +46,7 @@ __all__ = [
     "mismatches",
     "output_shape",
     "plain_name",
-    "refuse_renormalised",
+    "refuse_unusual_embeddings",
     "rehearse_freezing",
     "shape_targets",
     "single_threaded",

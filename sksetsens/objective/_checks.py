@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import clone
-from skorch import NeuralNetClassifier
 
-from .._layout import InputLayout
 from ..exceptions import StochasticObjectiveError, UnsupportedObjectiveError
 from ._isolation import isolated
 from ._memory import is_out_of_memory
 from ._mismatch import refuse_random_module
 from ._module_checks import (
-    built,
-    check_one_tensor,
-    net_inputs,
     objective_in_float64,
 )
-from ._module_copy import refuse_renormalised
 from ._objective import Objective
-from ._operators import ShapesSeen
+from ._targets import is_elementwise
 from ._trained_objective import (
-    eval_mode,
     refuse_another_gradient,
     refuse_dependence_on_batch_size,
 )
@@ -44,19 +35,6 @@ _UNEQUAL_SAMPLERS = (
     torch.utils.data.SubsetRandomSampler,
 )
 
-# Of one output and one target each.
-_ELEMENTWISE = (
-    torch.nn.BCELoss,
-    torch.nn.BCEWithLogitsLoss,
-    torch.nn.HuberLoss,
-    torch.nn.KLDivLoss,
-    torch.nn.L1Loss,
-    torch.nn.MSELoss,
-    torch.nn.PoissonNLLLoss,
-    torch.nn.SmoothL1Loss,
-    torch.nn.SoftMarginLoss,
-)
-
 # Piecewise linear in the outputs: the second derivative is zero or undefined.
 _NOT_TWICE_DIFFERENTIABLE = (
     torch.nn.HingeEmbeddingLoss,
@@ -65,75 +43,6 @@ _NOT_TWICE_DIFFERENTIABLE = (
     torch.nn.MultiLabelMarginLoss,
     torch.nn.TripletMarginLoss,
 )
-
-
-def initialised_net(
-    estimator: Any,
-    params: dict[str, Any],
-    seed: int,
-    *,
-    layout: InputLayout | None = None,
-    X: NDArray[Any] | None = None,
-    may_be_instance: bool = False,
-) -> Any:
-    """Clone of a skorch net with ``params`` set, built and seeded by ``seed``.
-
-    See `bare_net` for what is overridden. Global random state is left as found. A
-    module instance may do for a net whose weights are loaded afterwards. Lazy layers
-    get their sizes from X, whose columns a layout explains.
-
-    Raises
-    ------
-    UnsupportedObjectiveError
-        If ``estimator.module`` is an instance: every restart would begin at the
-        same weights.
-    ValueError
-        If skorch cannot build the net.
-    """
-    if isinstance(estimator.module, torch.nn.Module) and not may_be_instance:
-        name = type(estimator.module).__name__
-        raise UnsupportedObjectiveError(
-            "The 'estimator' parameter must wrap a module class. Got an instance of "
-            f"{name} instead, with which every restart begins at the same weights. "
-            f"Pass module={name} and its arguments as module__<name>=<value>."
-        )
-    _check_device(estimator.device)
-    with isolated(seed):
-        try:
-            net = built(bare_net(estimator, params).initialize(), X, layout)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise ValueError(
-                f"The net {type(estimator).__name__} cannot be initialised "
-                f"({type(error).__name__}: {error}). Check the parameters of its "
-                "module, criterion, optimizer and callbacks."
-            ) from error
-    refuse_renormalised(net.module_)
-    return net
-
-
-def _check_device(device: Any) -> None:
-    """Refuse a device on which no tensor can be made."""
-    if device is None:
-        return
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnsupportedObjectiveError(
-            "The 'device' parameter of the estimator must name a device of this "
-            f"machine. Got {device!r} instead ({str(error).splitlines()[0]}). Use "
-            "estimator__device='cpu'."
-        ) from error
-
-
-def bare_net(estimator: Any, params: dict[str, Any]) -> Any:
-    """Unbuilt clone with ``params`` set that trains on all rows and on its own.
-
-    Uncompiled: compiled modules have no forward derivatives, and others' names.
-    """
-    own = {"train_split": None, "warm_start": False, "compile": False}
-    return clone(estimator).set_params(**own, **params)
 
 
 def check_objective(
@@ -289,14 +198,14 @@ def _check_outputs(net: Any, objective: Objective, y: NDArray[Any]) -> None:
             f"and of shape {shape} for {len(y)} rows. The first axis must be the rows: "
             "name the dimension in squeeze, for example squeeze(-1)."
         )
-    if objective.has_several_outputs and _is_elementwise(net):
+    if objective.has_several_outputs and is_elementwise(net):
         raise UnsupportedObjectiveError(
             "The module must return one tensor. Got tuple instead: return only what "
             f"the criterion {type(net.criterion_).__name__} needs, or let get_loss "
             "take it from the tuple."
         )
     real_valued = np.issubdtype(np.asarray(y).dtype, np.floating)
-    if real_valued and shape != np.shape(y) and _is_elementwise(net):
+    if real_valued and shape != np.shape(y) and is_elementwise(net):
         raise UnsupportedObjectiveError(
             f"The module's outputs have shape {shape} and the targets {np.shape(y)}: "
             "the criterion would broadcast them silently. Set the module's number of "
@@ -401,125 +310,3 @@ def _refuse_missing_derivatives(
             f"The criterion {criterion} is piecewise linear in the outputs: "
             f"its second derivative is zero everywhere. {_REMEDY}"
         )
-
-
-def output_shape(net: Any, X: NDArray[Any]) -> tuple[int, ...]:
-    """Shape of the outputs of one row."""
-    row = net_inputs(net, X[:1])
-    try:
-        with eval_mode(net.module_), torch.no_grad():
-            outputs = net.infer(row)
-    except Exception as error:
-        layout = getattr(net, "_input_layout", None)
-        rows, remedy = (
-            f"of shape {X.shape[1:]}",
-            "Set its number of features to that of X.",
-        )
-        if layout is not None:
-            rows = f"of {layout}"
-            remedy = (
-                "The keys of X must be forward's arguments, and codes within range."
-            )
-        raise UnsupportedObjectiveError(
-            f"The module {type(net.module_).__name__} cannot evaluate rows {rows}: "
-            f"{type(error).__name__} {error}. {remedy}"
-        ) from error
-    if isinstance(outputs, tuple | list):  # As in skorch, the first one predicts.
-        outputs = outputs[0]
-    check_one_tensor(outputs)
-    return tuple(outputs.shape[1:])
-
-
-def takes_codes(net: Any, X: NDArray[Any], dtype: str) -> bool:
-    """Whether the module takes rows in that dtype, and not as real numbers."""
-    codes = torch.as_tensor(X[:1], device=net.device).to(getattr(torch, dtype))
-    with eval_mode(net.module_), torch.no_grad():
-        try:
-            net.infer(net_inputs(net, X[:1]))
-        except Exception:
-            try:
-                net.infer(codes)
-            except IndexError:  # Codes that the net does not know are codes.
-                return True
-            except Exception:
-                return False
-            return True
-    return False
-
-
-def shape_targets(
-    net: Any, X: NDArray[Any], y: NDArray[Any], *, is_column: bool = False
-) -> NDArray[Any]:
-    """Real-valued targets in the shape of the net's outputs.
-
-    A column of outputs against a row of targets broadcasts to an n x n matrix in
-    MSELoss without an error. Class numbers stay as they are; a loss of
-    the user's own gets the targets as they were given, unless these pair rows with rows
-    and targets in the outputs' shape do not.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Initialised.
-    X : ndarray of shape (n_samples, ...)
-    y : ndarray of shape (n_samples, ...)
-    is_column : bool, default=False
-        Whether the user gave y as a column, which a loss of their own then sees.
-
-    Raises
-    ------
-    UnsupportedObjectiveError
-        If the module fails on a row, or its outputs hold another number of values
-        per row than the targets, or fewer than there are classes.
-    """
-    shape = output_shape(net, X)
-    of_classes = isinstance(net, NeuralNetClassifier)
-    of_classes |= isinstance(
-        net.criterion_, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss
-    )
-    if not np.issubdtype(y.dtype, np.floating) and of_classes:
-        if isinstance(net, NeuralNetClassifier) and shape and y.max() >= shape[0]:
-            raise UnsupportedObjectiveError(
-                f"The module has {shape[0]} outputs per row and y holds {y.max() + 1} "
-                "classes. Set the module's number of outputs to the number of classes."
-            )
-        return y
-    same_size = int(np.prod(shape)) == int(np.prod(y.shape[1:]))
-    if _is_elementwise(net):
-        if same_size:
-            return y.reshape(len(y), *shape)
-        raise UnsupportedObjectiveError(
-            f"The module returns outputs of shape {tuple(shape)} per row and the "
-            f"targets have shape {y.shape[1:]}: the criterion would broadcast them "
-            "silently. Set the module's number of outputs to the number of targets."
-        )
-    given = y[:, None] if is_column and y.ndim == 1 else y
-    if same_size and given.shape[1:] != shape and _pairs_rows(net, X, given):
-        other = y.reshape(len(y), *shape)
-        return given if _pairs_rows(net, X, other) else other
-    return given
-
-
-def _pairs_rows(net: Any, X: NDArray[Any], y: NDArray[Any]) -> bool:
-    """Whether a loss fails, or pairs rows with rows by silent broadcasting."""
-    n = next(n for n in (7, 11, 13, 17) if n not in (*X.shape[1:], *y.shape[1:]))
-    rows = np.resize(np.arange(len(y)), n)
-    # What is tried here is told of where it is what trains.
-    with eval_mode(net.module_), warnings.catch_warnings(), ShapesSeen(n) as seen:
-        warnings.simplefilter("ignore")
-        try:
-            x = net_inputs(net, X[rows])
-            with torch.random.fork_rng(()):
-                outputs = net.infer(x)
-            seen.pairs = False
-            targets = torch.as_tensor(y[rows], device=net.device)
-            net.get_loss(outputs, targets, X=x, training=True)
-        except Exception:
-            return True
-    return seen.pairs
-
-
-def _is_elementwise(net: Any) -> bool:
-    """Whether outputs and targets meet number by number, in torch's own loss."""
-    own = type(net).get_loss.__module__.startswith(("skorch.", "sksetsens."))
-    return own and isinstance(net.criterion_, _ELEMENTWISE)

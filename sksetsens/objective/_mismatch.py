@@ -11,8 +11,8 @@ from .._compat import skeleton_net
 from ..exceptions import StochasticObjectiveError
 from ._decay import decay_mismatches
 from ._isolation import global_states, isolated
-from ._module_checks import net_inputs
 from ._module_copy import copied
+from ._net_building import net_inputs
 
 __all__ = ["mismatches", "random_layers", "refuse_random_module"]
 

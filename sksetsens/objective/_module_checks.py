@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from .._layout import InputLayout
 from ..exceptions import UnsupportedObjectiveError
-from ._flat_net import flattened
 from ._memory import is_out_of_memory
-from ._module_copy import uncompiled
 from ._objective import Objective
 
 __all__ = [
-    "built",
     "check_one_tensor",
-    "net_inputs",
     "objective_in_float64",
 ]
 
@@ -29,41 +24,6 @@ _ANY_DTYPE = (
 )
 # Folders of code that is not the user's, in a traceback.
 _LIBRARIES = ("torch", "skorch", "sksetsens")
-
-
-def built(
-    net: Any, X: NDArray[Any] | None = None, layout: InputLayout | None = None
-) -> Any:
-    """An initialised net with all its weights, and of uncompiled layers.
-
-    Compiled layers are exchanged for what they were made of, which shares their
-    parameters; lazy ones get theirs from a pass of some rows.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Initialised, and no user's own: its module is changed.
-    X : ndarray of shape (n_samples, ...), default=None
-        Rows, where layers may be lazy.
-    layout : InputLayout, default=None
-        Of their columns.
-
-    Returns
-    -------
-    net : skorch.NeuralNet
-    """
-    module = uncompiled(net.module_)
-    net.__dict__["module_"] = module
-    lazy = any(map(torch.nn.parameter.is_lazy, module.parameters()))
-    if lazy and X is not None:
-        modes = [(m, m.training) for m in module.modules()]
-        module.eval()
-        with torch.no_grad():
-            flat = flattened(net, layout)
-            flat.infer(torch.as_tensor(X[:2], device=net.device).to(_dtype(module)))
-        for m, training in modes:
-            m.training = training
-    return net
 
 
 def objective_in_float64(
@@ -108,16 +68,6 @@ def _users_line(error: BaseException) -> str:
         return ""
     file = os.path.basename(own[-1].filename)
     return f" (line {own[-1].lineno} of {file}, {own[-1].line!r})"
-
-
-def net_inputs(net: Any, X: NDArray[Any]) -> torch.Tensor:
-    """Rows of X on the net's device, in its dtype."""
-    return torch.as_tensor(X, device=net.device).to(_dtype(net.module_))
-
-
-def _dtype(module: torch.nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(floating, torch.get_default_dtype())
 
 
 def check_one_tensor(outputs: Any) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from .._compat import is_compiled
 from ..exceptions import UnsupportedObjectiveError
 
-__all__ = ["copied", "plain_name", "refuse_renormalised", "uncompiled"]
+__all__ = ["copied", "plain_name", "refuse_unusual_embeddings", "uncompiled"]
 
 _INSIDE = "_orig_mod."
 
@@ -20,44 +20,44 @@ _INSIDE = "_orig_mod."
 def copied(module: nn.Module) -> nn.Module:
     """A copy of a module, of uncompiled layers with dense gradients.
 
-    Rows of embeddings that stand for padding are constants in it, as in training.
+    Rows of embeddings that stand for padding are 0 in it, as in training.
     """
-    for m in module.modules():
-        for name, value in vars(m).items():
-            # What old-style weight_norm computes before each call has a graph, and
-            # cannot be copied with it.
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                m.__dict__[name] = value.detach()
-    found = uncompiled(copy.deepcopy(module))
+    # What old-style weight_norm computes before each call has a graph, and cannot be
+    # copied with it.
+    computed = {
+        id(value): value.detach().clone()
+        for m in module.modules()
+        for value in vars(m).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    found = uncompiled(copy.deepcopy(module, dict(computed)))
     for m in found.modules():
         if isinstance(m, nn.Embedding | nn.EmbeddingBag):
             m.sparse = False
         if type(m) is nn.Embedding and m.padding_idx is not None:
-            m.register_buffer("padding", m.weight[m.padding_idx].detach().clone())
             m.__class__ = _PaddedEmbedding
     return found
 
 
 class _PaddedEmbedding(nn.Embedding):
-    """An embedding whose row of padding is a constant, to derivatives of all kinds.
+    """An embedding whose row of padding is 0, to derivatives of all kinds.
 
     torch leaves that row out of the reverse derivative only.
     """
 
-    padding: Tensor
-
     def forward(self, input: Tensor) -> Tensor:
-        """Rows of the weights, and the constant where the input is padding."""
+        """Rows of the weights, and 0 where the input is padding."""
         rows = functional.embedding(input, self.weight)
         is_padding = torch.eq(input, self.padding_idx or 0)[..., None]
-        return torch.where(is_padding, self.padding.to(rows.dtype), rows)
+        return torch.where(is_padding, torch.zeros_like(rows), rows)
 
 
-def refuse_renormalised(module: nn.Module) -> None:
-    """Refuse layers whose calls write into the weights, before any call.
+def refuse_unusual_embeddings(module: nn.Module) -> None:
+    """Refuse embeddings that are no functions of their weights, before any call.
 
-    And rows of padding that are weights elsewhere, or not 0: training moves them by
-    decay alone, or there, which is the gradient of no objective.
+    Calls with ``max_norm`` write into them. Rows of padding that are not 0, or weights
+    elsewhere too, training moves by decay alone, or there: the gradient of no
+    objective.
     """
     own = [p for m in module.modules() for p in m._parameters.values()]
     for name, m in module.named_modules():

@@ -16,10 +16,10 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .._compat import TorchDispatchMode, torch_weight_norm
+from .._compat import torch_weight_norm
 from ..exceptions import UnsupportedObjectiveError
 
-__all__ = ["PLAIN", "Operators", "OperatorsSeen", "ShapesSeen"]
+__all__ = ["PLAIN", "Operators", "OperatorsSeen"]
 
 Tensor = torch.Tensor
 
@@ -96,38 +96,6 @@ class OperatorsSeen(TorchFunctionMode):
             known.keeps_double or _is_single(found),
         )
         return found
-
-
-class ShapesSeen(TorchDispatchMode):
-    """Whether rows are paired with rows inside by broadcasting that nobody asked for.
-
-    A column beside a vector; pairs that are asked for are of a column and a row.
-
-    Parameters
-    ----------
-    n : int
-        Number of rows.
-    """
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self._n, self.pairs = n, False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if not (isinstance(found, Tensor) and self._is_paired(found)):
-            return found
-        given = [part for part in args if isinstance(part, Tensor)]
-        if any(map(self._is_paired, given)):
-            return found
-        shorter = len(given) > 1 and min(t.ndim for t in given) < found.ndim
-        self.pairs |= shorter or "expand" in str(func)
-        return found
-
-    def _is_paired(self, tensor: Tensor) -> bool:
-        return tuple(tensor.shape).count(self._n) > 1
 
 
 # In float64 ---------------------------------------------------------------------------

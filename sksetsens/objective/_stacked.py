@@ -21,9 +21,9 @@ from skorch import NeuralNet
 from torch.func import functional_call, vmap
 
 from .._compat import skeleton_net
-from ._checks import bare_net
 from ._isolation import isolated
 from ._mismatch import random_layers
+from ._net_building import bare_net
 from ._net_function import NetFunction
 from ._row_weights import mean_weight
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
 from ._some_weights import Function
 
-__all__ = ["lbfgs"]
+__all__ = ["descended", "lbfgs"]
 
 Array = NDArray[np.float64]
 
@@ -31,9 +33,23 @@ def lbfgs(
     n_iter : int
     """
     scale = objective.hessian_norm(w) * (1.0 + float(np.linalg.norm(w)))
+    gtol = tol * scale / np.sqrt(w.size)
+    return descended(objective.value_and_gradient, w, max_iter, gtol)
+
+
+def descended(
+    function: Callable[[Array], tuple[float, Array]],
+    start: Array,
+    max_iter: int,
+    gtol: float = 0.0,
+) -> tuple[Array, int]:
+    """Where L-BFGS takes a function, or its start where that has no value; iterations.
+
+    It ends where the largest entry of the gradient is ``gtol``, or nothing is gained.
+    """
     result = scipy.optimize.minimize(
-        objective.value_and_gradient,
-        w,
+        function,
+        start,
         jac=True,
         method="L-BFGS-B",
         options={
@@ -41,7 +57,7 @@ def lbfgs(
             "maxfun": 2 * max_iter,
             "maxcor": 30,
             "ftol": 0.0,
-            "gtol": tol * scale / np.sqrt(w.size),
+            "gtol": gtol,
         },
     )
-    return (result.x if np.isfinite(result.fun) else w), int(result.nit)
+    return (result.x if np.isfinite(result.fun) else start), int(result.nit)

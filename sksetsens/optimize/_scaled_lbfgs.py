@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 from numpy.typing import NDArray
 
+from ._lbfgs import descended
 from ._some_weights import Function
 
 __all__ = ["scaled_lbfgs"]
@@ -82,19 +82,5 @@ def _block(
         value, gradient = objective.value_and_gradient(start + S @ z)
         return value, S.T @ gradient
 
-    result = scipy.optimize.minimize(
-        scaled,
-        np.zeros(S.shape[1]),
-        jac=True,
-        method="L-BFGS-B",
-        options={
-            "maxiter": steps,
-            "maxfun": 2 * steps,
-            "maxcor": 30,
-            "ftol": 0.0,
-            "gtol": 0.0,
-        },
-    )
-    if not np.isfinite(result.fun):
-        return start, int(result.nit)
-    return start + S @ result.x, int(result.nit)
+    z, n_iter = descended(scaled, np.zeros(S.shape[1]), steps)
+    return start + S @ z, n_iter

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch.nn.parameter import is_lazy
 
-from ..objective import refuse_renormalised, weight_decay
+from ..objective import refuse_unusual_embeddings, weight_decay
 from ._fingerprint import UnstableValueError, fingerprint
 
 __all__ = ["check_fitted_nets"]
@@ -77,7 +77,7 @@ def _check_fitted(net: Any, number: int) -> None:
             f"{number}, a {type(net).__name__}, is not initialised: call its fit, or "
             "its initialize and load_params."
         )
-    refuse_renormalised(net.module_)
+    refuse_unusual_embeddings(net.module_)
     for name, p in net.module_.named_parameters():
         if not is_lazy(p) and not bool(p.isfinite().all()):
             raise ValueError(
