@@ -929,6 +929,91 @@ def test_layerwise_hessian_is_the_general_one(
     np.testing.assert_allclose(objective.hessian(w), columns, rtol=1e-10, atol=1e-13)
 
 
+class _Normalised(nn.Module):
+    """Convolutions, BatchNorm, ReLU and max pooling, and a layer that is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(3, 2, 2),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(2, 2),
+            nn.Linear(2, 1),
+        )
+        for p in self.layers[-2].parameters():
+            p.requires_grad_(False)
+
+    def forward(self, X):
+        return self.layers(X.reshape(-1, 1, 4, 4))
+
+
+class _Sequences(nn.Module):
+    """A recurrent layer, or attention, on four steps of four features."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.first = (
+            nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True)
+            if kind == "attention"
+            else getattr(nn, kind)(4, 3, batch_first=True)
+        )
+        self.last = nn.Linear(4 if kind == "attention" else 3, 1)
+
+    def forward(self, X):
+        h = self.first(X.reshape(-1, 4, 4))
+        return self.last((h[0] if isinstance(h, tuple) else h)[:, -1])
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        _Normalised(),
+        _CoupledRows(),
+        _Sequences("LSTM"),
+        _Sequences("GRU"),
+        _Sequences("attention"),
+    ],
+    ids=["CNN", "coupled", "LSTM", "GRU", "attention"],
+)
+@pytest.mark.parametrize("block", [1, 7, 16])
+def test_recorded_hessian_is_the_general_one(module, block, monkeypatch):
+    """In blocks that end anywhere in a parameter; against one product per weight."""
+    monkeypatch.setattr("sksetsens.objective._recorded_hessian._BLOCK", block)
+    rng = np.random.RandomState(0)
+    n_features = 3 if isinstance(module, _CoupledRows) else 16
+    X, y = rng.standard_normal((9, n_features)), rng.standard_normal((9, 1))
+    net = NeuralNetRegressor(
+        _Wrapped, module__inner=module, train_split=None, optimizer__weight_decay=0.03
+    ).initialize()
+    tilt = rng.standard_normal(Objective(net, X, y).n_params)
+    objective = Objective(net, X, y).weighted(rng.uniform(0.5, 2.0, 9)).tilted(tilt)
+    w = objective.weights
+    columns = objective.hessian_product(w, np.eye(len(w)))
+    found = objective._hessian_recorded(w)
+    np.testing.assert_allclose(found, columns, rtol=1e-10, atol=1e-13)
+    assert (found == found.T).all()
+    np.testing.assert_array_equal(objective.hessian(w), found)
+
+
+def test_hessian_that_cannot_be_recorded_is_the_general_one(monkeypatch):
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((9, 16)), rng.standard_normal((9, 1))
+    net = NeuralNetRegressor(
+        _Wrapped, module__inner=_Normalised(), train_split=None
+    ).initialize()
+    objective = Objective(net, X, y)
+    w = objective.weights
+    expected = objective.hessian(w)
+    small = Objective(net, X, y, working_memory=0.05)
+    assert small._hessian_recorded(w) is None
+    np.testing.assert_allclose(small.hessian(w), expected, rtol=1e-10, atol=1e-13)
+
+
 class _Wrapped(nn.Module):
     def __init__(self, inner):
         super().__init__()

@@ -17,7 +17,7 @@ from .._compat import predict_nonlinearity, skeleton_net
 from ..exceptions import UnsupportedObjectiveError
 from ._layerwise import linear_layers
 from ._movement import Movement
-from ._net_weights import NetWeights, as_tensor
+from ._net_weights import NetWeights, Weights, as_tensor
 from ._operators import PLAIN, Operators, OperatorsSeen
 from ._ramps import Gating
 
@@ -272,11 +272,12 @@ class ObjectiveBase(NetWeights):
 
     # Building blocks on tensors ------------------------------------------------
 
-    def _call(self, w: Tensor, *args: Any, rows: Any = None, s: Any = None) -> Tensor:
+    def _call(self, w: Weights, *args: Any, rows: Any = None, s: Any = None) -> Tensor:
         constants = self._constants
-        if w.dtype != self._dtype:
+        dtype = w.dtype if isinstance(w, Tensor) else w[0].dtype
+        if dtype != self._dtype:
             constants = {
-                name: t.to(w.dtype) if t.is_floating_point() else t
+                name: t.to(dtype) if t.is_floating_point() else t
                 for name, t in constants.items()
             }
         values = {**self._unflatten(w), **constants}
@@ -284,18 +285,23 @@ class ObjectiveBase(NetWeights):
             how = {"gating": self._gating, "rows": rows, "sample_weight": s}
             return functional_call(self._core, values, args, how)
 
-    def _forward(self, w: Tensor, x: Tensor, rows: Any = None) -> Tensor:
+    def _forward(self, w: Weights, x: Tensor, rows: Any = None) -> Tensor:
         """Outputs of x, which holds those rows of the data; None for all."""
         return self._call(w, "outputs", x, rows=rows)
 
     def _loss(
         self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor, s: Tensor | None = None
     ) -> Tensor:
+        return self._data_term(outputs, w, x, y, s) + 0.5 * (self.decay * w * w).sum()
+
+    def _data_term(
+        self, outputs: Tensor, w: Weights, x: Tensor, y: Tensor, s: Tensor | None = None
+    ) -> Tensor:
+        """The loss short of the optimizer's weight decay."""
         s = self._sample_weight if s is None else s
         if self._target_rows is not None:
             outputs, x = outputs[self._target_rows], x[self._target_rows]
-        data_term = self._call(w, "loss", outputs, x, y, s=s)
-        return data_term + 0.5 * (self.decay * w * w).sum()
+        return self._call(w, "loss", outputs, x, y, s=s)
 
     def _outer(
         self, outputs: Tensor, w: Tensor, x: Tensor, y: Tensor, s: Tensor | None = None

@@ -19,10 +19,12 @@ from ._module_copy import copied, plain_name
 from ._net_function import NetFunction
 from ._operators import Operators
 
-__all__ = ["NetWeights", "as_tensor"]
+__all__ = ["NetWeights", "Weights", "as_tensor"]
 
 Array = NDArray[np.float64]
 Tensor = torch.Tensor
+# All in one vector, or those of each parameter.
+Weights = Tensor | tuple[Tensor, ...]
 # Rows that show what a module returns: more than one, which other axes may be.
 _SHOWN = 3
 
@@ -178,8 +180,8 @@ class NetWeights:
     def _numpy(self, tensor: Tensor) -> Array:
         return tensor.detach().cpu().numpy(force=True).astype(np.float64)
 
-    def _unflatten(self, w: Tensor) -> dict[str, Tensor]:
-        pieces = torch.split(w, self._sizes)
+    def _unflatten(self, w: Weights) -> dict[str, Tensor]:
+        pieces = torch.split(w, self._sizes) if isinstance(w, Tensor) else w
         return {
             name: piece.reshape(shape)
             for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)

@@ -18,6 +18,7 @@ from ._kinks import KinkCounter
 from ._movement import Movement
 from ._net_function import map_rows, push
 from ._products import PointProducts
+from ._recorded_hessian import recorded_hessian
 from ._row_functions import RowFunctions
 
 # Share of the root mean square by which inputs and weights move to see which ties of
@@ -27,7 +28,7 @@ _TIE_STEP = 1e-7
 # the gradient itself is rounding, and then the general way is taken.
 _PRODUCT_TOL = 1e-9
 # Weights from which products are bound by arithmetic, and float32 halves their time.
-SINGLE_FROM = 10_000
+SINGLE_FROM = 5_000
 
 
 class Objective(RowFunctions):
@@ -241,12 +242,13 @@ class Objective(RowFunctions):
     def hessian(self, weights: Array) -> Array:
         """Dense exact Hessian H, shape (n_params, n_params), symmetrised.
 
-        Through the layers where all weights sit in linear ones, otherwise by one
-        directional derivative per weight.
+        Through the layers where all weights sit in linear ones, otherwise from a
+        recorded gradient, or by one directional derivative per weight.
         """
-        by_layers = self._hessian_by_layers(weights)
-        if by_layers is not None:
-            return by_layers
+        for way in (self._hessian_by_layers, self._hessian_recorded):
+            found = way(weights)
+            if found is not None:
+                return found
         identity = torch.eye(self.n_params, device=self._device, dtype=self._dtype)
         dense = self._hessian_rows(self._tensor(weights), identity)
         return 0.5 * (dense + dense.T)
@@ -271,6 +273,19 @@ class Objective(RowFunctions):
             self._tensor(self.output_gradient(weights)),
             self._tensor(self.output_hessian(weights)),
         )
+        return self._decayed(H, w)
+
+    def _hessian_recorded(self, weights: Array) -> Array | None:
+        """H from one recorded gradient, checked by one product; None if it fails."""
+        if not self._fits_recorded(self._dtype.itemsize):
+            return None
+        w = self._tensor(weights)
+        pieces = torch.split(w, self._sizes)
+        H = recorded_hessian(self.recorded_gradient, pieces, self._tangent_block())
+        return None if H is None else self._decayed(H, w)
+
+    def _decayed(self, H: Tensor, w: Tensor) -> Array | None:
+        """With the decay's part, where one product is that of H."""
         H.diagonal().add_(self.decay)
         v = self._tensor(np.random.default_rng(0).standard_normal(self.n_params))
         expected = self._tangent(w, v)[0]
@@ -278,6 +293,15 @@ class Objective(RowFunctions):
         if not gap <= _PRODUCT_TOL * float(torch.linalg.vector_norm(expected)):
             return None
         return self._numpy(H)
+
+    def recorded_gradient(self, pieces: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of the loss short of decay and tilt, by parameter, to be differentiated."""
+        with torch.enable_grad():
+            outputs = self._forward(pieces, self._x)
+            value = self._data_term(outputs, pieces, self._x, self._y)
+            return torch.autograd.grad(
+                value, pieces, create_graph=True, materialize_grads=True
+            )
 
     def _hessian_rows(self, w: Tensor, directions: Tensor) -> Array:
         blocks = torch.split(directions, self._tangent_block())
