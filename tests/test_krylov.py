@@ -147,9 +147,17 @@ class TestKrylovInverse:
         assert krylov.inertia == (0, 0, 500)
 
     def test_doubt_about_the_kernel_is_told(self):
-        """60 steps do not resolve the small end of 500 eigenvalues over ten decades."""
-        H, _ = symmetric(500, 500, spread=12.0)
-        assert not KrylovInverse(H.__matmul__, 500).has_clear_cutoff
+        """480 steps do not resolve the small end of 1000 eigenvalues over 12 decades."""
+        H, _ = symmetric(1000, 1000, spread=12.0)
+        assert not KrylovInverse(H.__matmul__, 1000).has_clear_cutoff
+
+    def test_doubt_that_more_steps_clear_is_cleared(self):
+        """60 steps see eigenvalues that may be zero; some hundred, that none is."""
+        H, _ = symmetric(500, 500, spread=6.0)
+        krylov = KrylovInverse(H.__matmul__, 500)
+        assert krylov.has_clear_cutoff
+        assert krylov.inertia == (0, 0, 500)
+        assert krylov._probe.space.n_steps > 60
 
     def test_negative_curvature_is_seen(self):
         H, _ = symmetric(500, 500, 3)

@@ -44,8 +44,9 @@ _ROUNDING = 1e-12
 # A pass that shrinks the residual by less has stagnated.
 _STAGNANT = 0.5
 # Steps from a random start that show the spectrum: extreme eigenvalues to some per
-# cent, whether any are negative, and what share of them is zero.
-_PROBE_STEPS = 60
+# cent, whether any are negative, and what share of them is zero. As many again, and so
+# often, while an eigenvalue seen may be zero or not.
+_PROBE_STEPS, _PROBES = 60, 8
 # Ritz pairs whose residual is below this share of their value are eigenpairs for
 # deflation: the true residual of each solve corrects what that leaves.
 _EIGENPAIR = 1e-7
@@ -213,7 +214,7 @@ class KrylovInverse(InCommonUnits):
             if image <= _CONFIRMED * self.rcond * scale * norm:
                 stop = "least_squares"
                 break
-            ended = run.space.n_steps >= self.settings.steps_that_fit(self._n)
+            ended = run.space.n_steps >= self._fits
             still = norm > _STAGNANT * previous and image > _STAGNANT * last
             if rough is None and still and not ended:
                 stop = "stagnated"
@@ -245,7 +246,7 @@ class KrylovInverse(InCommonUnits):
             rest,
             self._product(0.5 * target, rough),
             target=0.5 * target,
-            max_steps=min(max_steps, self.settings.steps_that_fit(self._n)),
+            max_steps=min(max_steps, self._fits),
             null_tol=least,
             rcond=least,
             scale=self._scale,
@@ -311,13 +312,20 @@ class KrylovInverse(InCommonUnits):
     @cached_property
     def _probe(self) -> ProbedSpectrum:
         space = Lanczos(self._start)
-        fits = self.settings.steps_that_fit(self._n)
-        for _ in range(min(_PROBE_STEPS, self._dim, fits)):
+        most = min(_PROBES * _PROBE_STEPS, self._dim, self._fits)
+        while space.n_steps < most and not space.is_invariant:
             space.extend(self._exact(space.newest))
-            if space.is_invariant:
+            if space.n_steps % _PROBE_STEPS == 0 and self._seen(space).is_told:
                 break
+        return self._seen(space)
+
+    def _seen(self, space: Lanczos) -> ProbedSpectrum:
         values, vectors, errors = space.ritz()
         return ProbedSpectrum(values, errors, vectors[0] ** 2, space, self.rcond)
+
+    @property
+    def _fits(self) -> int:
+        return self.settings.steps_that_fit(self._n)
 
     @property
     def eigenvalues(self) -> Array:

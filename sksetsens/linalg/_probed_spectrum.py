@@ -45,6 +45,16 @@ class ProbedSpectrum:
         return (least < DECADE * self.cutoff) & (most > self.cutoff / DECADE)
 
     @property
+    def is_told(self) -> bool:
+        """Whether more steps would tell no more of what matters.
+
+        All Ritz values are resolved, or some eigenvalue is zero or negative.
+        """
+        null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
+        negative = self.values + self.errors < -DECADE * self.cutoff
+        return bool(not self.unresolved.any() or null.any() or negative.any())
+
+    @property
     def _may_be_null(self) -> NDArray[np.bool_]:
         is_null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
         return is_null | self.unresolved

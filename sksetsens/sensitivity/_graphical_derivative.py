@@ -35,6 +35,8 @@ Array = NDArray[np.float64]
 # Movement, relative to 1 + |w|, within which solutions on other kinks may lie where the
 # first order moves less.
 _NEAR = 1e-4
+# Share of a residual that iterative solves leave where they estimate an error.
+_ESTIMATE = 1e-4
 
 
 class GraphicalDerivative:
@@ -535,10 +537,13 @@ class GraphicalDerivative:
             enough,
         )
 
-    def resolution(self, residual: float) -> float:
+    def resolution(self, residual: float, estimated_from: float = 0.0) -> float:
         """What solves leave of a residual of this norm; 0 for factorisations.
 
         The answer to a perturbation with ``|B dx| = residual`` is known to this much;
-        evidence about it need not be known better.
+        evidence about it need not be known better. An error that is estimated from a
+        residual of its own is known to a few per cent from less.
         """
-        return self.solver.tol * residual if self.is_matrix_free else 0.0
+        if not self.is_matrix_free:
+            return 0.0
+        return max(self.solver.tol * residual, _ESTIMATE * estimated_from)

@@ -172,7 +172,8 @@ def off_manifold(
     w = start
     at_solution = gd.length_of_residual(gd.objective, gd.weights)
     for _ in range(_N_ITERATED_STEPS if gd.is_matrix_free else _N_CHORD_STEPS):
-        step = gd.newton_step(w, objective, enough=enough)
+        roughly = max(enough, gd.resolution(0.0, gd.residual_norm(objective, w)))
+        step = gd.newton_step(w, objective, enough=roughly)
         w = w + step
         if not gd.length(w) <= _DIVERGED * (1.0 + gd.length(start)):
             return np.inf
@@ -183,7 +184,8 @@ def off_manifold(
             break
     # Newton's step with the rank as it is here: new directions carry what is left.
     there = gd.at(objective, w, keep_rank=False)
-    step = there.newton_step(enough=enough)
+    roughly = max(enough, gd.resolution(0.0, gd.residual_norm(objective, w)))
+    step = there.newton_step(enough=roughly)
     away = gd.length(step)
     if length == 0.0:  # No shift is predicted, so that any distance is too far.
         return np.inf if away > 0.0 else 0.0

@@ -105,7 +105,7 @@ def first_order_error(
     length = 1.0 + gd.length(gd.weights)
     if before <= max(floor, _ROUNDING * gd.residual_scale * length):
         return FirstOrderError(0.0, 0.0, after, True)
-    enough = gd.resolution(before)
+    enough = gd.resolution(before, after)
     step = (corrected or gd).newton_step(weights, objective, enough=enough)
     # A shift of 0 that leaves a Newton step has missed all of the movement.
     moved = max(moved, least_shift, np.finfo(float).tiny)
