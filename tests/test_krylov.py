@@ -147,7 +147,7 @@ class TestKrylovInverse:
         assert krylov.inertia == (0, 0, 500)
 
     def test_doubt_about_the_kernel_is_told(self):
-        """480 steps do not resolve the small end of 1000 eigenvalues over 12 decades."""
+        """480 steps do not resolve the small end of eigenvalues over 12 decades."""
         H, _ = symmetric(1000, 1000, spread=12.0)
         assert not KrylovInverse(H.__matmul__, 1000).has_clear_cutoff
 

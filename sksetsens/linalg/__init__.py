@@ -9,7 +9,7 @@ from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
-from ._minimum_residual import ResidualNorms
+from ._minimum_residual import ResidualNorms, minimise_residual
 from ._norms import operator_norm, top_eigenvalue
 from ._probes import probe, probe_generator
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
@@ -41,6 +41,7 @@ __all__ = [
     "TangentInverse",
     "gram_inverse",
     "independent_rows",
+    "minimise_residual",
     "operator_norm",
     "outside_range",
     "probe",

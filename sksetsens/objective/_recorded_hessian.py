@@ -19,7 +19,7 @@ __all__ = ["recorded_hessian"]
 Tensor = torch.Tensor
 
 # Rows of H per backward pass: more of them gain nothing, and take memory.
-_BLOCK = 16
+_BLOCK = 32
 
 
 def recorded_hessian(

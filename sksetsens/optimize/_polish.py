@@ -56,8 +56,8 @@ _LBFGS_BEFORE_NEWTON = {
 # Iterations by products, and with dense Hessians, where one costs thousands of
 # gradients.
 _KRYLOV, _FEW_HESSIANS = 40, 2
-# Relative gradient from which one or two of Newton's steps end at rounding.
-_SCALED_TOL = 1e-9
+# Relative gradient below which no step of Newton's gains anything.
+_AT_ROUNDING = 1e-15
 _LBFGS_BETWEEN_KINKS = (1e-6, 500)
 # Of large ReLU nets that nothing holds: few of them have a minimiser.
 _LBFGS_OF_FREE = (1e-8, 1000)
@@ -295,6 +295,11 @@ def _polished(
                 break
             if np.linalg.norm(w) > _STRAYED * (1.0 + np.linalg.norm(start)):
                 w = start
+            elif name == "scaled":
+                # Which ends at rounding where the minimum is an ordinary one.
+                here = _Place.of(objective, w)
+                if here.relative <= min(tol, _AT_ROUNDING):
+                    break
         else:
             here = _Place.of(objective, w)
             if here.relative <= tol:
@@ -443,10 +448,9 @@ def _lbfgs(
 
 
 def _wants_scales(objective: Objective) -> bool:
-    """Whether a Hessian costs hundreds of gradients: not tens, and not thousands."""
-    if objective.n_params > MAX_DENSE:
-        return False
-    return (objective.n_params > SMALL) == objective.has_quick_hessian
+    """Whether a Hessian costs hundreds of gradients, and not tens."""
+    quick = objective.n_params <= SMALL and objective.has_quick_hessian
+    return objective.n_params <= MAX_DENSE and not quick
 
 
 def _forms_late(objective: Objective) -> bool:
@@ -456,7 +460,7 @@ def _forms_late(objective: Objective) -> bool:
 
 
 def _scaled(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    return scaled_lbfgs(objective, w, max(tol, _SCALED_TOL))
+    return scaled_lbfgs(objective, w)
 
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:

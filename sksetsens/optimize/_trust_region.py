@@ -174,6 +174,8 @@ def _iterate(
         model = problem.model(gradient, w)
         previous, start = value, w
         w, value, gradient, radius = _trusted_step(problem, model, w, value, radius)
+        if isinstance(model, _QuadraticModel) and model.is_definite and not enough:
+            w, value, gradient = _chord_steps(problem, model, w, value, gradient)
         norm = float(np.linalg.norm(gradient))
         shrank = norm < STILL_SHRINKING * best_norm
         # In a curved valley |R| rises while the loss falls: that is progress too.
@@ -196,6 +198,24 @@ def _iterate(
         best, more = _last_steps(problem, model, best)
         n_iter += more
     return best, n_iter, model
+
+
+def _chord_steps(
+    problem: _Problem, model: _QuadraticModel, w: Array, value: float, gradient: Array
+) -> tuple[Array, float, Array]:
+    """Steps with a definite Hessian again, while they shrink |R| and the loss falls.
+
+    A Hessian costs tens to thousands of gradients, and each step one.
+    """
+    norm = float(np.linalg.norm(gradient))
+    for _ in range(_LAST_STEPS):
+        candidate = w - model.solve(gradient, 0.0)
+        there, moved = problem.value_and_gradient(candidate)
+        left = float(np.linalg.norm(moved))
+        if not (left < STILL_SHRINKING * norm and there <= value):
+            break
+        w, value, gradient, norm = candidate, there, moved, left
+    return w, value, gradient
 
 
 def _last_steps(
@@ -317,6 +337,11 @@ class _QuadraticModel:
                 self._excess_length, lowest, high, args=(radius,), rtol=1e-3
             )
         return -vectors @ (g / (eigenvalues + lowest))
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether Newton's step was taken by a Cholesky factor."""
+        return self._factor is not None
 
     def _decompose(self) -> None:
         eigenvalues, vectors = scipy.linalg.eigh(self.H, driver="evd")
