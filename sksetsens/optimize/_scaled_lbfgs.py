@@ -60,8 +60,7 @@ def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
     steps = int(np.clip(w.size // 2, _LEAST, _MOST))
     n_iter, S = 0, None
     for _ in range(_MAX_HESSIANS):
-        norm = float(np.linalg.norm(gradient))
-        if norm == 0.0 or (S is not None and _arrived(value, gradient, S)):
+        if S is not None and _arrived(value, gradient, S):
             break
         H = objective.hessian(w)
         if not np.isfinite(H).all():
@@ -69,9 +68,12 @@ def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
         eigenvalues, V = scipy.linalg.eigh(H, driver="evd")
         sizes = np.abs(eigenvalues)
         scale = max(float(sizes.max()), np.finfo(float).tiny)
+        norm = float(np.linalg.norm(gradient))
         relative = norm / (scale * (1.0 + float(np.linalg.norm(w))))
         lift = _LIFT * scale * min(1.0, max(relative / _FAR, _LEAST_LIFT))
         S = V / np.sqrt(sizes + lift)
+        if _arrived(value, gradient, S):
+            break
         found, n = _block(objective, w, S, steps)
         n_iter += n
         new_value, new_gradient = objective.value_and_gradient(found)
