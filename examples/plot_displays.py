@@ -1,7 +1,7 @@
 """
-=================================================
+==================================================
 Four pictures of what a perturbation does to a net
-=================================================
+==================================================
 
 `sksetsens.inspection` draws what the library computes: where the solutions lie and
 where they go, how that grows with the perturbation, which inputs do it, and how far the

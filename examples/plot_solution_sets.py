@@ -1,7 +1,7 @@
 """
-=================================================
+=======================================================
 Sets, not points: a network with more weights than data
-=================================================
+=======================================================
 
 A wide network fits 442 patients exactly with 769 weights. Its solutions form a
 manifold: at each one, 327 directions change nothing. Moving the data moves the

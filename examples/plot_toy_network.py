@@ -1,7 +1,7 @@
 """
-======================================
+=========================================
 The paper's toy network, number by number
-======================================
+=========================================
 
 Two weights, two data points: ``f(x) = w1 w2 x`` fitted to ``x = (1, 2)``,
 ``y = (2, 4)``. The solutions are the hyperbola ``w1 w2 = 2``, so the Hessian is

@@ -217,7 +217,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     n_features_in_ : int
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
 
     References
     ----------

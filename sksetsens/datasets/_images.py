@@ -67,7 +67,7 @@ def load_cifar10(
     dtype: DTypeLike = np.float32,
     random_state: int | np.random.RandomState | None = None,
 ) -> Images:
-    """CIFAR-10 [1]_ from its original files; nothing is downloaded.
+    """CIFAR-10 from its original files; nothing is downloaded.
 
     Reads the Python version (``data_batch_1``, pickled) and the binary version
     (``data_batch_1.bin``). Of the pickles, arrays, strings, numbers and builtin

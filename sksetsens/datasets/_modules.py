@@ -100,7 +100,7 @@ class LinearNetwork(nn.Module):
 
 
 class ProductNetwork(nn.Module):
-    """The network ``f(x) = w_1 w_2 ... w_m x`` of m scalar weights.
+    """The network that multiplies x by m scalar weights, one after the other.
 
     Parameters
     ----------

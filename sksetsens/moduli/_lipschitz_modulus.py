@@ -112,9 +112,9 @@ def lipschitz_modulus(
     direction : ndarray
         Only with ``return_direction``; perturbations of Frobenius norm 1, NaN where
         there is none. "dataset", "target": of the shape of X or y, at the solution with
-        the largest modulus. "sample" and "group": (n_solutions, *X.shape), each row or
-        group moving alone. "feature": (n_solutions, n_features, n_samples), its entries
-        in each row. "layer": (n_solutions, n_layers, *X.shape).
+        the largest modulus. "sample" and "group": ``(n_solutions, *X.shape)``, each
+        row or group moving alone. "feature": (n_solutions, n_features, n_samples), its
+        entries in each row. "layer": ``(n_solutions, n_layers, *X.shape)``.
 
     evidence : list of PartModuli or of EmpiricalModuli
         Only with ``return_evidence``.

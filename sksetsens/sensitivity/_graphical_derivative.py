@@ -292,12 +292,12 @@ class GraphicalDerivative:
 
     @property
     def hessian_norm(self) -> float:
-        """|H|_2."""
+        """``|H|_2``."""
         return float(np.abs(self.factor.eigenvalues).max(initial=0.0))
 
     @property
     def units(self) -> tuple[Array | float, float]:
-        """Scales S of the weights in which H was decomposed, 1.0 for none; |S H S|_2.
+        """Scales S in which H was decomposed, 1.0 for none; ``|S H S|_2``.
 
         Norms of steps and residuals compare weights that belong to columns of data in
         different units only in these.
