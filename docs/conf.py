@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -21,6 +22,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_design",
+    "sphinx-mathjax-offline",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
@@ -68,6 +70,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "default_thumb_file": str(Path(__file__).with_name("quickstart.png")),
     "show_signature": False,
     "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
@@ -79,8 +82,11 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sksetsens"
 html_static_path = []
 html_show_sourcelink = False
+html_sidebars = {name: [] for name in ("index", "guide", "questions", "changelog")}
+toc_object_entries_show_parents = "hide"
 html_theme_options = {
     "show_prev_next": False,
+    "show_toc_level": 1,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
 }

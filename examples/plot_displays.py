@@ -60,6 +60,7 @@ print(decayed.solution_set_)
 
 fig, axes = plt.subplots(2, 2, figsize=(11.5, 10), layout="constrained")
 (top_left, top_right), (bottom_left, bottom_right) = axes
+# sphinx_gallery_defer_figures
 
 # %%
 # Top left, the net that interpolates. Every row moves by 0.01 in a random direction.
@@ -72,12 +73,14 @@ print(f"\npredicted, along the shift     {display.predicted[0, 0]:.4f}")
 print(f"retrained, along the shift     {display.retrained[0, 0]:.4f}")
 print(f"retrained, along ker H         {display.retrained[0, 1]:.4f}")
 print(f"retrained, off this plane      {display.off_plane['retrained']:.4f}")
+# sphinx_gallery_defer_figures
 
 # %%
 # Top right, its Hessian. 150 rows hold 150 directions of weight space in place, some
 # 20 000 times more firmly than others. The other 139 are free, and the gap says that
 # there is no doubt about how many they are.
 HessianSpectrumDisplay.from_estimator(wide, ax=top_right)
+# sphinx_gallery_defer_figures
 
 # %%
 # Bottom left, the net with weight decay, in cross-validation: three trainings for the
@@ -96,6 +99,7 @@ for k, size in enumerate(sizes):
         f"{curve.retrained_shift_norms[k].mean():10.4f} {curve.gaps[k].max():6.3f} "
         f"{curve.nonlinearity[k].max():13.3f}  {not curve.first_order_fails[k].any()}"
     )
+# sphinx_gallery_defer_figures
 
 # %%
 # Bottom right, what it is fragile to. Each marker is one solution's modulus: how far

@@ -1,6 +1,7 @@
 """Stability reports and linear ranges, against closed forms of small problems."""
 
 import copy
+import html
 import warnings
 from dataclasses import replace
 
@@ -291,6 +292,38 @@ def test_notebooks_see_at_once_what_must_not_be_trusted(restarted, toy):
     table = report._repr_html_()
     assert "<strong>b</strong>" in table
     assert table.count("<strong>") == 1
+
+
+def test_a_file_of_its_own(tmp_path, at_ridge, ridge):
+    report = at_ridge.stability_report(1.01 * ridge.X)
+    report.to_html(tmp_path / "a.html")
+    report.to_html(tmp_path / "b.html", X_test=ridge.X[:3], y_test=ridge.y[:3])
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "http" not in page
+    assert "<link" not in page
+    assert "<script" not in page
+    assert html.escape(report._summary()) in page
+    moduli = lipschitz_modulus(at_ridge, level="sample").max(axis=0)
+    most = int(np.argmax(moduli))
+    assert f"<td>row {most}</td><td>{moduli[most]:.3g}</td>" in page
+    assert "its own loss" in page
+    assert "loss on the test rows" in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
+def test_a_file_says_what_has_no_answer(tmp_path, at_dead_feature, dead):
+    report = at_dead_feature.stability_report(dead.X + 1.0)
+    report.to_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.escape(str(report.status[0])) in page
+    assert "All predictions may be trusted" not in page
+
+
+def test_test_rows_come_with_their_targets(tmp_path, at_ridge, ridge):
+    report = at_ridge.stability_report(1.01 * ridge.X)
+    with pytest.raises(ValueError, match="The 'y_test' parameter of StabilityReport"):
+        report.to_html(tmp_path / "report.html", X_test=ridge.X)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_method_is_the_function(restarted, toy):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from .._validation import check_positive
 from ..perturbation import check_perturbation
 from ..sensitivity import predict_set, reach
 from ..sets import PredictedSolutionSet
+from ._html_report import html_report
 
 __all__ = ["StabilityReport", "stability_report"]
 
@@ -58,6 +61,9 @@ class StabilityReport:
     tol : float
 
     status : ndarray of str of shape (n_solutions,)
+
+    estimator : SolutionSetEstimator, Pipeline or search
+        What the report is about.
     """
 
     predicted: PredictedSolutionSet
@@ -70,6 +76,7 @@ class StabilityReport:
     holds_to: Array
     tol: float
     status: NDArray[np.str_]
+    estimator: Any
 
     @property
     def worst_distance(self) -> float:
@@ -85,6 +92,37 @@ class StabilityReport:
     def is_trustworthy(self) -> bool:
         """Whether the prediction may be trusted at every solution."""
         return bool(self.predicted.trustworthy.all())
+
+    def to_html(
+        self, path: str | os.PathLike[str], *, X_test: Any = None, y_test: Any = None
+    ) -> None:
+        """Write one HTML file that needs no other, and no network.
+
+        With the table and what cannot be trusted and why, the Lipschitz moduli by row
+        and by feature, and the influence of the training rows; where one of these has
+        no answer, with the reason.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the file, which is overwritten.
+        X_test, y_test : array-like, default=None
+            Rows on whose loss the influence is measured, as in `sample_influence`; None
+            for each training row's own loss.
+
+        Raises
+        ------
+        ValueError
+            If only one of ``X_test`` and ``y_test`` is given.
+        """
+        if (X_test is None) != (y_test is None):
+            missing = "y_test" if y_test is None else "X_test"
+            raise ValueError(
+                f"The {missing!r} parameter of StabilityReport.to_html must be given "
+                "together with the other one, or neither. Got None instead."
+            )
+        page = html_report(self, X_test, y_test)
+        Path(path).write_text(page, encoding="utf-8")
 
     def _cells(self) -> list[list[str]]:
         columns = (self.distance, self.bound, self.slack)
@@ -205,4 +243,5 @@ def stability_report(
         np.array(holds_to),
         tol,
         predicted.status,
+        estimator,
     )
