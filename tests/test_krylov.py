@@ -159,6 +159,24 @@ class TestKrylovInverse:
         assert krylov.inertia == (0, 0, 500)
         assert krylov._probe.space.n_steps > 60
 
+    @pytest.mark.parametrize(
+        ("n", "cluster", "n_spread", "lone"),
+        [(500, 1e-5, 300, -1e-5), (1000, 1e-4, 300, -1e-6), (1000, 1e-4, 300, 0.0)],
+    )
+    def test_a_lone_eigenvalue_below_many_equal_ones_is_not_overlooked(
+        self, n, cluster, n_spread, lone
+    ):
+        """Weight decay makes such clusters, to which a Ritz value converges first."""
+        for seed in range(20):
+            values = np.full(n, cluster)
+            values[:n_spread] += np.linspace(0.0, 1.0, n_spread)
+            values[-1] = lone
+            np.random.default_rng(seed).shuffle(values)
+            krylov = KrylovInverse(values.__mul__, n)
+            assert not (krylov.kernel_dim == 0 and krylov.has_clear_cutoff) or (
+                krylov.inertia[0] > 0
+            )
+
     def test_negative_curvature_is_seen(self):
         H, _ = symmetric(500, 500, 3)
         inertia = KrylovInverse(H.__matmul__, 500).inertia

@@ -47,6 +47,9 @@ _STAGNANT = 0.5
 # cent, whether any are negative, and what share of them is zero. As many again, and so
 # often, while an eigenvalue seen may be zero or not.
 _PROBE_STEPS, _PROBES = 60, 8
+# Blocks of steps for which the smallest Ritz value must stay, and what staying is: it
+# may sit among many equal eigenvalues, with one below that is slow to show.
+_CONFIRMING, _STAYED = 2, 0.9
 # Ritz pairs whose residual is below this share of their value are eigenpairs for
 # deflation: the true residual of each solve corrects what that leaves.
 _EIGENPAIR = 1e-7
@@ -108,14 +111,15 @@ class Outcome:
 class KrylovInverse(InCommonUnits):
     """``H^+`` of a symmetric, possibly singular and indefinite operator, by products.
 
-    Solves are iterative: each reports its residual by an exact product, its iterations
-    and why it stopped. Spectral evidence comes from a Lanczos run with a random start,
-    whose eigenpairs speed up solves, whichever comes first. It sees the ends of
-    the spectrum: a smallest Ritz value that lies above its own error bound says that H
-    is definite, with the probability with which a random start has a part along every
-    eigenvector. Otherwise ``inertia`` counts the negative eigenvalues seen only,
-    ``rank`` and ``kernel_dim`` are estimates, and `has_clear_cutoff` is False unless
-    the null eigenvalues stand apart.
+    Solves are iterative: each reports its residual by an exact product, its
+    iterations and why it stopped. Spectral evidence comes from a Lanczos run with a
+    random start, whose eigenpairs speed up solves, whichever comes first. It sees
+    the ends of the spectrum: a smallest Ritz value that lies above its own error
+    bound, and stays there for a hundred steps more, says that H is definite. That
+    is evidence and no proof: an eigenvector of which the start has next to no part
+    may not have shown. Otherwise ``inertia`` counts the negative eigenvalues seen
+    only, ``rank`` and ``kernel_dim`` are estimates, and `has_clear_cutoff` is False
+    unless the null eigenvalues stand apart.
 
     Parameters
     ----------
@@ -311,13 +315,27 @@ class KrylovInverse(InCommonUnits):
 
     @cached_property
     def _probe(self) -> ProbedSpectrum:
-        space = Lanczos(self._start)
+        """Steps until more would tell no more of what matters, or as many as allowed.
+
+        Some eigenvalue is zero or negative; or none may be, and the smallest Ritz value
+        has stayed where it was.
+        """
+        space, least, since = Lanczos(self._start), np.inf, 0
         most = min(_PROBES * _PROBE_STEPS, self._dim, self._fits)
         while space.n_steps < most and not space.is_invariant:
             space.extend(self._exact(space.newest))
-            if space.n_steps % _PROBE_STEPS == 0 and self._seen(space).is_told:
-                break
-        return self._seen(space)
+            if space.n_steps % _PROBE_STEPS:
+                continue
+            seen = self._seen(space)
+            if seen.is_singular:
+                return seen
+            smallest = float(np.abs(seen.values).min())
+            if seen.unresolved.any() or not smallest >= _STAYED * least:
+                least, since = smallest, space.n_steps
+            elif space.n_steps - since >= _CONFIRMING * _PROBE_STEPS:
+                return seen
+        is_whole = space.is_invariant or space.n_steps == self._dim
+        return replace(self._seen(space), is_certain=is_whole)
 
     def _seen(self, space: Lanczos) -> ProbedSpectrum:
         values, vectors, errors = space.ritz()
@@ -370,7 +388,7 @@ class KrylovInverse(InCommonUnits):
     @property
     def has_clear_cutoff(self) -> bool:
         """Whether all Ritz values are told from the cut-off, whatever their errors."""
-        return not self._probe.unresolved.any()
+        return self._probe.is_certain and not self._probe.unresolved.any()
 
     @cached_property
     def kernel(self) -> ImplicitSubspace:

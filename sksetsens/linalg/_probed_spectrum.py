@@ -25,6 +25,8 @@ class ProbedSpectrum:
     values, errors, weights : ndarray of shape (n_steps,)
         Ritz values, the distance within which each has an eigenvalue, and its share of
         the start.
+    is_certain : bool
+        Whether more steps would show the same.
     """
 
     values: Array
@@ -32,6 +34,7 @@ class ProbedSpectrum:
     weights: Array
     space: Lanczos
     rcond: float
+    is_certain: bool = True
 
     @property
     def cutoff(self) -> float:
@@ -45,14 +48,11 @@ class ProbedSpectrum:
         return (least < DECADE * self.cutoff) & (most > self.cutoff / DECADE)
 
     @property
-    def is_told(self) -> bool:
-        """Whether more steps would tell no more of what matters.
-
-        All Ritz values are resolved, or some eigenvalue is zero or negative.
-        """
+    def is_singular(self) -> bool:
+        """Whether some eigenvalue is zero or negative."""
         null = np.abs(self.values) + self.errors <= self.cutoff / DECADE
         negative = self.values + self.errors < -DECADE * self.cutoff
-        return bool(not self.unresolved.any() or null.any() or negative.any())
+        return bool(null.any() or negative.any())
 
     @property
     def _may_be_null(self) -> NDArray[np.bool_]:
