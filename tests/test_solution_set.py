@@ -1,5 +1,6 @@
 """Solution sets as containers, as sets of points, and on disk; set distances."""
 
+import html
 import json
 import pickle
 
@@ -14,7 +15,11 @@ from scipy.spatial.distance import directed_hausdorff
 from skorch import NeuralNetRegressor
 
 from sksetsens import PredictedSolutionSet, SolutionSet, SolutionSetEstimator
-from sksetsens.datasets import make_dead_feature, make_underdetermined_linear
+from sksetsens.datasets import (
+    make_dead_feature,
+    make_toy_network,
+    make_underdetermined_linear,
+)
 from sksetsens.linalg import Subspace
 from sksetsens.metrics import distance_to_set, excess, pompeiu_hausdorff
 from sksetsens.networks import DFCNNBinaryClassifier, DFCNNClassifier, DFCNNRegressor
@@ -640,3 +645,19 @@ def test_pieces_do_not_depend_on_how_they_are_stored(seed, rank):
     expected = np.linalg.norm((points - w) @ q[:, :rank], axis=1)
     for distances in found:
         np.testing.assert_allclose(distances, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_notebooks_see_a_line_for_each_solution():
+    data = make_toy_network()
+    net = NeuralNetRegressor(data.module, train_split=None, lr=0.02, max_epochs=5)
+    model = SolutionSetEstimator(net, n_restarts=2, random_state=0)
+    found = model.fit(data.X, data.y).solution_set_
+    table = found._repr_html_()
+    assert table.count("<tr>") == 3
+    assert f"<td>{found.losses[0]:.4g}</td>" in table
+    assert html.escape(str(found.status[1])) in table
+    predicted = model.sensitivity(data.X + 1e-3)
+    table = predicted._repr_html_()
+    assert f"<td>{predicted.shift_norm[1]:.3g}</td>" in table
+    assert "PredictedSolutionSet" in table
+    assert "<strong>" not in table

@@ -2,6 +2,8 @@
 
 import copy
 import html
+import shutil
+import subprocess
 import warnings
 from dataclasses import replace
 
@@ -309,6 +311,25 @@ def test_a_file_of_its_own(tmp_path, at_ridge, ridge):
     assert f"<td>row {most}</td><td>{moduli[most]:.3g}</td>" in page
     assert "its own loss" in page
     assert "loss on the test rows" in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.deep
+def test_a_browser_shows_the_file(tmp_path, at_ridge, ridge):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium here")
+    report = at_ridge.stability_report(1.01 * ridge.X)
+    report.to_html(tmp_path / "report.html")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    options += ["--disable-background-networking", f"--user-data-dir={tmp_path}/user"]
+    command = [browser, *options, "--dump-dom", f"file://{tmp_path}/report.html"]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert shown.count("<svg") == 3
+    assert shown.count("<rect") == 2 * len(ridge.X) + ridge.X.shape[1]
+    assert shown.count("<h2>") == 5
+    assert "Not available" not in shown
 
 
 def test_a_file_says_what_has_no_answer(tmp_path, at_dead_feature, dead):

@@ -5,6 +5,7 @@ import: objective, linalg, and what is below.
 """
 
 from ._distance import distance_to_set, excess, excess_bounds, pompeiu_hausdorff
+from ._html import html_table
 from ._predicted_set import PredictedSolutionSet, PredictionChange
 from ._solution_set import SolutionSet
 from ._storage import read_arrays, write_arrays
@@ -19,6 +20,7 @@ __all__ = [
     "distance_to_set",
     "excess",
     "excess_bounds",
+    "html_table",
     "pompeiu_hausdorff",
     "read_arrays",
     "write_arrays",

@@ -154,6 +154,16 @@ class PredictedSolutionSet(SolutionSet):
         moved.shift = moved.weights - moved.base.weights
         return moved
 
+    def _columns(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        numbers = zip(self.shift_norm, self.nonlinearity, self.kernel_dims, strict=True)
+        heads = ("solution", "shift", "nonlinearity", "kernel dimension")
+        return heads, [
+            [str(i), "empty" if empty else f"{norm:.3g}", f"{error:.2g}", str(dim)]
+            for i, (empty, (norm, error, dim)) in enumerate(
+                zip(self.is_empty, numbers, strict=True)
+            )
+        ]
+
     def sample(
         self,
         n_samples: int,

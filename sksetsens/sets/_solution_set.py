@@ -15,6 +15,7 @@ from .._validation import check_count, check_positive, check_rows, real_points
 from ..linalg import ImplicitSubspace, Subspace
 from ..objective import Objective
 from ._copies import nearest_copies, objective_symmetry, partners_of, retilted
+from ._html import html_table
 from ._storage import (
     read_arrays,
     restored_kernel,
@@ -193,6 +194,22 @@ class SolutionSet:
             f"{self.weights.shape[1]}, kernel dimension {about}{dims_text}, "
             f"{int(np.sum(self.trustworthy))} trustworthy>"
         )
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            repr(self)[1:-1], *self._columns(), self.status, self.trustworthy
+        )
+
+    def _columns(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Heads, and what stands below them for each solution."""
+        exact = zip(self.ranks_are_exact, self.kernel_dims, strict=True)
+        dims = [f"{'' if sure else '~'}{dim}" for sure, dim in exact]
+        numbers = zip(self.losses, self.stationarity, dims, self.n_kinks, strict=True)
+        heads = ("solution", "loss", "stationarity", "kernel dimension", "kinks")
+        return heads, [
+            [str(i), f"{loss:.4g}", f"{relative:.1e}", dim, str(kinks)]
+            for i, (loss, relative, dim, kinks) in enumerate(numbers)
+        ]
 
     # Geometry ---------------------------------------------------------------------
 

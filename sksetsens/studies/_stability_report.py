@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .._validation import check_positive
 from ..perturbation import check_perturbation
 from ..sensitivity import predict_set, reach
-from ..sets import PredictedSolutionSet
+from ..sets import PredictedSolutionSet, html_table
 from ._html_report import html_report
 
 __all__ = ["StabilityReport", "stability_report"]
@@ -157,23 +157,14 @@ class StabilityReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in (*_COLUMNS, "status"))
-        told = zip(self._cells(), self.status, self.predicted.trustworthy, strict=True)
-        rows = [_html_row(cells, status, trusted) for cells, status, trusted in told]
-        return (
-            f"<p>{html.escape(self._summary())}</p><table><thead><tr>{head}</tr>"
-            f"</thead><tbody>{''.join(rows)}</tbody></table>"
-            f"<p><small>{html.escape(self._legend())}</small></p>"
+        table = html_table(
+            self._summary(),
+            _COLUMNS,
+            self._cells(),
+            self.status,
+            self.predicted.trustworthy,
         )
-
-
-def _html_row(cells: list[str], status: str, trusted: bool) -> str:
-    """One solution; what it says is bold where the numbers must not be trusted."""
-    numbers = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-    sentence = html.escape(status)
-    if not trusted:
-        sentence = f"<strong>{sentence}</strong>"
-    return f'<tr>{numbers}<td style="text-align: left">{sentence}</td></tr>'
+        return f"{table}<p><small>{html.escape(self._legend())}</small></p>"
 
 
 def _told(status: NDArray[np.str_]) -> list[str]:
