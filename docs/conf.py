@@ -46,6 +46,8 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
+# Attributes that end in an underscore keep it.
+strip_signature_backslash = True
 
 # Names of the neighbours become links where SKSETSENS_INTERSPHINX is set: it needs a
 # network, and the site builds without one.
