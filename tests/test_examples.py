@@ -19,7 +19,7 @@ TIMEOUT = 300  # seconds: several times the minute an example may take
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(script, tmp_path, monkeypatch):
+def test_example_runs(script, tmp_path, monkeypatch, capsys):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     if script.stem in ALONE:
         run_alone(script, tmp_path)
@@ -30,7 +30,10 @@ def test_example_runs(script, tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         runpy.run_path(str(script), run_name="__main__")
+    drawn = pyplot.get_fignums()
     pyplot.close("all")
+    assert drawn, "an example shows a picture"
+    assert capsys.readouterr().out.strip(), "and says what it found"
 
 
 def run_alone(script, folder):

@@ -53,8 +53,8 @@ _LBFGS_BEFORE_NEWTON = {
     "scaled": (1e-4, 100),
     "large": (1e-8, 3000),
 }
-# Iterations by products, and with dense Hessians, where one costs thousands of
-# gradients.
+# Iterations by products, and with dense Hessians, where one costs hundreds of
+# gradients or thousands.
 _KRYLOV, _FEW_HESSIANS = 40, 2
 # Relative gradient below which no step of Newton's gains anything.
 _AT_ROUNDING = 1e-15
@@ -454,7 +454,7 @@ def _wants_scales(objective: Objective) -> bool:
 
 
 def _forms_late(objective: Objective) -> bool:
-    """Whether H costs thousands of gradients, and is formed where all else is done."""
+    """Whether H costs so much that steps by products come before dense ones."""
     large = SMALL < objective.n_params <= MAX_DENSE
     return large and not objective.has_quick_hessian
 
