@@ -9,6 +9,7 @@ from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse, KrylovSettings
 from ._lanczos import Lanczos
+from ._lifted import LiftedLowRank
 from ._minimum_residual import ResidualNorms, minimise_residual
 from ._norms import operator_norm, top_eigenvalue
 from ._probes import probe, probe_generator
@@ -31,6 +32,7 @@ __all__ = [
     "KrylovSettings",
     "KrylovTangentInverse",
     "Lanczos",
+    "LiftedLowRank",
     "PseudoInverse",
     "Reason",
     "ResidualNorms",

@@ -9,6 +9,7 @@ from ._decay import weight_decay
 from ._flat_net import flattened
 from ._freezing import rehearse_freezing
 from ._gates import Kinks
+from ._gauss_newton import GaussNewtonFactor, gauss_newton_factor
 from ._isolation import isolated, kernels_kept, single_threaded
 from ._kink_functions import Ramps
 from ._memory import memory_explained
@@ -26,6 +27,7 @@ from ._weighted_training import check_weighted_training, trained_by_weight
 
 __all__ = [
     "SINGLE_FROM",
+    "GaussNewtonFactor",
     "Kinks",
     "Movement",
     "Objective",
@@ -39,6 +41,7 @@ __all__ = [
     "check_sample_weight",
     "check_weighted_training",
     "flattened",
+    "gauss_newton_factor",
     "initialised_net",
     "isolated",
     "kernels_kept",

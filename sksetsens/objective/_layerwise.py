@@ -185,6 +185,49 @@ class LinearLayers:
             found.append(total)
         return torch.cat(found)
 
+    def gradient_gram(
+        self, forward: Any, x: Tensor, rows: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Scalar products of gradients of ``directions[j] . f(x[rows[j]])``, (k, k).
+
+        Parameters
+        ----------
+        forward : callable
+            Outputs of x at fixed weights.
+        x : Tensor of shape (n_rows, ...)
+        rows : Tensor of int of shape (k,)
+            Sorted.
+        directions : Tensor of shape (k, n_outputs)
+        """
+        inputs, deltas = self._propagated_back(forward, x, rows, directions)
+        total = x.new_zeros((len(rows), len(rows)))
+        for layer, h in zip(self._layers, inputs, strict=True):
+            delta = deltas[:, layer.units]
+            total += (delta @ delta.T) * (h @ h.T)[rows][:, rows]
+        return total
+
+    def _propagated_back(
+        self, forward: Any, x: Tensor, rows: Tensor, directions: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Inputs of the layers; gradients in epsilon, shape (k, E).
+
+        As many backward passes as there are directions of one row at most.
+        """
+        firsts = torch.searchsorted(rows, rows)
+        places = torch.arange(len(rows), device=rows.device) - firsts
+        deltas = x.new_empty((len(rows), self._n_units))
+        with DERIVATIVES, self._core.turn, torch.enable_grad():
+            eps = x.new_zeros((len(x), self._n_units)).requires_grad_()
+            with self._moved_by(eps) as seen:
+                outputs = forward(x).reshape(len(x), -1)
+            for place in range(int(places.max()) + 1):
+                of_place = places == place
+                along = torch.zeros_like(outputs)
+                along[rows[of_place]] = directions[of_place]
+                (found,) = torch.autograd.grad(outputs, eps, along, retain_graph=True)
+                deltas[of_place] = found[rows[of_place]]
+        return self._with_ones([h.detach() for h in seen], len(x)), deltas
+
     def _add_lower(
         self, total: Tensor, forward: Any, x: Tensor, r: Tensor, curvature: Tensor
     ) -> None:
@@ -225,12 +268,16 @@ class LinearLayers:
 
         with torch.no_grad(), self._moved_by(still) as seen:
             forward(x)
-        inputs = [
-            torch.cat([h, h.new_ones((len(x), 1))], dim=1) if layer.has_bias else h
+        units = torch.eye(self._n_units, dtype=x.dtype, device=x.device)
+        moved = vmap(along)(units).permute(1, 2, 0)
+        return self._with_ones(seen, len(x)), moved
+
+    def _with_ones(self, seen: list[Tensor], n_rows: int) -> list[Tensor]:
+        """What the layers received, a column of ones for the bias."""
+        return [
+            torch.cat([h, h.new_ones((n_rows, 1))], dim=1) if layer.has_bias else h
             for layer, h in zip(self._layers, seen, strict=True)
         ]
-        units = torch.eye(self._n_units, dtype=x.dtype, device=x.device)
-        return inputs, vmap(along)(units).permute(1, 2, 0)
 
     def _second_derivatives(
         self, forward: Any, x: Tensor, r: Tensor, dr: Tensor

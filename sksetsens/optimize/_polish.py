@@ -25,6 +25,7 @@ from ..exceptions import UnsupportedObjectiveError
 from ..linalg import PseudoInverse, SymmetricPseudoInverse, probe
 from ..objective import Kinks, Objective, PointProducts
 from ._active_set import ActiveSet
+from ._gauss_newton_lbfgs import gauss_newton_lbfgs
 from ._kink_newton import KinkSolution
 from ._kinks import continued_on_kinks, minimised_on_kinks
 from ._lbfgs import lbfgs
@@ -464,6 +465,10 @@ def _scaled(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
 
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
+    if objective.n_params > MAX_DENSE:
+        scaled, n_iter = gauss_newton_lbfgs(objective, w)
+        if n_iter:
+            return scaled, n_iter
     size = "small" if objective.n_params <= SMALL else "large"
     if _wants_scales(objective):
         size = "scaled"

@@ -34,8 +34,9 @@ MAX_DENSE = 3000
 # nearer the solution is, for superlinear convergence (Eisenstat and Walker 1996).
 _KRYLOV_STEPS = 200
 _FORCING = 0.1
-# Relative stationarity at which no step can gain anything: rounding.
-_ROUNDING = 1e-15
+# Relative stationarity at which no step can gain anything: rounding; and at which none
+# is worth hundreds of products.
+_ROUNDING, _ENOUGH_BY_PRODUCTS = 1e-15, 1e-12
 # Relative step below which Newton, at quadratic convergence, has arrived.
 _STILL = 1e-8
 # An iteration that has used its budget goes on, a third of it at a time and up to so
@@ -189,7 +190,9 @@ def _iterate(
         )
         length = float(np.linalg.norm(w - start)) / (1.0 + float(np.linalg.norm(w)))
         still = length <= _STILL or not shrank
-        done = relative <= tol and (relative <= _ROUNDING or still)
+        dense = isinstance(model, _QuadraticModel)
+        least = _ROUNDING if dense else _ENOUGH_BY_PRODUCTS
+        done = relative <= tol and (relative <= least or still)
         if enough:
             done = best_norm <= enough
         if done or since_best >= _PATIENCE or radius == 0.0 or norm == 0.0:

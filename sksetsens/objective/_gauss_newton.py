@@ -1,0 +1,106 @@
+r"""The part of Gauss-Newton's matrix that matters, by products and a small Gram matrix.
+
+With ``Lambda = sum_k lambda_k u_k u_k'`` over directions of the rows' outputs,
+:math:`J' \Lambda J = A'A` where row k of A is the gradient of
+:math:`\sqrt{\lambda_k}\, u_k \cdot f` in the weights. Few rows of a trained classifier
+carry most of Lambda. In linear layers such a gradient is an outer product of what the
+layer receives and what is propagated back, so that ``A A'`` costs a few products of
+matrices with one row for each direction, and A itself is never formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ._base import Array
+from ._products import PointProducts
+
+__all__ = ["GaussNewtonFactor", "gauss_newton_factor"]
+
+# Share of Lambda's trace that the chosen directions must hold.
+_LEAST_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class GaussNewtonFactor:
+    """A with ``A'A`` near ``J' Lambda J``.
+
+    Attributes
+    ----------
+    gram : ndarray of shape (k, k)
+        ``A A'``.
+    share : float
+        Of the trace of Lambda that the k directions hold.
+    """
+
+    gram: Array
+    share: float
+    _rows: NDArray[np.int64]
+    _directions: Array
+    _products: PointProducts
+    _n_rows: int
+
+    def push(self, v: Array) -> Array:
+        """A v for v of shape (n_params,)."""
+        moved = self._products.jacobian(v)[self._rows]
+        return np.asarray((self._directions * moved).sum(axis=1))
+
+    def pull(self, u: Array) -> Array:
+        """A'u for u of shape (k,)."""
+        along = np.zeros((self._n_rows, self._directions.shape[1]))
+        np.add.at(along, self._rows, self._directions * u[:, None])
+        return self._products.jacobian_adjoint(along)
+
+
+def gauss_newton_factor(
+    objective: Any, weights: Array, most: int
+) -> GaussNewtonFactor | None:
+    """The directions of largest curvature, at most so many.
+
+    Parameters
+    ----------
+    objective : Objective
+    weights : ndarray of shape (n_params,)
+    most : int
+
+    Returns
+    -------
+    factor : GaussNewtonFactor or None
+        None where weights sit in other layers than linear ones, the criterion couples
+        rows, or as many directions do not hold most of Lambda.
+    """
+    layers = objective._layers
+    if layers is None or objective._gating is not None:
+        return None
+    if not objective.is_separable(weights):
+        return None
+    values, vectors = np.linalg.eigh(objective.output_hessian(weights))
+    sizes = np.clip(values, 0.0, None).ravel()
+    chosen = np.sort(np.argsort(-sizes, kind="stable")[:most])
+    chosen = chosen[sizes[chosen] > 0.0]
+    if not sizes[chosen].sum() > _LEAST_SHARE * sizes.sum():
+        return None
+    rows, which = np.divmod(chosen, values.shape[1])
+    directions = vectors[rows, :, which] * np.sqrt(sizes[chosen])[:, None]
+    kept, positions = np.unique(rows, return_inverse=True)
+    at = torch.as_tensor(kept, device=objective._device)
+    gram = layers.gradient_gram(
+        partial(objective._forward, objective._tensor(weights), rows=at),
+        objective._x[at],
+        torch.as_tensor(positions, device=objective._device),
+        objective._tensor(directions),
+    )
+    return GaussNewtonFactor(
+        objective._numpy(gram),
+        float(sizes[chosen].sum() / sizes.sum()),
+        rows,
+        directions,
+        PointProducts(objective, weights),
+        objective.n_samples,
+    )
