@@ -12,6 +12,7 @@ from ._lanczos import Lanczos
 from ._lifted import LiftedLowRank
 from ._minimum_residual import ResidualNorms, minimise_residual
 from ._norms import operator_norm, top_eigenvalue
+from ._preconditioned import PreconditionedInverse
 from ._probes import probe, probe_generator
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution
 from ._range_residual import outside_range, range_residuals
@@ -33,6 +34,7 @@ __all__ = [
     "KrylovTangentInverse",
     "Lanczos",
     "LiftedLowRank",
+    "PreconditionedInverse",
     "PseudoInverse",
     "Reason",
     "ResidualNorms",

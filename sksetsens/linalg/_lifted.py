@@ -48,6 +48,11 @@ class LiftedLowRank:
         s, self._U = scipy.linalg.eigh(gram, driver="evd")
         self._s = np.clip(s, 0.0, None)
 
+    @property
+    def norm(self) -> float:
+        """|A'A|_2."""
+        return float(self._s[-1]) if self._s.size else 0.0
+
     def solve(self, v: Array) -> Array:
         """``P^-1 v`` for v of shape (n,)."""
         return self._less(v, 1.0 / (self.lift + self._s)) / self.lift

@@ -23,8 +23,8 @@ from ._products import PointProducts
 
 __all__ = ["GaussNewtonFactor", "gauss_newton_factor"]
 
-# Share of Lambda's trace that the chosen directions must hold.
-_LEAST_SHARE = 0.8
+# Share of Lambda's trace that the chosen directions must hold, and that is enough.
+_LEAST_SHARE, _NEARLY_ALL = 0.8, 0.99999
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,17 @@ class GaussNewtonFactor:
 
 
 def gauss_newton_factor(
-    objective: Any, weights: Array, most: int
+    objective: Any, weights: Array, most: int, *, single: bool = False
 ) -> GaussNewtonFactor | None:
-    """The directions of largest curvature, at most so many.
+    """The directions of largest curvature, at most so many, or nearly all of it.
 
     Parameters
     ----------
     objective : Objective
     weights : ndarray of shape (n_params,)
     most : int
+    single : bool, default=False
+        Whether products go through the net in float32.
 
     Returns
     -------
@@ -82,8 +84,10 @@ def gauss_newton_factor(
         return None
     values, vectors = np.linalg.eigh(objective.output_hessian(weights))
     sizes = np.clip(values, 0.0, None).ravel()
-    chosen = np.sort(np.argsort(-sizes, kind="stable")[:most])
-    chosen = chosen[sizes[chosen] > 0.0]
+    order = np.argsort(-sizes, kind="stable")[:most]
+    shares = np.cumsum(sizes[order]) / max(sizes.sum(), np.finfo(np.float64).tiny)
+    order = order[: 1 + np.searchsorted(shares, _NEARLY_ALL)]
+    chosen = np.sort(order[sizes[order] > 0.0])
     if not sizes[chosen].sum() > _LEAST_SHARE * sizes.sum():
         return None
     rows, which = np.divmod(chosen, values.shape[1])
@@ -101,6 +105,6 @@ def gauss_newton_factor(
         float(sizes[chosen].sum() / sizes.sum()),
         rows,
         directions,
-        PointProducts(objective, weights),
+        PointProducts(objective, weights, single=single),
         objective.n_samples,
     )

@@ -5,6 +5,7 @@ H only. May import: objective, linalg, and what is below.
 """
 
 from ._active_set import ActiveSet
+from ._gauss_newton_lbfgs import lifted_gauss_newton
 from ._kinks import stationary_on_kinks
 from ._polish import MAX_ON_KINKS, Polished, check_curvature, polish, stationarity
 from ._revival import revival
@@ -17,6 +18,7 @@ __all__ = [
     "Polished",
     "check_curvature",
     "continued",
+    "lifted_gauss_newton",
     "polish",
     "revival",
     "scaled_stationarity",

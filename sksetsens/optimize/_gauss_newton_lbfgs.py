@@ -20,9 +20,9 @@ Array = NDArray[np.float64]
 
 # Matrices at most, and steps with each.
 _MAX_BLOCKS, _STEPS = 12, 200
-# Directions of the outputs at most, and the lift: a multiple of the penalty's
-# curvature, at least a share of the largest one.
-_DIRECTIONS, _ABOVE_PENALTY, _ABOVE_ROUNDING = 1000, 3.0, 1e-6
+# Directions of the outputs at most, and their lift: at least a share of the largest
+# curvature; and far from a minimum more than the penalty's.
+_DIRECTIONS, _ABOVE_ROUNDING, _ABOVE_PENALTY = 1000, 1e-6, 3.0
 # Gain of the preconditioned step, relative to the loss, from which Newton goes on.
 _GAIN = 1e-10
 # Relative fall of the loss over a block that is not worth another one.
@@ -45,7 +45,7 @@ def gauss_newton_lbfgs(objective: Objective, w: Array) -> tuple[Array, int]:
     """
     n_iter = 0
     for _ in range(_MAX_BLOCKS):
-        P = lifted_gauss_newton(objective, w)
+        P = lifted_gauss_newton(objective, w, _ABOVE_PENALTY)
         if P is None:
             break
         value, gradient = objective.value_and_gradient(w)
@@ -60,14 +60,30 @@ def gauss_newton_lbfgs(objective: Objective, w: Array) -> tuple[Array, int]:
     return w, n_iter
 
 
-def lifted_gauss_newton(objective: Objective, w: Array) -> LiftedLowRank | None:
-    """``J' Lambda J`` by its stiffest directions, and the penalty; None without."""
-    factor = gauss_newton_factor(objective, w, _DIRECTIONS)
+def lifted_gauss_newton(
+    objective: Objective,
+    w: Array,
+    above_penalty: float = 1.0,
+    *,
+    single: bool = False,
+) -> LiftedLowRank | None:
+    """``J' Lambda J`` by its stiffest directions, and the penalty; None without.
+
+    Parameters
+    ----------
+    objective : Objective
+    w : ndarray of shape (p,)
+    above_penalty : float, default=1.0
+        Lift, as a multiple of the penalty's curvature.
+    single : bool, default=False
+        Whether products go through the net in float32.
+    """
+    factor = gauss_newton_factor(objective, w, _DIRECTIONS, single=single)
     if factor is None:
         return None
     z = probe(w.size)
     z /= np.linalg.norm(z)
     penalty = float(z @ objective.penalty_product(w, z))
     largest = float(np.diag(factor.gram).max(initial=0.0))
-    lift = max(_ABOVE_PENALTY * penalty, _ABOVE_ROUNDING * largest)
+    lift = max(above_penalty * penalty, _ABOVE_ROUNDING * largest)
     return LiftedLowRank(factor.gram, factor.push, factor.pull, lift)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ from scipy.sparse.linalg import LinearOperator
 from ...linalg import (
     CONSISTENCY_TOL,
     KrylovInverse,
+    PreconditionedInverse,
     PseudoInverse,
     Solution,
     SymmetricPseudoInverse,
     probe,
 )
 from ...objective import SINGLE_FROM, Movement, Objective, PointProducts
+from ...optimize import lifted_gauss_newton
 from ._point import (
     STATIONARITY_NOISE,
     Point,
@@ -150,11 +152,17 @@ class MatrixFree(ByProbes):
     """Exact H (or Gauss-Newton) by products; minimum residual solves."""
 
     def __init__(self, point: Point) -> None:
-        settings, rough = self._by_products(point), None
-        if point.solver.curvature != "ggn" and point.weights.size >= SINGLE_FROM:
-            rough = PointProducts(point.objective, point.weights, single=True).hessian
+        settings = self._by_products(point)
         p = point.weights.size
-        factor = KrylovInverse(self._product, p, rough=rough, **settings)
+        if point.solver.curvature == "ggn" or p < SINGLE_FROM:
+            factor = KrylovInverse(self._product, p, **settings)
+        else:
+            o, w = point.objective, point.weights
+            rough = PointProducts(o, w, single=True).hessian
+            near = partial(lifted_gauss_newton, o, w, single=True)
+            factor = PreconditionedInverse(
+                self._product, p, near=near, rough=rough, **settings
+            )
         super().__init__(point, factor)
 
     def newton_step(
