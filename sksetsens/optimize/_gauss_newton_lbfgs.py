@@ -23,19 +23,21 @@ _MAX_BLOCKS, _STEPS = 12, 200
 # Directions of the outputs at most, and their lift: at least a share of the largest
 # curvature; and far from a minimum more than the penalty's.
 _DIRECTIONS, _ABOVE_ROUNDING, _ABOVE_PENALTY = 1000, 1e-6, 3.0
-# Gain of the preconditioned step, relative to the loss, from which Newton goes on.
-_GAIN = 1e-10
 # Relative fall of the loss over a block that is not worth another one.
 _SLOW = 1e-10
 
 
-def gauss_newton_lbfgs(objective: Objective, w: Array) -> tuple[Array, int]:
+def gauss_newton_lbfgs(
+    objective: Objective, w: Array, gain: float = 1e-10
+) -> tuple[Array, int]:
     """Descend to the neighbourhood of a minimum.
 
     Parameters
     ----------
     objective : Objective
     w : ndarray of shape (p,)
+    gain : float, default=1e-10
+        What a preconditioned step gains, relative to the loss, where it ends.
 
     Returns
     -------
@@ -49,7 +51,7 @@ def gauss_newton_lbfgs(objective: Objective, w: Array) -> tuple[Array, int]:
         if P is None:
             break
         value, gradient = objective.value_and_gradient(w)
-        if float(gradient @ P.solve(gradient)) <= _GAIN * abs(value):
+        if float(gradient @ P.solve(gradient)) <= gain * abs(value):
             break
         w, steps = preconditioned_lbfgs(
             objective.value_and_gradient, w, P.solve, _STEPS

@@ -54,6 +54,8 @@ _LBFGS_BEFORE_NEWTON = {
     "scaled": (1e-4, 100),
     "large": (1e-8, 3000),
 }
+# Relative gain of a step at which the second descent of a large net ends.
+_LEAST_GAIN = 1e-14
 # Iterations by products, and with dense Hessians, where one costs hundreds of
 # gradients or thousands.
 _KRYLOV, _FEW_HESSIANS = 40, 2
@@ -360,6 +362,8 @@ def _plan(
         krylov = partial(trust_region_newton, by_products=True, max_iter=_KRYLOV)
         last = partial(trust_region_newton, max_iter=_FEW_HESSIANS)
         return [*plan, ("krylov", krylov), ("newton", last)]
+    if not warm and not free and objective.n_params > MAX_DENSE:
+        return [*plan, ("newton", _newton_after_descent)]
     return [*plan, ("newton", partial(trust_region_newton, by_products=free))]
 
 
@@ -446,6 +450,20 @@ def _lbfgs(
     coarse: float, max_iter: int, objective: Objective, w: Array, tol: float
 ) -> tuple[Array, int]:
     return lbfgs(objective, w, max(tol, coarse), max_iter)
+
+
+def _newton_after_descent(
+    objective: Objective, w: Array, tol: float
+) -> tuple[Array, int]:
+    """Newton by products; where soft directions keep it small, descent and it again."""
+    w, n_iter = trust_region_newton(objective, w, tol)
+    if _Place.of(objective, w).relative <= tol:
+        return w, n_iter
+    w, descended = gauss_newton_lbfgs(objective, w, _LEAST_GAIN)
+    if not descended:
+        return w, n_iter
+    w, more = trust_region_newton(objective, w, tol)
+    return w, n_iter + descended + more
 
 
 def _wants_scales(objective: Objective) -> bool:
