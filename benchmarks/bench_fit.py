@@ -7,6 +7,7 @@ fit in units of one full-batch float64 gradient, and a warm retraining on moved 
 """
 
 import argparse
+import itertools
 import time
 import warnings
 
@@ -51,15 +52,15 @@ class Attention(nn.Module):
 class Convolutions(nn.Module):
     """For images of 8 x 8."""
 
-    def __init__(self, width=8):
+    def __init__(self, width=8, activation=nn.SiLU, pool=nn.AvgPool2d):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1),
             nn.BatchNorm2d(width),
-            nn.SiLU(),
-            nn.AvgPool2d(2),
+            activation(),
+            pool(2),
             nn.Conv2d(width, width, 3, padding=1),
-            nn.SiLU(),
+            activation(),
             nn.Flatten(),
             nn.Linear(16 * width, 6),
         )
@@ -69,12 +70,14 @@ class Convolutions(nn.Module):
 
 
 class Dense(nn.Module):
-    """One hidden layer."""
+    """Some hidden layers."""
 
-    def __init__(self, n_in=10, width=16, activation=nn.Tanh):
+    def __init__(self, widths=(10, 16, 1), activation=nn.Tanh):
         super().__init__()
-        layers = nn.Linear(n_in, width), activation(), nn.Linear(width, 1)
-        self.layers = nn.Sequential(*layers)
+        layers = []
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), activation()]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, X):
         return self.layers(X)
@@ -104,21 +107,30 @@ def problems(smoke):
     def regressor(module, **more):
         return NeuralNetRegressor(module, **{**options, **more})
 
-    classifier = NeuralNetClassifier(
-        Convolutions, criterion=nn.CrossEntropyLoss, **options
-    )
-    wide = {"module__n_in": 30, "module__width": 4 if smoke else 44}
+    def classifier(module, **more):
+        options_ = {"criterion": nn.CrossEntropyLoss, **options, **more}
+        return NeuralNetClassifier(module, **options_)
+
+    kinked = {"module__activation": nn.ReLU, "module__pool": nn.MaxPool2d}
+    wide = {"module__widths": (30, 4 if smoke else 44, 1)}
+    ten = load_digits(return_X_y=True)
+    ten = ten[0][: 40 if smoke else 1000] / 16, ten[1][: 40 if smoke else 1000]
+    large = (64, 8, 10) if smoke else (64, 128, 10)
+    larger = (64, 8, 8, 10) if smoke else (64, 256, 256, 10)
     return {
         "tanh": (regressor(Dense, optimizer__weight_decay=0.05), X, y),
         "LSTM": (regressor(Last), sequences, sums),
         "GRU": (regressor(Last, module__kind=nn.GRU), sequences, sums),
-        "CNN": (classifier, images, digits),
+        "CNN": (classifier(Convolutions), images, digits),
+        "CNN, ReLU": (classifier(Convolutions, **kinked), images, digits),
         "attention": (regressor(Attention), sequences, sums),
         "GELU, many rows": (
             regressor(Dense, module__activation=nn.GELU, batch_size=256, **wide),
             many,
             target,
         ),
+        "9,610": (classifier(Dense, module__widths=large, batch_size=64), *ten),
+        "85,002": (classifier(Dense, module__widths=larger, batch_size=64), *ten),
     }
 
 

@@ -27,20 +27,23 @@ from sksetsens.sensitivity import GraphicalDerivative
 N_FEATURES, N_SHIFTS = 20, 5
 FULL = {
     "weights": [(200, width) for width in (10, 20, 40, 80)],
-    "rows": [(rows, 20) for rows in (250, 500, 1000, 2000, 4000)],
+    "large nets": [(1000, (width, width)) for width in (250, 500, 990)],
+    "rows": [(rows, 20) for rows in (250, 1000, 4000, 20_000, 100_000)],
     "restarts": [1, 2, 4, 8],
 }
 SMOKE = {
     "weights": [(30, 4), (30, 8)],
+    "large nets": [(30, (60, 60)), (30, (80, 80))],
     "rows": [(30, 4), (60, 4)],
     "restarts": [1, 2],
 }
 
 
 def net(width, **params):
-    """tanh MLP 20-width-1 with weight decay."""
+    """tanh MLP 20-width-1, or of several hidden widths, with weight decay."""
+    widths = width if isinstance(width, tuple) else (width,)
     return DFCNNRegressor(
-        module__hidden_widths=(width,),
+        module__hidden_widths=widths,
         module__activation="tanh",
         module__bias=True,
         module__train_output=True,
@@ -96,7 +99,8 @@ def one_size(n_rows, width):
 
 def peak(n_rows, width):
     """Peak memory of a factorisation in MB, above what was there before it."""
-    command = [sys.executable, __file__, "--peak", str(n_rows), str(width)]
+    widths = width if isinstance(width, tuple) else (width,)
+    command = [sys.executable, __file__, "--peak", *map(str, (n_rows, *widths))]
     output = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(output.stdout.split()[-1])
 
@@ -126,7 +130,7 @@ def sweep(name, sizes, with_memory):
     for n_rows, width in sizes:
         n_params, first, further = one_size(n_rows, width)
         memory = peak(n_rows, width) if with_memory else np.nan
-        against.append(n_params if name == "weights" else n_rows)
+        against.append(n_rows if name == "rows" else n_params)
         table.append((first, further, memory))
         print(f"{n_rows:8d}{n_params:8d}{first:12.4f}{further:12.5f}{memory:10.0f}")
     powers = [exponent(against, column) for column in zip(*table, strict=True)]
@@ -156,14 +160,14 @@ def restarts(counts, n_rows, width):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few seconds only")
-    parser.add_argument("--peak", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs="+", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.peak:
-        measure_peak(*arguments.peak)
+        measure_peak(arguments.peak[0], tuple(arguments.peak[1:]))
         return
     sizes = SMOKE if arguments.smoke else FULL
-    for name in ("weights", "rows"):
+    for name in ("weights", "large nets", "rows"):
         sweep(name, sizes[name], not arguments.smoke)
     restarts(sizes["restarts"], *((30, 4) if arguments.smoke else (300, 10)))
 
