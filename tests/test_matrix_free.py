@@ -489,3 +489,10 @@ def test_pickling_after_use(name, solver, request):
     z = np.random.RandomState(0).standard_normal(expected.weights.shape[1])
     one, other = (m.solution_set_.kernels[0].project(z) for m in (model, again))
     np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_movements_that_are_read_backwards_are_movements(penalised):
+    gd = penalised.graphical_derivatives_[0]
+    dX = np.random.default_rng(0).standard_normal(gd.objective.input_shape)
+    backwards = gd(dX[::-1]).shift
+    np.testing.assert_array_equal(backwards, gd(dX[::-1].copy()).shift)

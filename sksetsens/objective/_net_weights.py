@@ -217,4 +217,6 @@ def _named_tensors(
 def as_tensor(array: Any) -> Tensor:
     """Tensor to be copied; torch warns of arrays that are read-only, as in workers."""
     read_only = isinstance(array, np.ndarray) and not array.flags.writeable
-    return torch.as_tensor(array.copy() if read_only else array)
+    # torch knows no array that is read backwards, as X[::-1] is.
+    backwards = any(stride < 0 for stride in getattr(array, "strides", ()))
+    return torch.as_tensor(array.copy() if read_only or backwards else array)
