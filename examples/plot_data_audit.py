@@ -10,7 +10,6 @@ solutions move, at worst, per unit by which the row's measurements are off.
 
 # %%
 # The diabetes data, standardised. The targets of ten rows are spoilt on purpose.
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -115,4 +114,4 @@ right.set(
 )
 right.legend(frameon=False)
 fig.savefig("data_audit.png", dpi=120)
-print(f"\npicture: {Path('data_audit.png').resolve()}")
+print("\npicture: data_audit.png, in this folder")

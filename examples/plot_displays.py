@@ -13,7 +13,6 @@ with weight decay, whose solutions stand alone.
 # %%
 # The data: 442 patients, 10 standardised measurements. 150 of them are enough to see
 # all that follows.
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -115,4 +114,4 @@ display = LipschitzModulusDisplay.from_estimator(
 print("\nmost fragile features:", [display.names[part] for part in display.order_[:3]])
 
 fig.savefig("displays.png", dpi=110)
-print(f"\npicture: {Path('displays.png').resolve()}")
+print("\npicture: displays.png, in this folder")

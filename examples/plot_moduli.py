@@ -12,7 +12,6 @@ records, which measurements, which layers.
 # %%
 # The data: 442 patients, 10 measurements each. Everything is standardised, so that one
 # unit of perturbation is one standard deviation of a measurement, in one row.
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -159,4 +158,4 @@ right.axvline(kappa, color="0.3", ls="--", lw=1)
 right.text(kappa, 1.5, "all layers answer ", ha="right", va="center", color="0.3")
 right.set(xlabel=unit, xlim=(0, 1.1 * kappa), title="All data moves, one layer answers")
 fig.savefig("moduli.png", dpi=120)
-print(f"\npicture: {Path('moduli.png').resolve()}")
+print("\npicture: moduli.png, in this folder")

@@ -165,5 +165,5 @@ lower.set(
     ylabel="error of the movement,\nestimated without training",
 )
 fig.savefig("pipeline_search.png", dpi=120)
-print(f"\npicture: {Path('pipeline_search.png').resolve()}")
+print("\npicture: pipeline_search.png, in this folder")
 memory.cleanup()

@@ -14,7 +14,6 @@ by retraining.
 # %%
 # The diabetes data: 350 patients to train on, and one held-out patient whose predicted
 # progression is at stake. Progression is told in points of its original scale.
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -174,4 +173,4 @@ right.set(
 )
 right.legend(frameon=False, loc="upper left")
 fig.savefig("poisoning_target.png", dpi=120)
-print(f"\npicture: {Path('poisoning_target.png').resolve()}")
+print("\npicture: poisoning_target.png, in this folder")

@@ -12,7 +12,6 @@ retraining.
 # %%
 # The data: 442 patients, 10 standardised measurements, the disease's progression.
 # The last 92 rows are held out.
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -119,4 +118,4 @@ right.set(
 )
 right.locator_params(nbins=5)
 fig.savefig("quickstart.png", dpi=120)
-print(f"\npicture: {Path('quickstart.png').resolve()}")
+print("\npicture: quickstart.png, in this folder")

@@ -10,7 +10,6 @@ prediction is therefore a set, ``w + v0 + ker H``, and has to be compared as one
 """
 
 # %%
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -76,4 +75,4 @@ ax.set(
 )
 ax.legend(frameon=False, fontsize=8)
 fig.savefig("solution_sets.png", dpi=120)
-print(f"\npicture: {Path('solution_sets.png').resolve()}")
+print("\npicture: solution_sets.png, in this folder")

@@ -11,7 +11,6 @@ print for this example.
 """
 
 # %%
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -111,4 +110,4 @@ right.set(xlim=(0.6, 1.6), ylim=(1.5, 2.5), title="Predicted set over the new lo
 for ax in (left, right):
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 fig.savefig("toy_network.png", dpi=120)
-print(f"picture: {Path('toy_network.png').resolve()}")
+print("picture: toy_network.png, in this folder")

@@ -117,11 +117,36 @@ def mordukhovich_criterion(
     ValueError
         If a row or feature does not exist, or none is given.
 
+    See Also
+    --------
+    lipschitz_modulus : How far the solutions move, where this holds.
+
+    Notes
+    -----
+    What to do where it does not hold: :doc:`/trust`.
+
     References
     ----------
     X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural
     Networks", AAAI 2025, arXiv 2412.11057, Section 3. R. T. Rockafellar, R. J.-B.
     Wets, "Variational Analysis" (1998), Theorem 9.40.
+
+    Examples
+    --------
+    A column of zeros, whose weight is free; a movement of it determines that weight:
+
+    >>> from skorch import NeuralNetRegressor
+    >>> from sksetsens import SolutionSetEstimator, mordukhovich_criterion
+    >>> from sksetsens.datasets import make_dead_feature
+    >>> data = make_dead_feature(random_state=0)
+    >>> net = NeuralNetRegressor(data.module, train_split=None, verbose=0)
+    >>> model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
+    >>> model = model.fit(data.X, data.y)
+    >>> found = mordukhovich_criterion(model)[0]
+    >>> found.holds, found.worst_entry[1]
+    (False, 5)
+    >>> mordukhovich_criterion(model, features=range(5))[0].holds
+    True
     """
     if isinstance(at, GraphicalDerivative):
         return _criterion(at, _examined(at), rows, features)

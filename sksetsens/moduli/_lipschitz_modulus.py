@@ -125,6 +125,16 @@ def lipschitz_modulus(
         If a level or method does not exist or does not apply, or a parameter has no
         meaning.
 
+    See Also
+    --------
+    mordukhovich_criterion : Whether it is finite, and which entry of the data is not.
+    sksetsens.inspection.LipschitzModulusDisplay : Drawn by row and feature.
+
+    Notes
+    -----
+    What inf means, and when not to trust an answer: :doc:`/trust`. Rows, features and
+    bounds: :doc:`/guide`.
+
     References
     ----------
     X. Wang, F. Wang, X. Ban, "Set-Valued Sensitivity Analysis of Deep Neural

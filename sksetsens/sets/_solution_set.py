@@ -67,8 +67,11 @@ class SolutionSet:
     converged : ndarray of bool of shape (n_solutions,)
         Whether stationarity meets the tolerance.
 
-    ranks, kernel_dims : ndarray of int of shape (n_solutions,)
-        Rank of H and dimension of ker H.
+    ranks : ndarray of int of shape (n_solutions,)
+        Rank of H.
+
+    kernel_dims : ndarray of int of shape (n_solutions,)
+        Dimension of ker H.
 
     ranks_are_exact : ndarray of bool of shape (n_solutions,)
         Whether these are known. Solvers by products estimate them, unless H proves to

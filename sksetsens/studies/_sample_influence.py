@@ -182,6 +182,15 @@ def sample_influence(
     UnsupportedObjectiveError
         If the net's loss does not weigh rows.
 
+    See Also
+    --------
+    sksetsens.inspection.SampleInfluenceDisplay : The largest, drawn.
+    sksetsens.metrics.linear_datamodeling_score : What such values are worth.
+
+    Notes
+    -----
+    Which rows to trust, groups, intervals at interpolation: :doc:`/rows`.
+
     References
     ----------
     P. W. Koh, P. Liang, "Understanding Black-box Predictions via Influence Functions",
