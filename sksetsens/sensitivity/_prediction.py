@@ -372,10 +372,10 @@ def _warn(
         share = HOLDS_TOL / relative_error[worst]
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
-            f"{len(far)} solutions (largest error {relative_error[worst]:.2g}; see "
-            "nonlinearity and shift_error). At the worst of them the first order errs "
-            f"by {HOLDS_TOL:.0%} from about {share:.1g} of the perturbation on (see "
-            "linear_range). Use a smaller perturbation, n_corrections, or retrain."
+            f"{len(far)} solutions: errors of up to {relative_error[worst]:.2g} of the "
+            f"shift, and of {HOLDS_TOL:.0%} from about {share:.1g} of the perturbation "
+            "on (see nonlinearity, shift_error). Use a smaller one (see linear_range), "
+            "n_corrections, or retrain."
             f"{_other_data(perturbation)}",
             NonlinearityWarning,
             stacklevel=user_stacklevel(),

@@ -53,12 +53,13 @@ def warn_of_mismatches(task: RestartTask) -> None:
     if not task.mismatches:
         return
     remedy = (
-        "Polishing continues on it" if task.polish else "It is tilted by the gradient"
+        "Polishing minimises what is analysed, from the trained weights."
+        if task.polish
+        else "What is analysed is tilted so that the trained weights solve it."
     )
     warnings.warn(
-        "The objective that is analysed is not what the net trains on: in it "
-        f"{'; '.join(task.mismatches)}. {remedy} from the weights that training ended "
-        "with.",
+        "The net trains on something else than is analysed, where "
+        f"{'; '.join(task.mismatches)}. {remedy}",
         ObjectiveMismatchWarning,
         stacklevel=user_stacklevel(),
     )
