@@ -7,11 +7,12 @@ from ._full_row_rank import FullRowRankInverse, gram_inverse
 from ._gram import GramPseudoInverse
 from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
-from ._krylov import KrylovInverse, KrylovSettings
+from ._krylov import KrylovInverse
 from ._lanczos import Lanczos
 from ._lifted import LiftedLowRank
 from ._minimum_residual import ResidualNorms, minimise_residual
 from ._norms import operator_norm, top_eigenvalue
+from ._outcome import KrylovSettings
 from ._preconditioned import PreconditionedInverse
 from ._probes import probe, probe_generator
 from ._pseudoinverse import CONSISTENCY_TOL, PseudoInverse, Reason, Solution

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._implicit import ImplicitSubspace
-from ._krylov import KrylovInverse, KrylovSettings, Outcome, assemble
+from ._krylov import KrylovInverse
+from ._outcome import KrylovSettings, Outcome, assemble
 from ._pseudoinverse import InCommonUnits, Solution, solution
 
 __all__ = ["GramOperatorInverse"]

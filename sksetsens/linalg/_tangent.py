@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ._constraints import OnTangentSpace
 from ._definite import symmetric_inverse
-from ._krylov import KrylovInverse, KrylovSettings, Outcome, Product
+from ._krylov import KrylovInverse, Product
+from ._outcome import KrylovSettings, Outcome
 from ._probes import probe
 from ._pseudoinverse import InCommonUnits, Solution
 from ._subspace import Subspace
