@@ -1,6 +1,7 @@
 """The documentation site: ``sphinx-build -W docs docs/_build/html``."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -92,3 +93,14 @@ html_theme_options = {
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
 }
+
+
+def _linked(app, name, source):
+    """Names of examples in the pages lead to them."""
+    target = r"{ref}`\1 <sphx_glr_auto_examples_\2>`"
+    source[0] = re.sub(r"`(examples/(plot_\w+\.py))`", target, source[0])
+
+
+def setup(app):
+    """Sphinx calls this."""
+    app.connect("source-read", _linked)
