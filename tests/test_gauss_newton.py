@@ -136,3 +136,28 @@ def test_a_net_too_large_for_its_hessian_becomes_stationary():
     polished = polish(o, o.weights, tol=1e-10)
     assert polished.converged
     assert polished.stationarity <= 1e-12
+
+
+def test_no_factor_where_weights_act_outside_their_layers():
+    """Its Gram matrix would be that of the layers alone."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 8), nn.Linear(64, 10)
+
+        def forward(self, X):
+            h = torch.tanh(self.a(X))
+            return self.b(torch.tanh(nn.functional.linear(h, self.a.weight.t())))
+
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:20].astype(np.float32) / 16, y[:20]
+    net = NeuralNetClassifier(Tied, criterion=nn.CrossEntropyLoss)
+    o = check_objective(initialised_net(net, {}, 0), X, y)
+    assert o.has_quick_hessian  # layers of linear weights alone
+    assert gauss_newton_factor(o, o.weights, 1000) is None
+
+
+def test_no_factor_where_the_net_gives_no_numbers():
+    o = objective()
+    assert gauss_newton_factor(o, np.full(o.n_params, np.nan), 1000) is None

@@ -84,3 +84,12 @@ def test_the_bound_holds_for_spectra_of_all_kinds(seed):
         space.extend(values * space.newest)
         theta = space.ritz()[0]
         assert _lower_bound(theta, space.n_steps, 2000) <= values[0] + 1e-12
+
+
+def test_products_in_float32_prove_nothing():
+    """They may hide that an eigenvalue is negative, by any amount."""
+    H, P = problem(small=[-1e-2])
+    definite, _ = problem()
+    inverse = inverse_of(H, P, rough=definite.__matmul__)
+    assert inverse._proof is None
+    assert not inverse.has_clear_cutoff or inverse.inertia[0]

@@ -34,8 +34,6 @@ Product = Callable[[Array], Array]
 _FAILS = 1e-6
 # Steps in the scales until H proves definite, and from which more would not do.
 _MOST, _FIRST = 40, 10
-# Relative error of a product in float32.
-_SINGLE = 1e-6
 # Steps with H itself, which show |H| to some per cent.
 _NORM_STEPS = 8
 
@@ -74,23 +72,24 @@ class PreconditionedInverse(KrylovInverse):
         P = self._near()
         if P is None:
             return None
-        product, noise = self._exact, 0.0
-        if self._rough is not None:
-            # What float32 leaves of H's image counts in units of the lift.
-            product, noise = self._rough, _SINGLE * (1.0 + P.norm / P.lift)
+        # By exact products: what float32 leaves of H's image has no bound.
         space = Lanczos(self._start)
         while space.n_steps < min(_MOST, self._dim, self._fits):
-            space.extend(P.solve_root(product(P.solve_root(space.newest))))
+            space.extend(P.solve_root(self._exact(P.solve_root(space.newest))))
             if space.is_invariant:
                 return None
             if space.n_steps < _FIRST:
                 continue
             values, vectors, _ = space.ritz()
-            least = _lower_bound(values, space.n_steps, self._dim) - noise
+            least = _lower_bound(values, space.n_steps, self._dim)
             # No eigenvalue of H is below the lift times the smallest one here.
             largest = float(values[-1]) * (P.norm + P.lift)
             if least * P.lift > DECADE * self.rcond * largest:
                 weakest = P.solve_root(vectors[:, 0] @ space.basis)
+                weakest /= np.linalg.norm(weakest)
+                curvature = float(weakest @ self._exact(weakest))
+                if curvature < least * P.lift:
+                    return None  # P is not what it should be.
                 return _Proof(P, least * P.lift, weakest)
             if _steps_needed(values, self._dim) > _MOST:
                 return None
@@ -102,7 +101,7 @@ class PreconditionedInverse(KrylovInverse):
             return super()._probe
         space = Lanczos(self._start)
         for _ in range(_NORM_STEPS):
-            space.extend((self._rough or self._exact)(space.newest))
+            space.extend(self._exact(space.newest))
         values, vectors, errors = space.ritz()
         return _DefiniteSpectrum.of(
             ProbedSpectrum(values, errors, vectors[0] ** 2, space, self.rcond),
@@ -153,7 +152,7 @@ class _DefiniteSpectrum(ProbedSpectrum):
     def of(
         cls, seen: ProbedSpectrum, proof: _Proof, product: Product
     ) -> _DefiniteSpectrum:
-        v = proof.weakest / np.linalg.norm(proof.weakest)
+        v = proof.weakest
         values = np.concatenate([[float(v @ product(v))], seen.values])
         errors = np.concatenate([[np.inf], seen.errors])
         errors = np.minimum(errors, values - proof.least)

@@ -26,6 +26,11 @@ __all__ = ["GaussNewtonFactor", "gauss_newton_factor"]
 # Share of Lambda's trace that the chosen directions must hold, and that is enough.
 _LEAST_SHARE, _NEARLY_ALL = 0.8, 0.99999
 
+# Relative size of negative values that are rounding.
+_NEGATIVE = 1e-10
+# Relative error of a product by which the Gram matrix is checked.
+_PRODUCT_TOL = 1e-8
+
 
 @dataclass(frozen=True)
 class GaussNewtonFactor:
@@ -46,6 +51,20 @@ class GaussNewtonFactor:
     _products: PointProducts
     _n_rows: int
 
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the Gram matrix is that of the products, by one of them.
+
+        It is not where weights act outside their layer's call (tied ones, hooks),
+        and holds no numbers where the net does not.
+        """
+        if not np.isfinite(self.gram).all():
+            return False
+        u = np.random.default_rng(0).standard_normal(len(self.gram))
+        expected = self.push(self.pull(u))
+        gap = float(np.linalg.norm(self.gram @ u - expected))
+        return gap <= _PRODUCT_TOL * float(np.linalg.norm(expected))
+
     def push(self, v: Array) -> Array:
         """A v for v of shape (n_params,)."""
         moved = self._products.jacobian(v)[self._rows]
@@ -59,7 +78,7 @@ class GaussNewtonFactor:
 
 
 def gauss_newton_factor(
-    objective: Any, weights: Array, most: int, *, single: bool = False
+    objective: Any, weights: Array, most: int
 ) -> GaussNewtonFactor | None:
     """The directions of largest curvature, at most so many, or nearly all of it.
 
@@ -68,14 +87,13 @@ def gauss_newton_factor(
     objective : Objective
     weights : ndarray of shape (n_params,)
     most : int
-    single : bool, default=False
-        Whether products go through the net in float32.
 
     Returns
     -------
     factor : GaussNewtonFactor or None
         None where weights sit in other layers than linear ones, the criterion couples
-        rows, or as many directions do not hold most of Lambda.
+        rows, its curvature in the outputs is negative somewhere, as many directions do
+        not hold most of it, or a product tells that weights act in other ways.
     """
     layers = objective._layers
     if layers is None or objective._gating is not None:
@@ -83,6 +101,8 @@ def gauss_newton_factor(
     if not objective.is_separable(weights):
         return None
     values, vectors = np.linalg.eigh(objective.output_hessian(weights))
+    if not np.isfinite(values).all() or values.min() < -_NEGATIVE * values.max():
+        return None
     sizes = np.clip(values, 0.0, None).ravel()
     order = np.argsort(-sizes, kind="stable")[:most]
     shares = np.cumsum(sizes[order]) / max(sizes.sum(), np.finfo(np.float64).tiny)
@@ -100,11 +120,12 @@ def gauss_newton_factor(
         torch.as_tensor(positions, device=objective._device),
         objective._tensor(directions),
     )
-    return GaussNewtonFactor(
+    factor = GaussNewtonFactor(
         objective._numpy(gram),
         float(sizes[chosen].sum() / sizes.sum()),
         rows,
         directions,
-        PointProducts(objective, weights, single=single),
+        PointProducts(objective, weights),
         objective.n_samples,
     )
+    return factor if factor.is_consistent else None

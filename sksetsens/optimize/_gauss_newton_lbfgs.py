@@ -63,11 +63,7 @@ def gauss_newton_lbfgs(
 
 
 def lifted_gauss_newton(
-    objective: Objective,
-    w: Array,
-    above_penalty: float = 1.0,
-    *,
-    single: bool = False,
+    objective: Objective, w: Array, above_penalty: float = 1.0
 ) -> LiftedLowRank | None:
     """``J' Lambda J`` by its stiffest directions, and the penalty; None without.
 
@@ -77,10 +73,8 @@ def lifted_gauss_newton(
     w : ndarray of shape (p,)
     above_penalty : float, default=1.0
         Lift, as a multiple of the penalty's curvature.
-    single : bool, default=False
-        Whether products go through the net in float32.
     """
-    factor = gauss_newton_factor(objective, w, _DIRECTIONS, single=single)
+    factor = gauss_newton_factor(objective, w, _DIRECTIONS)
     if factor is None:
         return None
     z = probe(w.size)

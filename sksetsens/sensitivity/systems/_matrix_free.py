@@ -159,7 +159,7 @@ class MatrixFree(ByProbes):
         else:
             o, w = point.objective, point.weights
             rough = PointProducts(o, w, single=True).hessian
-            near = partial(lifted_gauss_newton, o, w, single=True)
+            near = partial(lifted_gauss_newton, o, w)
             factor = PreconditionedInverse(
                 self._product, p, near=near, rough=rough, **settings
             )
