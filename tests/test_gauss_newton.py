@@ -16,6 +16,7 @@ from sksetsens.objective import (
 from sksetsens.optimize import polish
 from sksetsens.optimize._gauss_newton_lbfgs import gauss_newton_lbfgs
 from sksetsens.optimize._preconditioned_lbfgs import preconditioned_lbfgs
+from sksetsens.sensitivity import GraphicalDerivative
 
 
 class Net(nn.Module):
@@ -161,3 +162,24 @@ def test_no_factor_where_weights_act_outside_their_layers():
 def test_no_factor_where_the_net_gives_no_numbers():
     o = objective()
     assert gauss_newton_factor(o, np.full(o.n_params, np.nan), 1000) is None
+
+
+@pytest.mark.parametrize("decay", [1.0, 1e-3])
+def test_systems_of_large_nets_are_what_the_dense_ones_are(decay):
+    """With much decay H proves to be definite; with little, at random weights, not."""
+    o = objective(20, decay, width=44)
+    assert o.n_params >= 5000
+    o = o.tilted(o.gradient(o.weights))
+    gd = GraphicalDerivative(o, o.weights, solver="minres")
+    dX = np.random.default_rng(0).standard_normal(o.input_shape)
+    H = o.hessian(o.weights)
+    found, is_proved = gd(dX), gd.factor._proof is not None
+    assert is_proved == (decay == 1.0)
+    left = H @ found.shift + o.cross_product(o.weights, dX)
+    assert np.linalg.norm(left) <= 1.01 * found.residual * np.linalg.norm(
+        o.cross_product(o.weights, dX)
+    )
+    if is_proved:
+        np.linalg.cholesky(H - gd.factor._proof.least * np.eye(len(H)))
+        assert found.residual <= 1e-8
+        assert gd.factor.inertia == (0, 0, o.n_params)

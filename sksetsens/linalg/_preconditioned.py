@@ -30,10 +30,12 @@ __all__ = ["PreconditionedInverse"]
 Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
 
-# Probability with which a bound of the spectrum may fail.
-_FAILS = 1e-6
-# Steps in the scales until H proves definite, and from which more would not do.
+# Steps in the scales until H proves definite, and the first that is asked.
 _MOST, _FIRST = 40, 10
+# Probability with which the proof may fail: at any step, and at either end of the
+# spectrum.
+_FAILS = 1e-6
+_FAILS_ONCE = _FAILS / (2 * (_MOST - _FIRST + 1))
 # Steps with H itself, which show |H| to some per cent.
 _NORM_STEPS = 8
 
@@ -164,7 +166,7 @@ class _DefiniteSpectrum(ProbedSpectrum):
 
 
 def _logarithm(n: int) -> float:
-    return float(np.log(1.648 * np.sqrt(n) / _FAILS))
+    return float(np.log(1.648 * np.sqrt(n) / _FAILS_ONCE))
 
 
 def _lower_bound(values: Array, k: int, n: int) -> float:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..linalg import probe
 from ..objective import SINGLE_FROM, Objective, PointProducts
 
-__all__ = ["STILL_SHRINKING", "runs_away", "stationarity"]
+__all__ = ["STILL_SHRINKING", "Place", "runs_away", "stationarity"]
 
 Array = NDArray[np.float64]
 
@@ -55,6 +58,20 @@ def stationarity(
     if relative > _EXAMINED:
         return relative
     return relative / _share_followed(objective, weights, gradient_norm)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Norms of R and H at some weights, and how stationary they are."""
+
+    gradient_norm: float
+    hessian_norm: float
+    relative: float
+
+    @classmethod
+    def of(cls, objective: Objective, w: Array) -> Self:
+        R, H = float(np.linalg.norm(objective.gradient(w))), objective.hessian_norm(w)
+        return cls(R, H, stationarity(objective, w, R, H))
 
 
 def _share_followed(objective: Objective, w: Array, gradient_norm: float) -> float:

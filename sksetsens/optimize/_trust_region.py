@@ -35,7 +35,7 @@ MAX_DENSE = 3000
 _KRYLOV_STEPS = 200
 _FORCING = 0.1
 # Relative stationarity at which no step can gain anything: rounding; and at which none
-# is worth hundreds of products.
+# is worth the hundreds of products that it takes where H does not fit.
 _ROUNDING, _ENOUGH_BY_PRODUCTS = 1e-15, 1e-12
 # Relative step below which Newton, at quadratic convergence, has arrived.
 _STILL = 1e-8
@@ -190,8 +190,8 @@ def _iterate(
         )
         length = float(np.linalg.norm(w - start)) / (1.0 + float(np.linalg.norm(w)))
         still = length <= _STILL or not shrank
-        dense = isinstance(model, _QuadraticModel)
-        least = _ROUNDING if dense else _ENOUGH_BY_PRODUCTS
+        large = problem.n_params > MAX_DENSE
+        least = _ENOUGH_BY_PRODUCTS if large else _ROUNDING
         done = relative <= tol and (relative <= least or still)
         if enough:
             done = best_norm <= enough
