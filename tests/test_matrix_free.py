@@ -20,7 +20,7 @@ from sksetsens.exceptions import IllPosedWarning, SolverWarning
 from sksetsens.moduli import modulus
 from sksetsens.networks import DFCNN, DFCNNRegressor
 from sksetsens.objective import Objective, initialised_net
-from sksetsens.optimize import _levenberg_marquardt, _polish, polish
+from sksetsens.optimize import _levenberg_marquardt, _plan, polish
 from sksetsens.optimize._trust_region import trust_region_newton
 from sksetsens.sensitivity import Coderivative, GraphicalDerivative
 from sksetsens.sensitivity.systems import (
@@ -290,7 +290,7 @@ class TestPolishing:
 
     def test_newton_on_krylov_spaces(self, penalised, monkeypatch):
         monkeypatch.setattr("sksetsens.optimize._trust_region.MAX_DENSE", 0)
-        monkeypatch.setattr(_polish, "MAX_DENSE", 0)
+        monkeypatch.setattr(_plan, "MAX_DENSE", 0)
         objective, w = self.start(penalised)
         point = polish(objective, w, tol=1e-10)
         assert point.converged

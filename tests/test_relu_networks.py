@@ -27,7 +27,7 @@ from sksetsens import (
 )
 from sksetsens.inspection import HessianSpectrumDisplay
 from sksetsens.networks import DFCNNClassifier
-from sksetsens.optimize import _kinks, _polish
+from sksetsens.optimize import _kinks, _plan
 
 torch.set_num_threads(1)
 
@@ -422,7 +422,7 @@ def test_a_loss_that_falls_for_ever_is_left_at_once(monkeypatch):
         raise AssertionError("a Hessian was formed")
 
     monkeypatch.setattr(_kinks, "trust_region_newton", no_newton)
-    monkeypatch.setattr(_polish, "trust_region_newton", no_newton)
+    monkeypatch.setattr(_plan, "trust_region_newton", no_newton)
     X = np.random.RandomState(0).uniform(size=(30, 3))
     y = np.arange(30) % 3
     model = SolutionSetEstimator(
