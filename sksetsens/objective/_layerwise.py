@@ -250,9 +250,9 @@ class LinearLayers:
                 part += block.reshape(part.shape)
 
     def _n_rows(self, x: Tensor) -> int:
-        """Rows whose derivatives in epsilon fit the budget."""
-        widths = sum(layer.n_in for layer in self._layers)
-        per_row = self._n_units * (self._n_units + widths)
+        """Rows whose derivatives in epsilon, and pairs of inputs, fit the budget."""
+        widths = [layer.places.shape[1] for layer in self._layers]
+        per_row = self._n_units * (self._n_units + sum(widths)) + max(widths) ** 2
         return max(1, min(len(x), _MAX_FLOATS // per_row))
 
     def _moved_outputs(self, forward: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -328,24 +328,39 @@ class LinearLayers:
 
 
 def _outer_products(second: Tensor, h: Tensor, k: Tensor, symmetric: bool) -> Tensor:
-    """``sum_i second[i,a,c] h[i,b] k[i,d]`` as (a, b, c, d), one unit a at a time."""
-    n, n_units, n_others = second.shape
-    block = h.new_empty((n_units, h.shape[1], n_others, k.shape[1]))
-    for a in range(n_units):
-        first = a if symmetric else 0
-        right = (second[:, a, first:, None] * k[:, None, :]).reshape(n, -1)
-        block[a, :, first:] = (h.T @ right).reshape(h.shape[1], -1, k.shape[1])
+    """``sum_i second[i,a,c] h[i,b] k[i,d]`` as (a, b, c, d), by one product.
+
+    With ``symmetric`` (h = k) over pairs ``a >= c`` and ``b >= d`` alone.
+    """
     if symmetric:
-        for a in range(n_units):
-            block[a + 1 :, :, a] = block[a, :, a + 1 :].permute(1, 2, 0)
-    return block
+        of_units, units = _pairs(second.shape[1], second.device)
+        of_inputs, inputs = _pairs(h.shape[1], h.device)
+        left = second[:, of_units[0], of_units[1]]
+        right = h[:, of_inputs[0]] * h[:, of_inputs[1]]
+        return (left.T @ right)[units[:, None, :, None], inputs[None, :, None, :]]
+    _, n_units, n_others = second.shape
+    block = second.flatten(1).T @ _products(h, k)
+    block = block.reshape(n_units, n_others, h.shape[1], k.shape[1])
+    return block.permute(0, 2, 1, 3)
 
 
 def _through_inputs(delta: Tensor, dh: Tensor, k: Tensor) -> Tensor:
-    """``sum_i delta[i,a] dh[i,b,c] k[i,d]`` as (a, b, c, d), one unit c at a time."""
-    n, n_in, n_others = dh.shape
-    block = k.new_empty((delta.shape[1], n_in, n_others, k.shape[1]))
-    for c in range(n_others):
-        left = (delta[:, :, None] * dh[:, None, :, c]).reshape(n, -1)
-        block[:, :, c] = (left.T @ k).reshape(delta.shape[1], n_in, -1)
-    return block
+    """``sum_i delta[i,a] dh[i,b,c] k[i,d]`` as (a, b, c, d), by one product."""
+    _, n_in, n_others = dh.shape
+    block = _products(delta, k).T @ dh.flatten(1)
+    block = block.reshape(delta.shape[1], k.shape[1], n_in, n_others)
+    return block.permute(0, 2, 3, 1)
+
+
+def _products(h: Tensor, k: Tensor) -> Tensor:
+    """``h[i,b] k[i,d]`` as (i, (b, d))."""
+    return (h[:, :, None] * k[:, None, :]).flatten(1)
+
+
+def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices (2, n_pairs) of pairs a >= c; the place of each (a, c), (n, n)."""
+    pairs = torch.tril_indices(n, n, device=device)
+    places = torch.empty((n, n), dtype=torch.int64, device=device)
+    places[pairs[0], pairs[1]] = torch.arange(pairs.shape[1], device=device)
+    places[pairs[1], pairs[0]] = places[pairs[0], pairs[1]]
+    return pairs, places
