@@ -5,7 +5,8 @@ With ``Lambda = sum_k lambda_k u_k u_k'`` over directions of the rows' outputs,
 :math:`\sqrt{\lambda_k}\, u_k \cdot f` in the weights. Few rows of a trained classifier
 carry most of Lambda. In linear layers such a gradient is an outer product of what the
 layer receives and what is propagated back, so that ``A A'`` costs a few products of
-matrices with one row for each direction, and A itself is never formed.
+matrices with one row for each direction, products with A less than a gradient of the
+net, and A itself is never formed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from ._base import Array
 from ._products import PointProducts
+from ._row_gradients import RowGradients
 
 __all__ = ["GaussNewtonFactor", "gauss_newton_factor"]
 
@@ -28,7 +30,7 @@ _LEAST_SHARE, _NEARLY_ALL = 0.8, 0.99999
 
 # Relative size of negative values that are rounding.
 _NEGATIVE = 1e-10
-# Relative error of a product by which the Gram matrix is checked.
+# Relative error of the products by which the factor is checked.
 _PRODUCT_TOL = 1e-8
 
 
@@ -46,35 +48,40 @@ class GaussNewtonFactor:
 
     gram: Array
     share: float
-    _rows: NDArray[np.int64]
-    _directions: Array
-    _products: PointProducts
-    _n_rows: int
+    _gradients: RowGradients
+    _objective: Any
 
-    @property
-    def is_consistent(self) -> bool:
-        """Whether the Gram matrix is that of the products, by one of them.
+    def push(self, v: Array) -> Array:
+        """A v for v of shape (n_params,)."""
+        o = self._objective
+        return np.asarray(o._numpy(self._gradients.push(o._tensor(v))))
 
-        It is not where weights act outside their layer's call (tied ones, hooks),
-        and holds no numbers where the net does not.
+    def pull(self, u: Array) -> Array:
+        """A'u for u of shape (k,)."""
+        o = self._objective
+        return np.asarray(o._numpy(self._gradients.pull(o._tensor(u))))
+
+    def is_that_of(
+        self, products: PointProducts, rows: NDArray[np.int64], directions: Array
+    ) -> bool:
+        """Whether products with the net's Jacobian, one each way, are these.
+
+        They are not where weights act outside their layer's call (tied ones, hooks);
+        nor are there numbers where the net has none.
         """
         if not np.isfinite(self.gram).all():
             return False
         u = np.random.default_rng(0).standard_normal(len(self.gram))
-        expected = self.push(self.pull(u))
-        gap = float(np.linalg.norm(self.gram @ u - expected))
-        return gap <= _PRODUCT_TOL * float(np.linalg.norm(expected))
+        along = np.zeros((self._objective.n_samples, directions.shape[1]))
+        np.add.at(along, rows, directions * u[:, None])
+        pulled = products.jacobian_adjoint(along)
+        pushed = (directions * products.jacobian(pulled)[rows]).sum(axis=1)
+        return _near(self.pull(u), pulled) and _near(self.gram @ u, pushed)
 
-    def push(self, v: Array) -> Array:
-        """A v for v of shape (n_params,)."""
-        moved = self._products.jacobian(v)[self._rows]
-        return np.asarray((self._directions * moved).sum(axis=1))
 
-    def pull(self, u: Array) -> Array:
-        """A'u for u of shape (k,)."""
-        along = np.zeros((self._n_rows, self._directions.shape[1]))
-        np.add.at(along, self._rows, self._directions * u[:, None])
-        return self._products.jacobian_adjoint(along)
+def _near(found: Array, expected: Array) -> bool:
+    gap = float(np.linalg.norm(found - expected))
+    return gap <= _PRODUCT_TOL * float(np.linalg.norm(expected))
 
 
 def gauss_newton_factor(
@@ -114,18 +121,17 @@ def gauss_newton_factor(
     directions = vectors[rows, :, which] * np.sqrt(sizes[chosen])[:, None]
     kept, positions = np.unique(rows, return_inverse=True)
     at = torch.as_tensor(kept, device=objective._device)
-    gram = layers.gradient_gram(
+    gradients = layers.row_gradients(
         partial(objective._forward, objective._tensor(weights), rows=at),
         objective._x[at],
         torch.as_tensor(positions, device=objective._device),
         objective._tensor(directions),
     )
     factor = GaussNewtonFactor(
-        objective._numpy(gram),
+        objective._numpy(gradients.gram()),
         float(sizes[chosen].sum() / sizes.sum()),
-        rows,
-        directions,
-        PointProducts(objective, weights),
-        objective.n_samples,
+        gradients,
+        objective,
     )
-    return factor if factor.is_consistent else None
+    products = PointProducts(objective, weights)
+    return factor if factor.is_that_of(products, rows, directions) else None

@@ -31,6 +31,7 @@ from torch.func import grad, vmap
 
 from ._isolation import DERIVATIVES
 from ._net_function import NetFunction, pushed
+from ._row_gradients import RowGradients
 
 __all__ = ["LinearLayers", "linear_layers"]
 
@@ -185,10 +186,10 @@ class LinearLayers:
             found.append(total)
         return torch.cat(found)
 
-    def gradient_gram(
+    def row_gradients(
         self, forward: Any, x: Tensor, rows: Tensor, directions: Tensor
-    ) -> Tensor:
-        """Scalar products of gradients of ``directions[j] . f(x[rows[j]])``, (k, k).
+    ) -> RowGradients:
+        """Gradients of ``directions[j] . f(x[rows[j]])`` in the weights.
 
         Parameters
         ----------
@@ -200,11 +201,13 @@ class LinearLayers:
         directions : Tensor of shape (k, n_outputs)
         """
         inputs, deltas = self._propagated_back(forward, x, rows, directions)
-        total = x.new_zeros((len(rows), len(rows)))
-        for layer, h in zip(self._layers, inputs, strict=True):
-            delta = deltas[:, layer.units]
-            total += (delta @ delta.T) * (h @ h.T)[rows][:, rows]
-        return total
+        return RowGradients(
+            inputs,
+            [deltas[:, layer.units].contiguous() for layer in self._layers],
+            [layer.places for layer in self._layers],
+            rows,
+            self._n_params,
+        )
 
     def _propagated_back(
         self, forward: Any, x: Tensor, rows: Tensor, directions: Tensor
