@@ -98,11 +98,12 @@ def test_inverse_and_root_of_a_lifted_matrix():
     P = LiftedLowRank(A @ A.T, A.__matmul__, A.T.__matmul__, 1e-3)
     dense, v = A.T @ A + 1e-3 * np.eye(12), rng.standard_normal(12)
     np.testing.assert_allclose(dense @ P.solve(v), v, atol=1e-9)
-    twice = P.solve_root(P.solve_root(v))
+    twice = P.root(P.root_adjoint(v))
     np.testing.assert_allclose(twice, P.solve(v), rtol=1e-8, atol=1e-9)
-    # Symmetric, as the root of a symmetric matrix is.
-    root = np.stack([P.solve_root(unit) for unit in np.eye(12)])
-    np.testing.assert_allclose(root, root.T, atol=1e-10)
+    root = np.stack([P.root(unit) for unit in np.eye(12)], axis=1)
+    adjoint = np.stack([P.root_adjoint(unit) for unit in np.eye(12)], axis=1)
+    np.testing.assert_allclose(root, adjoint.T, atol=1e-10)
+    assert P.norm == pytest.approx(np.linalg.norm(A, 2) ** 2)
 
 
 def test_lbfgs_with_the_exact_inverse_is_newtons_method():

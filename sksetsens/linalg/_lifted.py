@@ -1,22 +1,26 @@
-r"""Inverse of a matrix of low rank that is lifted by a multiple of one.
+r"""Inverse of a matrix of low rank that is lifted by a multiple of one, and its root.
 
-For :math:`P = A'A + \sigma I` with :math:`A A' = U \operatorname{diag}(s) U'`,
+For :math:`P = \sigma (I + B'B)` with :math:`I + B B' = L L'`, L lower triangular,
 
 .. math::
-    f(P) = f(\sigma) I + A' U \operatorname{diag}
-    \Bigl(\frac{f(\sigma + s) - f(\sigma)}{s}\Bigr) U' A
+    P^{-1} = \sigma^{-1} (I - B' (L L')^{-1} B) = R R', \qquad
+    R = \sigma^{-1/2} (I - B' L^{-T} (I + L)^{-1} B),
 
-for any function f, by one product with A and one with its adjoint (Woodbury's formula
-where f is the inverse; N. J. Higham, "Functions of Matrices", 2008, Theorem 1.35).
+by one product with B and one with its adjoint: Woodbury's formula, and the root by A.
+Andrews, "A square root formulation of the Kalman covariance equations", AIAA J. 6,
+1968, doi 10.2514/3.4671.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+
+from ._norms import top_eigenvalue
 
 __all__ = ["LiftedLowRank"]
 
@@ -24,7 +28,7 @@ Array = NDArray[np.float64]
 
 
 class LiftedLowRank:
-    """``P = A'A + lift I`` of which A is known by its products.
+    """``P = A'A + lift I`` of which ``A = sqrt(lift) B`` is known by its products.
 
     Parameters
     ----------
@@ -44,25 +48,47 @@ class LiftedLowRank:
         lift: float,
     ) -> None:
         self.lift = lift
-        self._push, self._pull = push, pull
-        s, self._U = scipy.linalg.eigh(gram, driver="evd")
-        self._s = np.clip(s, 0.0, None)
+        self._gram, self._push, self._pull = gram, push, pull
+        inner = gram / lift
+        inner[np.diag_indices_from(inner)] += 1.0
+        self._L = scipy.linalg.cholesky(inner, lower=True, overwrite_a=True)
 
-    @property
+    @cached_property
     def norm(self) -> float:
         """|A'A|_2."""
-        return float(self._s[-1]) if self._s.size else 0.0
+        return top_eigenvalue(self._gram)
 
     def solve(self, v: Array) -> Array:
         """``P^-1 v`` for v of shape (n,)."""
-        return self._less(v, 1.0 / (self.lift + self._s)) / self.lift
+        inner = self._triangular(self._triangular(self._push(v)), transposed=True)
+        return (v - self._pull(inner) / self.lift) / self.lift
 
-    def solve_root(self, v: Array) -> Array:
-        """``P^(-1/2) v``, the symmetric root, for v of shape (n,)."""
-        ratio = np.sqrt(1.0 + self._s / self.lift)
-        shares = 1.0 / (ratio * (ratio + 1.0)) / self.lift
-        return self._less(v, shares) / np.sqrt(self.lift)
+    def root(self, z: Array) -> Array:
+        """``R z`` for z of shape (n,)."""
+        inner = self._triangular(self._push(z), raised=True)
+        return self._lowered(z, self._triangular(inner, transposed=True))
 
-    def _less(self, v: Array, shares: Array) -> Array:
-        inner = self._U @ (shares * (self._U.T @ self._push(v)))
-        return np.asarray(v - self._pull(inner))
+    def root_adjoint(self, v: Array) -> Array:
+        """``R'v`` for v of shape (n,)."""
+        inner = self._triangular(self._push(v))
+        inner = self._triangular(inner, raised=True, transposed=True)
+        return self._lowered(v, inner)
+
+    def _lowered(self, v: Array, inner: Array) -> Array:
+        return (v - self._pull(inner) / self.lift) / np.sqrt(self.lift)
+
+    def _triangular(
+        self, u: Array, *, raised: bool = False, transposed: bool = False
+    ) -> Array:
+        """``L^-1 u``, or ``(I + L)^-1 u``; of the transposed factor."""
+        L = self._raised if raised else self._L
+        found: Array = scipy.linalg.solve_triangular(
+            L, u, lower=True, trans=int(transposed), check_finite=False
+        )
+        return found
+
+    @cached_property
+    def _raised(self) -> Array:
+        L = self._L.copy()
+        L[np.diag_indices_from(L)] += 1.0
+        return L

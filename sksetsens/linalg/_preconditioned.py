@@ -1,11 +1,11 @@
 r"""Pseudo-inverse by products in the scales of a matrix near H, if H proves definite.
 
-With P near H the spectrum of :math:`P^{-1/2} H P^{-1/2}` is narrow, and its inertia
-that of H (Sylvester). A Lanczos run of k steps from a random start on n dimensions then
-bounds the smallest eigenvalue: it lies below the smallest Ritz value by more than
-:math:`\epsilon` times the width of the spectrum with a probability of at most
-:math:`1.648 \sqrt n \exp(-(2k - 1) \sqrt\epsilon)` (J. Kuczynski and H. Wozniakowski,
-SIAM J. Matrix Anal. Appl. 13, 1992, Theorem 4.2).
+With :math:`P^{-1} = R R'` near the inverse of H the spectrum of :math:`R' H R` is
+narrow, and its inertia that of H (Sylvester). A Lanczos run of k steps from a random
+start on n dimensions then bounds the smallest eigenvalue: it lies below the smallest
+Ritz value by more than :math:`\epsilon` times the width of the spectrum with a
+probability of at most :math:`1.648 \sqrt n \exp(-(2k - 1) \sqrt\epsilon)`
+(J. Kuczynski and H. Wozniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, Theorem 4.2).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class PreconditionedInverse(KrylovInverse):
         # By exact products: what float32 leaves of H's image has no bound.
         space = Lanczos(self._start)
         while space.n_steps < min(_MOST, self._dim, self._fits):
-            space.extend(P.solve_root(self._exact(P.solve_root(space.newest))))
+            space.extend(P.root_adjoint(self._exact(P.root(space.newest))))
             if space.is_invariant:
                 return None
             if space.n_steps < _FIRST:
@@ -87,7 +87,7 @@ class PreconditionedInverse(KrylovInverse):
             # No eigenvalue of H is below the lift times the smallest one here.
             largest = float(values[-1]) * (P.norm + P.lift)
             if least * P.lift > DECADE * self.rcond * largest:
-                weakest = P.solve_root(vectors[:, 0] @ space.basis)
+                weakest = P.root(vectors[:, 0] @ space.basis)
                 weakest /= np.linalg.norm(weakest)
                 curvature = float(weakest @ self._exact(weakest))
                 if curvature < least * P.lift:
@@ -120,19 +120,19 @@ class PreconditionedInverse(KrylovInverse):
             return super()._pass(residual, target, *others)
         max_steps, rough, _, on_step = others
         P, norm = self._proof.near, float(np.linalg.norm(residual))
-        b = P.solve_root(residual)
+        b = P.root_adjoint(residual)
         ending = 0.5 * target / norm * float(np.linalg.norm(b))
         product = self._product(ending, rough)
         run = minimise_residual(
             b,
-            lambda v, left: P.solve_root(product(P.solve_root(v), left)),
+            lambda v, left: P.root_adjoint(product(P.root(v), left)),
             target=ending,
             max_steps=min(max_steps, self._fits),
             null_tol=0.0,
             rcond=0.0,
             on_step=on_step,
         )
-        return replace(run, value=P.solve_root(run.value))
+        return replace(run, value=P.root(run.value))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..linalg import PseudoInverse, SymmetricPseudoInverse
+from ..linalg import KrylovInverse, PseudoInverse, SymmetricPseudoInverse
 from ..objective import Objective
 from ._gauss_newton_lbfgs import gauss_newton_lbfgs
 from ._lbfgs import lbfgs
@@ -61,9 +61,7 @@ def planned_steps(
     """
     plan: list[tuple[str, Step]] = []
     interpolates = is_quadratic_interpolation(objective, w)
-    # Along ker H chord steps stay where they are; Newton's would drift with the
-    # rounding of null eigenvalues.
-    if nearby is not None and not (interpolates and nearby.kernel_dim):
+    if nearby is not None and _serves(nearby, interpolates, keep_index):
         plan.append(("chord", partial(_chord, nearby)))
     if keep_index and objective.n_params <= MAX_DENSE:
         return [*plan, ("newton-root", _newton_root)]
@@ -90,6 +88,18 @@ def planned_steps(
     if not warm and not free and objective.n_params > MAX_DENSE:
         return [*plan, ("newton", _newton_after_descent)]
     return [*plan, ("newton", partial(trust_region_newton, by_products=free))]
+
+
+def _serves(nearby: PseudoInverse, interpolates: bool, keep_index: bool) -> bool:
+    """Whether chord steps come before Newton's.
+
+    Along ker H they stay where they are; Newton's would drift with the rounding of null
+    eigenvalues. Where H is definite and known by its products, a chord step is a solve
+    to its end, and one of Newton's goes only as far as it is worth.
+    """
+    if isinstance(nearby, KrylovInverse) and nearby.kernel_dim == 0 and not keep_index:
+        return False
+    return not (interpolates and nearby.kernel_dim)
 
 
 def is_free(objective: Objective, w: Array) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import scipy.linalg
@@ -11,8 +11,9 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from .._progress import progress
-from ..linalg import Lanczos, ResidualNorms, probe
+from ..linalg import Lanczos, LiftedLowRank, ResidualNorms, probe
 from ..objective import Objective, PointProducts
+from ._gauss_newton_lbfgs import lifted_gauss_newton
 from ._scales import weight_scales
 from ._some_weights import Function
 from ._stationarity import STILL_SHRINKING
@@ -34,6 +35,8 @@ MAX_DENSE = 3000
 # nearer the solution is, for superlinear convergence (Eisenstat and Walker 1996).
 _KRYLOV_STEPS = 200
 _FORCING = 0.1
+# Products of one step from which the matrix whose scales it took is no longer near H.
+_STALE = 40
 # Relative stationarity at which no step can gain anything: rounding; and at which none
 # is worth the hundreds of products that it takes where H does not fit.
 _ROUNDING, _ENOUGH_BY_PRODUCTS = 1e-15, 1e-12
@@ -67,10 +70,11 @@ def trust_region_newton(
 ) -> tuple[Array, int]:
     """Trust-region Newton on the exact Hessian, with exact subproblems.
 
-    Above 3000 weights the subproblems are those on a Krylov space of the gradient.
-    Below, the last Hessian serves for a few steps more, to rounding; and where weights
-    differ in scale by decades, the iteration goes on in their own scales, since the
-    gradient's norm is blind to those of small scale.
+    Above 3000 weights the subproblems are those on a Krylov space of the gradient, in
+    the scales of Gauss-Newton's matrix where that has a cheap form. Below, the last
+    Hessian serves for a few steps more, to rounding; and where weights differ in scale
+    by decades, the iteration goes on in their own scales, since the gradient's norm is
+    blind to those of small scale.
 
     Conn, Gould and Toint, "Trust-Region Methods" (2000), Algorithm 6.1.1: negative
     curvature is followed downhill, and valleys are taken in few steps.
@@ -131,6 +135,8 @@ class _Problem:
         self._objective, self._scales = objective, scales
         self.n_params = objective.n_params
         self._by_products = by_products or self.n_params > MAX_DENSE
+        self._near: LiftedLowRank | None = None
+        self._has_near = self.n_params > MAX_DENSE
 
     def value_and_gradient(self, u: Array) -> tuple[float, Array]:
         if self._scales is None:
@@ -144,8 +150,18 @@ class _Problem:
             H = self._objective.hessian(u * S) * S[:, None] * S
             return _QuadraticModel(H, gradient, u)
         if self._by_products:
-            return _KrylovModel(cast(Objective, self._objective), gradient, u)
+            return self._krylov_model(gradient, u)
         return _QuadraticModel(self._objective.hessian(u), gradient, u)
+
+    def _krylov_model(self, gradient: Array, u: Array) -> _KrylovModel:
+        objective = cast(Objective, self._objective)
+        if self._has_near and self._near is None:
+            self._near = lifted_gauss_newton(objective, u)
+            self._has_near = self._near is not None
+        model = _KrylovModel(objective, gradient, u, self._near)
+        if model.n_steps > _STALE:
+            self._near = None
+        return model
 
 
 def _iterate(
@@ -162,7 +178,7 @@ def _iterate(
     if norm <= enough:
         return w, 0, None
     best, since_best = w, 0
-    radius = 1.0 + float(np.linalg.norm(w))
+    radius = np.inf
     usual = _PATIENT if enough else _newton_budget(problem.n_params)
     budget = max_iter or usual
     limit, landmark, n_iter, done = budget, norm, 0, False
@@ -173,7 +189,7 @@ def _iterate(
             limit, landmark = limit + budget // 3, best_norm
         n_iter += 1
         model = problem.model(gradient, w)
-        previous, start = value, w
+        previous, start, radius = value, w, min(radius, model.size)
         w, value, gradient, radius = _trusted_step(problem, model, w, value, radius)
         if isinstance(model, _QuadraticModel) and model.is_definite and not enough:
             w, value, gradient = _chord_steps(problem, model, w, value, gradient)
@@ -246,15 +262,23 @@ def _newton_budget(n_params: int) -> int:
     return _NEWTON_MAX_ITER * (5 if n_params <= SMALL else 1)
 
 
+class _Step(NamedTuple):
+    """A step, its length in the model's units, and the decrease that it promises."""
+
+    vector: Array
+    length: float
+    promised: float
+
+
 class _Model(Protocol):
     gradient: Array
+    # 1 + |w| in the units in which steps have their length.
+    size: float
 
     @property
     def norm(self) -> float: ...
 
-    def minimiser(self, radius: float) -> Array: ...
-
-    def decrease(self, step: Array) -> float: ...
+    def step(self, radius: float) -> _Step: ...
 
 
 class _KrylovModel:
@@ -262,44 +286,58 @@ class _KrylovModel:
 
     Lanczos steps give H as a small tridiagonal matrix, on which the trust-region
     problem is solved exactly, negative curvature included (Gould, Lucidi, Roma and
-    Toint, "Solving the trust-region subproblem using the Lanczos method", 1999).
+    Toint, "Solving the trust-region subproblem using the Lanczos method", 1999). With
+    ``(R R')^-1`` near H along z with ``w = R z``, in which they are few.
     """
 
-    def __init__(self, objective: Objective, gradient: Array, w: Array) -> None:
-        self.gradient = gradient
-        norm = float(np.linalg.norm(gradient))
+    def __init__(
+        self,
+        objective: Objective,
+        gradient: Array,
+        w: Array,
+        near: LiftedLowRank | None = None,
+    ) -> None:
+        self.gradient, self._near = gradient, near
         product = PointProducts(objective, w).hessian
-        space, norms = Lanczos(gradient), ResidualNorms(norm)
+        start = self._adjoint(gradient)
+        norm, whole = float(np.linalg.norm(start)), 1.0 + float(np.linalg.norm(w))
+        space, norms = Lanczos(start), ResidualNorms(norm)
         n_steps = min(_KRYLOV_STEPS, int(objective.budget(0.5) // (8 * w.size)))
         while space.n_steps < max(8, n_steps) and not space.is_invariant:
-            space.extend(product(space.newest))
+            space.extend(self._adjoint(product(self._scaled(space.newest))))
             norms.advance(space.last_alpha, space.last_beta)
-            length = space.scale * (1.0 + float(np.linalg.norm(w)))
-            if norms.residual <= norm * min(_FORCING, float(np.sqrt(norm / length))):
+            self.norm = space.scale if near is None else near.lift + near.norm
+            relative = float(np.linalg.norm(gradient)) / (self.norm * whole)
+            if norms.residual <= norm * min(_FORCING, float(np.sqrt(relative))):
                 break
-        self._basis, self.norm = space.basis, space.scale
+        self.n_steps, self._basis = space.n_steps, space.basis
+        self.size = whole if near is None else whole * float(np.sqrt(self.norm))
         small = np.zeros(space.n_steps)
         small[0] = norm
-        self._small = _QuadraticModel(space.tridiagonal()[:-1], small, w)
+        self._small = _QuadraticModel(space.tridiagonal()[:-1], small, w, self.size)
 
-    def minimiser(self, radius: float) -> Array:
-        """Step of length at most ``radius`` within the space."""
-        return self._small.minimiser(radius) @ self._basis
+    def _scaled(self, z: Array) -> Array:
+        return z if self._near is None else self._near.root(z)
 
-    def decrease(self, step: Array) -> float:
-        """Decrease of the objective that the model promises."""
-        return self._small.decrease(self._basis @ step)
+    def _adjoint(self, v: Array) -> Array:
+        return v if self._near is None else self._near.root_adjoint(v)
+
+    def step(self, radius: float) -> _Step:
+        """Of length at most ``radius`` within the space."""
+        inside = self._small.step(radius)
+        return inside._replace(vector=self._scaled(inside.vector @ self._basis))
 
 
 class _QuadraticModel:
     """``g's + s'Hs / 2``, minimised over balls ``|s| <= radius``."""
 
-    def __init__(self, H: Array, gradient: Array, w: Array) -> None:
+    def __init__(
+        self, H: Array, gradient: Array, w: Array, size: float | None = None
+    ) -> None:
         self.H, self.gradient, self.at = H, gradient, w
+        self.size = size or 1.0 + float(np.linalg.norm(w))
         # Length of the gradient as a step along the stiffest direction.
-        self._relative = float(np.linalg.norm(gradient)) / (
-            1.0 + float(np.linalg.norm(w))
-        )
+        self._relative = float(np.linalg.norm(gradient)) / self.size
         self._spectrum: tuple[Array, Array, Array] | None = None
 
         self._factor: tuple[Array, bool] | None = None
@@ -317,8 +355,13 @@ class _QuadraticModel:
             v /= norm
         return norm
 
-    def minimiser(self, radius: float) -> Array:
-        """Step of length at most ``radius``."""
+    def step(self, radius: float) -> _Step:
+        """Of length at most ``radius``."""
+        s = self._minimiser(radius)
+        promised = -float(self.gradient @ s + 0.5 * s @ (self.H @ s))
+        return _Step(s, float(np.linalg.norm(s)), promised)
+
+    def _minimiser(self, radius: float) -> Array:
         if self._spectrum is None:
             step = self._cholesky_step()
             if step is not None and np.linalg.norm(step) <= radius:
@@ -377,21 +420,15 @@ class _QuadraticModel:
         self._factor = factor
         return -scipy.linalg.cho_solve(factor, self.gradient)
 
-    def decrease(self, step: Array) -> float:
-        """Decrease of the objective that the model promises."""
-        return -float(self.gradient @ step + 0.5 * step @ (self.H @ step))
-
 
 def _trusted_step(
     problem: _Problem, model: _Model, w: Array, value: float, radius: float
 ) -> tuple[Array, float, Array, float]:
     """Shrink the ball until the loss, or near its rounding |R|, falls."""
     norm = float(np.linalg.norm(model.gradient))
-    while radius > 1e-14 * (1.0 + float(np.linalg.norm(w))):
-        step = model.minimiser(radius)
-        length = float(np.linalg.norm(step))
+    while radius > 1e-14 * model.size:
+        step, length, promised = model.step(radius)
         new_value, new_gradient = problem.value_and_gradient(w + step)
-        promised = model.decrease(step)
         ratio = (value - new_value) / promised if promised > 0 else 0.0
         rounding = abs(new_value - value) <= 1e-12 * (1e-300 + abs(value))
         better = rounding and float(np.linalg.norm(new_gradient)) < norm
