@@ -21,14 +21,15 @@ Array = NDArray[np.float64]
 # Matrices at most, and steps with each.
 _MAX_BLOCKS, _STEPS = 12, 200
 # Directions of the outputs at most, and their lift: at least a share of the largest
-# curvature; and far from a minimum more than the penalty's.
-_DIRECTIONS, _ABOVE_ROUNDING, _ABOVE_PENALTY = 1000, 1e-6, 3.0
+# curvature; and in descent, where L-BFGS finds what is softer by itself, so many times
+# the penalty's: with three of them half of all steps were too long.
+_DIRECTIONS, _ABOVE_ROUNDING, _ABOVE_PENALTY = 1000, 1e-6, 30.0
 # Relative fall of the loss over a block that is not worth another one.
 _SLOW = 1e-10
 
 
 def gauss_newton_lbfgs(
-    objective: Objective, w: Array, gain: float = 1e-10
+    objective: Objective, w: Array, gain: float = 1e-11
 ) -> tuple[Array, int]:
     """Descend to the neighbourhood of a minimum.
 
@@ -36,7 +37,7 @@ def gauss_newton_lbfgs(
     ----------
     objective : Objective
     w : ndarray of shape (p,)
-    gain : float, default=1e-10
+    gain : float, default=1e-11
         What a preconditioned step gains, relative to the loss, where it ends.
 
     Returns

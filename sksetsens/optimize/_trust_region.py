@@ -308,7 +308,11 @@ class _KrylovModel:
             norms.advance(space.last_alpha, space.last_beta)
             self.norm = space.scale if near is None else near.lift + near.norm
             relative = float(np.linalg.norm(gradient)) / (self.norm * whole)
-            if norms.residual <= norm * min(_FORCING, float(np.sqrt(relative))):
+            left = float(np.sqrt(relative))
+            if near is not None:  # No more than is asked for where H does not fit.
+                left = max(left, 0.1 * _ENOUGH_BY_PRODUCTS / relative)
+            forcing = min(_FORCING, left)
+            if norms.residual <= norm * forcing:
                 break
         self.n_steps, self._basis = space.n_steps, space.basis
         self.size = whole if near is None else whole * float(np.sqrt(self.norm))
