@@ -9,11 +9,12 @@ from torch import nn
 
 from sksetsens.linalg import LiftedLowRank
 from sksetsens.objective import (
+    PointProducts,
     check_objective,
     gauss_newton_factor,
     initialised_net,
 )
-from sksetsens.optimize import polish
+from sksetsens.optimize import _trust_region, lifted_gauss_newton, polish
 from sksetsens.optimize._gauss_newton_lbfgs import gauss_newton_lbfgs
 from sksetsens.optimize._preconditioned_lbfgs import preconditioned_lbfgs
 from sksetsens.sensitivity import GraphicalDerivative
@@ -106,6 +107,21 @@ def test_inverse_and_root_of_a_lifted_matrix():
     assert P.norm == pytest.approx(np.linalg.norm(A, 2) ** 2)
 
 
+def test_nothing_curves_the_loss():
+    """Outputs are zero whatever the weights, and nothing is penalised."""
+    assert LiftedLowRank(np.zeros((3, 3)), np.array, np.array, 1.0).norm == 0.0
+
+    class Silent(Net):
+        def forward(self, X):
+            return super().forward(X) * 0.0
+
+    X, y = load_digits(return_X_y=True)
+    net = NeuralNetClassifier(Silent, criterion=nn.CrossEntropyLoss)
+    trial = initialised_net(net, {}, 0)
+    o = check_objective(trial, X[:20].astype(np.float32), y[:20])
+    assert lifted_gauss_newton(o, o.weights) is None
+
+
 def test_lbfgs_with_the_exact_inverse_is_newtons_method():
     rng = np.random.default_rng(0)
     A = rng.standard_normal((20, 20))
@@ -184,3 +200,31 @@ def test_systems_of_large_nets_are_what_the_dense_ones_are(decay):
         np.linalg.cholesky(H - gd.factor._proof.least * np.eye(len(H)))
         assert found.residual <= 1e-8
         assert gd.factor.inertia == (0, 0, o.n_params)
+
+
+def test_warm_newton_takes_few_products(monkeypatch):
+    """From a solution of nearby data, in the scales of Gauss-Newton's matrix."""
+    o = objective(60, 1e-2, width=44)
+    start = polish(o, o.weights, tol=1e-10).weights
+    rng = np.random.default_rng(0)
+    moved = o.with_data(o.inputs + 1e-3 * rng.standard_normal(o.inputs.shape))
+    n_products = []
+
+    def counted(near):
+        products, hessian = [], PointProducts.hessian
+
+        def product(self, v):
+            products.append(v)
+            return hessian(self, v)
+
+        with monkeypatch.context() as m:
+            m.setattr(PointProducts, "hessian", product)
+            if not near:
+                m.setattr(_trust_region, "lifted_gauss_newton", lambda *_: None)
+            found = polish(moved, start, tol=1e-10, warm=True)
+        assert found.converged
+        n_products.append(len(products))
+        return found.weights
+
+    np.testing.assert_allclose(counted(True), counted(False), atol=1e-7)
+    assert n_products[0] < 0.7 * n_products[1]

@@ -56,7 +56,7 @@ class LiftedLowRank:
     @cached_property
     def norm(self) -> float:
         """|A'A|_2."""
-        return top_eigenvalue(self._gram)
+        return top_eigenvalue(self._gram) if self._gram.any() else 0.0
 
     def solve(self, v: Array) -> Array:
         """``P^-1 v`` for v of shape (n,)."""

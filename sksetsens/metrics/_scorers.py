@@ -6,7 +6,6 @@ one, or a fitted search over either.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Callable
@@ -14,14 +13,14 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from .._compat import validate_parameter_constraints
 from .._validation import check_count, prediction_scorer, unwrap, user_stacklevel
 from ..exceptions import StationarityWarning
-from ..perturbation import PARAMETER_CONSTRAINTS, check_inputs
+from ..perturbation import PARAMETER_CONSTRAINTS
+from ._predicted_scores import PredictionScore, SetScore
 
 __all__ = [
     "SensitivityScorer",
@@ -151,88 +150,6 @@ class SensitivityScorer:
         return self._takes_weight
 
 
-# --- Scores of predicted sets ---------------------------------------------------------
-
-
-class _OfPredictedSet:
-    """Predict the set for perturbed training data, and score it."""
-
-    def __init__(
-        self,
-        perturbation: dict[str, Any],
-        n_corrections: int,
-        removed_fraction: float | None = None,
-    ) -> None:
-        self.perturbation = perturbation
-        self.n_corrections = n_corrections
-        self.removed_fraction = removed_fraction
-
-    def predicted(self, estimator: Any) -> tuple[dict[str, Any], Any]:
-        """The change of the data, and the set predicted for it."""
-        if self.removed_fraction is not None:
-            weights = estimator.sample_weight_ * ~self._removed(estimator)
-            change = {"sample_weight": weights}
-        else:
-            # A shallow copy: the estimator keeps its parameters, fitted arrays are
-            # shared.
-            moved = copy.copy(estimator).set_params(**self.perturbation).perturb()
-            change = {"X_perturbed": moved}
-        predicted = estimator.sensitivity(**change, n_corrections=self.n_corrections)
-        return change, predicted
-
-    def _removed(self, estimator: Any) -> NDArray[np.bool_]:
-        """Rows drawn from the seed of the estimator's perturbations."""
-        n = len(estimator.inputs_)
-        rng = np.random.RandomState(estimator._perturbation_seed % 2**32)
-        chosen = np.zeros(n, dtype=bool)
-        size = max(1, round((self.removed_fraction or 0.0) * n))
-        chosen[rng.permutation(n)[:size]] = True
-        return chosen
-
-
-class _PredictionScore(_OfPredictedSet):
-    """Score on held-out rows of the predicted set's predictions."""
-
-    def __init__(self, scoring: Any, *settings: Any) -> None:
-        super().__init__(*settings)
-        self.scoring = scoring
-
-    def __call__(self, estimator: Any, X: Any, y: Any, **weights: Any) -> float:
-        _, predicted = self.predicted(estimator)
-        score: float = estimator.score_of(
-            predicted, X, y, scoring=self.scoring, **weights
-        )
-        return score
-
-
-class _SetScore(_OfPredictedSet):
-    """Function of the predicted set and, where asked for, of the retrained one."""
-
-    def __init__(
-        self,
-        score_func: Callable[..., float],
-        sign: int,
-        retrain: bool,
-        kwargs: dict[str, Any],
-        *settings: Any,
-    ) -> None:
-        super().__init__(*settings)
-        self.score_func, self.sign = score_func, sign
-        self.retrain, self.kwargs = retrain, kwargs
-
-    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        change, predicted = self.predicted(estimator)
-        sets = [predicted]
-        if self.retrain:
-            # Without a perturbation polishing would only move the last bits.
-            moved = change.get("X_perturbed")
-            still = moved is not None and np.array_equal(
-                check_inputs(estimator, moved, may_be_nameless=True), estimator.inputs_
-            )
-            sets += [estimator.solution_set_ if still else estimator.retrain(**change)]
-        return self.sign * self.score_func(*sets, **self.kwargs)
-
-
 def make_sensitivity_scorer(
     score_func: Callable[..., float] | None = None,
     *,
@@ -351,7 +268,7 @@ def make_sensitivity_scorer(
         name = "perturbed_score" if scoring is None else f"perturbed {scoring}"
         return SensitivityScorer(
             name,
-            _PredictionScore(scorer, *settings),
+            PredictionScore(scorer, *settings),
             takes_weight=_takes_weight(scorer),
         )
     if scoring is not None or not callable(score_func):
@@ -363,7 +280,7 @@ def make_sensitivity_scorer(
     sign = 1 if greater_is_better else -1
     name = getattr(score_func, "__name__", repr(score_func))
     return SensitivityScorer(
-        name, _SetScore(score_func, sign, retrain, kwargs, *settings)
+        name, SetScore(score_func, sign, retrain, kwargs, *settings)
     )
 
 
@@ -437,27 +354,27 @@ neg_lipschitz_modulus = SensitivityScorer(
 )
 neg_shift_norm = SensitivityScorer(
     "neg_shift_norm",
-    _SetScore(_largest_shift, -1, False, {}, {}, 0),
+    SetScore(_largest_shift, -1, False, {}, {}, 0),
     "Minus the Euclidean norm of the predicted shift under the estimator's own "
     "perturbation, the largest over the solutions (arXiv 2412.11057, Algorithm 1).",
 )
 perturbed_score = SensitivityScorer(
     "perturbed_score",
-    _PredictionScore(None, {}, 0),
+    PredictionScore(None, {}, 0),
     "Score on held-out (X, y) of the set predicted for perturbed training data: what "
     "the perturbation would cost, without retraining.",
     takes_weight=True,
 )
 neg_prediction_gap = SensitivityScorer(
     "neg_prediction_gap",
-    _SetScore(_largest_gap, -1, True, {}, {}, 0),
+    SetScore(_largest_gap, -1, True, {}, {}, 0),
     "Minus the distance from the warm-retrained weights to their predicted piece, "
     "relative to the shift; the largest over the solutions. NaN, with a warning, where "
     "retraining did not become stationary.",
 )
 neg_removal_gap = SensitivityScorer(
     "neg_removal_gap",
-    _SetScore(_largest_gap, -1, True, {}, {}, 0, 0.01),
+    SetScore(_largest_gap, -1, True, {}, {}, 0, 0.01),
     "The same as neg_prediction_gap where 1 per cent of the training rows, one at "
     "least, are left out.",
 )

@@ -66,7 +66,7 @@ def gauss_newton_lbfgs(
 def lifted_gauss_newton(
     objective: Objective, w: Array, above_penalty: float = 1.0
 ) -> LiftedLowRank | None:
-    """``J' Lambda J`` by its stiffest directions, and the penalty; None without.
+    """``J' Lambda J`` by its stiffest directions, and the penalty; None without both.
 
     Parameters
     ----------
@@ -83,4 +83,6 @@ def lifted_gauss_newton(
     penalty = float(z @ objective.penalty_product(w, z))
     largest = float(np.diag(factor.gram).max(initial=0.0))
     lift = max(above_penalty * penalty, _ABOVE_ROUNDING * largest)
+    if not lift > 0.0:
+        return None
     return LiftedLowRank(factor.gram, factor.push, factor.pull, lift)

@@ -307,12 +307,12 @@ class _KrylovModel:
             space.extend(self._adjoint(product(self._scaled(space.newest))))
             norms.advance(space.last_alpha, space.last_beta)
             self.norm = space.scale if near is None else near.lift + near.norm
-            relative = float(np.linalg.norm(gradient)) / (self.norm * whole)
-            left = float(np.sqrt(relative))
+            stiff = max(self.norm * whole, np.finfo(float).tiny)
+            relative = min(1.0, float(np.linalg.norm(gradient)) / stiff)
+            forcing = float(np.sqrt(relative))
             if near is not None:  # No more than is asked for where H does not fit.
-                left = max(left, 0.1 * _ENOUGH_BY_PRODUCTS / relative)
-            forcing = min(_FORCING, left)
-            if norms.residual <= norm * forcing:
+                forcing = max(forcing, 0.1 * _ENOUGH_BY_PRODUCTS / relative)
+            if norms.residual <= norm * min(_FORCING, forcing):
                 break
         self.n_steps, self._basis = space.n_steps, space.basis
         self.size = whole if near is None else whole * float(np.sqrt(self.norm))
