@@ -657,7 +657,7 @@ def test_tilt_moves_the_gradient_only(case):
     assert tilted.is_tilted
     assert not objective.is_tilted
     assert not tilted.untilted().is_tilted
-    for batch_size in (None, 3):
+    for batch_size in (3, None):
         tilted.batch_size = batch_size
         assert_allclose(tilted.gradient(w), 0 * w, atol=1e-14)  # one subtraction
         moved = tilted.hessian_product(w, t), objective.hessian_product(w, t)
