@@ -38,11 +38,7 @@ ROUNDED = 1e-13
 # that they were no solution.
 STRAYED = 1e-4
 # Seeds of all losses and solvers, for every run of the suite.
-SMOKE = (4, 6, 10, 13, 27, 34, 47, 69, 73, 144, 167, 201)
-
-# A hidden unit saturates and its weights grow for ever, at a gradient of rounding: the
-# flat direction is no kernel of a solution, and the library trusts it yet.
-AT_INFINITY = (9, 140)
+SMOKE = (4, 6, 9, 10, 13, 27, 34, 47, 69, 73, 144, 167, 201)
 
 ACTIVATIONS = {
     "tanh": nn.Tanh,
@@ -459,8 +455,7 @@ def test_random_problems(seed, record_property):
     # `conftest` adds them up: of all, few that are well-posed may be flagged.
     record_property("verdicts", dict(Counter(v.kind for v in found)))
     assert not [v for v in found if v.kind == "wrong, trusted"], table(found)
-    told = [v for v in found if v.kind == "ill-posed, trusted"]
-    assert not told or seed in AT_INFINITY, table(found)
+    assert not [v for v in found if v.kind == "ill-posed, trusted"], table(found)
 
 
 if __name__ == "__main__":

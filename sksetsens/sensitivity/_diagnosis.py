@@ -1,9 +1,9 @@
 """What a solution is, and whether first-order sensitivity may be trusted there.
 
-Five things break the formulas without changing their output: a point that is no
-minimum, a spectrum without a gap at the cut-off, a rank that changes along the
-solution set, a kink of the objective, and derivatives that are none. Each is looked
-for and put into words.
+Six things break the formulas without changing their output: a point that is no
+minimum, weights on their way to infinity, a spectrum without a gap at the cut-off, a
+rank that changes along the solution set, a kink of the objective, and derivatives that
+are none. Each is looked for and put into words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..linalg import probe
 from ..objective import SINGLE_FROM, Objective
 from ..optimize import revival
 from ._derivative_check import check_derivatives
+from ._fading import fading_slope
 from ._graphical_derivative import GraphicalDerivative
 from ._manifold import OBSTRUCTION_TOL, ROUNDING, directions, felt, obstruction
 
@@ -90,6 +91,11 @@ class Finding(Enum):
     REVIVAL = (
         "a dead unit lowers the loss when it revives (slope {slope:.2g} of its "
         "curvature): no minimum; train from another start"
+    )
+    NO_MINIMISER = (
+        "no finite minimiser: a slope of {slope:.2g} is left that fades as weights "
+        "grow and vanishes nowhere, as of a unit that saturates; add weight decay to "
+        "the optimizer"
     )
     HOLDS_OUTPUTS = (
         "{note}; H itself, whose kernel and signs would tell a minimum, is not "
@@ -185,6 +191,9 @@ def diagnose(
         slope = revival(gd.objective, gd.weights, gd.kinks).slope
         if slope < -_ALIVE:
             found[Finding.REVIVAL] = {"slope": slope}
+        slope = fading_slope(gd)
+        if slope > 0.0:
+            found[Finding.NO_MINIMISER] = {"slope": slope}
     jump = _kink_jump(gd, gd.smooth)
     if _moves_dead_units(gd):
         jump = _kink_jump(gd, gd.objective.off_kinks())
