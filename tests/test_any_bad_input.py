@@ -541,7 +541,6 @@ def _placed(value, tmp_path: Path):
 
 
 _SETTINGS = {
-    "deadline": None,
     "derandomize": True,
     "database": None,
     "suppress_health_check": [

@@ -105,15 +105,15 @@ def test_forked_processes_do_not_wait_for_threads_they_do_not_have():
     def hold():
         with TRAINING:
             held.set()
-            done.wait(60)
+            done.wait(600)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(60)
+    held.wait(600)
     try:
         child = multiprocessing.get_context("fork").Process(target=_take_turn)
         child.start()
-        child.join(30)
+        child.join(300)
         code = child.exitcode
         child.kill()
     finally:

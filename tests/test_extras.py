@@ -97,7 +97,7 @@ def test_nothing_but_a_plot_needs_an_extra():
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -247,7 +247,7 @@ def test_digests_hold_across_processes(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=300,
+            timeout=900,
         ).stdout
         for seed in "12"
     }

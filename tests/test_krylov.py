@@ -84,7 +84,7 @@ class TestKrylovInverse:
         share=st.floats(0.1, 1.0),
         negative=st.floats(0.0, 1.0),
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_equals_the_dense_pseudo_inverse(self, seed, n, share, negative):
         rank = max(1, int(share * n))
         H, rng = symmetric(n, rank, int(negative * rank), seed)
@@ -101,7 +101,7 @@ class TestKrylovInverse:
             assert error <= 2.1e-8 * scale
 
     @given(seed=st.integers(0, 100), n=st.integers(5, 60))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_inconsistent_systems_are_told_and_solved_in_least_squares(self, seed, n):
         H, rng = symmetric(n, n // 2, n // 5, seed)
         b = rng.standard_normal(n)

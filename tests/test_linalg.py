@@ -28,7 +28,7 @@ def symmetric(rng, p, rank, n_negative=0):
 
 
 class TestSymmetric:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(SEEDS, st.integers(1, 12), st.integers(0, 12), st.integers(0, 3))
     def test_penrose_conditions_rank_and_inertia(self, seed, p, rank, n_negative):
         rank, n_negative = min(rank, p), min(n_negative, rank, p)
@@ -44,7 +44,7 @@ class TestSymmetric:
         assert inverse.has_clear_cutoff
         assert inverse.kernel.dim == p - rank
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(SEEDS, st.integers(2, 12))
     def test_solution_is_the_shortest(self, seed, p):
         rng = np.random.RandomState(seed)
@@ -90,7 +90,7 @@ class TestSymmetric:
 
 
 class TestGram:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(SEEDS, st.integers(1, 6), st.integers(0, 8))
     def test_equals_the_dense_form(self, seed, m, extra):
         rng = np.random.RandomState(seed)
@@ -125,7 +125,7 @@ class TestGram:
 
 
 class TestSubspace:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(SEEDS, st.integers(1, 8), st.integers(0, 8), st.booleans())
     def test_projector(self, seed, p, k, is_complement):
         rng = np.random.RandomState(seed)

@@ -87,14 +87,14 @@ def test_answers_do_not_wait_for_the_training_of_another_model():
     def train():
         with isolated(seed=0):
             training.set()
-            done.wait(120)
+            done.wait(600)
 
     def answer():
         found.append((model.predict(X), model.sensitivity(moved).weights))
 
     threads = [threading.Thread(target=target) for target in (train, answer)]
     threads[0].start()
-    training.wait(60)
+    training.wait(600)
     threads[1].start()
     threads[1].join(30)
     answered = len(found)

@@ -552,7 +552,7 @@ def _in_a_new_process(folder):
         capture_output=True,
         text=True,
         env=environment,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import directed_hausdorff
@@ -630,7 +630,6 @@ def test_set_distances_check_input(points, C, message):
 # --- Subspaces of both kinds ---------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000), rank=st.integers(0, 5))
 def test_pieces_do_not_depend_on_how_they_are_stored(seed, rank):
     q = np.linalg.qr(np.random.RandomState(seed).standard_normal((5, 5)))[0]

@@ -324,7 +324,7 @@ def test_a_browser_shows_the_file(tmp_path, at_ridge, ridge):
     options += ["--disable-background-networking", f"--user-data-dir={tmp_path}/user"]
     command = [browser, *options, "--dump-dom", f"file://{tmp_path}/report.html"]
     shown = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=True
+        command, capture_output=True, text=True, timeout=600, check=True
     ).stdout
     assert shown.count("<svg") == 3
     assert shown.count("<rect") == 2 * len(ridge.X) + ridge.X.shape[1]

@@ -239,6 +239,6 @@ def test_a_fork_waits_for_an_evaluation_and_gets_a_whole_module(fitted):
     child.start()
     assert leave.is_set()
     thread.join()
-    child.join(60)
+    child.join(300)
     assert child.exitcode == 0
     _all_answers(fitted)
