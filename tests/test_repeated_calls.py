@@ -96,7 +96,7 @@ def test_answers_do_not_wait_for_the_training_of_another_model():
     threads[0].start()
     training.wait(600)
     threads[1].start()
-    threads[1].join(30)
+    threads[1].join(300)
     answered = len(found)
     done.set()
     for thread in threads:

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 # What a training waits for, and how long; skorch clones callbacks, events cannot be.
 _TRAINING, _ANSWERED = threading.Event(), threading.Event()
-_PATIENCE = 20.0
+_PATIENCE = 120.0
 
 
 class _WaitsForAnAnswer(Callback):
