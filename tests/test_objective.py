@@ -583,6 +583,29 @@ def test_asgd_decays_by_lambd_as_well():
 # --- States, data, tilt --------------------------------------------------------------
 
 
+class NormedWeights(nn.Module):
+    """torch's kernel of weight_norm has no derivative along directions."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.utils.parametrizations.weight_norm(nn.Linear(D_IN, 4))
+        self.output = nn.Linear(4, 1)
+
+    def forward(self, X):
+        return self.output(torch.tanh(self.hidden(X)))
+
+
+def test_operators_are_looked_for_without_the_estimator_too():
+    net = NeuralNetRegressor(NormedWeights).initialize()
+    X, y = make_data(net)
+    objective = Objective(net, X, y)
+    w = objective.weights
+    v = np.random.default_rng(0).standard_normal(w.size)
+    change = objective.gradient(w + 1e-5 * v) - objective.gradient(w - 1e-5 * v)
+    assert_allclose(objective.hessian(w) @ v, change / 2e-5, atol=1e-8)
+    assert_allclose(objective.hessian_product(w, v), change / 2e-5, atol=1e-8)
+
+
 def test_batchnorm_uses_frozen_running_statistics():
     net = make_net(module=Normalised)
     X, y = make_data(net)

@@ -125,4 +125,4 @@ def test_recurrent_nets_take_few_hessians(monkeypatch):
     rng = np.random.default_rng(0)
     moved = model.retrain(X + 1e-3 * rng.standard_normal(X.shape))
     assert moved.stationarity[0] < 1e-14
-    assert len(counts) <= 3
+    assert len(counts) <= 5

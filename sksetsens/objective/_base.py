@@ -50,9 +50,9 @@ class ObjectiveBase(NetWeights):
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float64,
         working_memory: float | None = None,
-        operators: Operators = PLAIN,
+        operators: Operators | None = None,
     ) -> None:
-        super().__init__(net, X, dtype=dtype, operators=operators)
+        super().__init__(net, X, dtype=dtype, operators=operators or PLAIN)
         self._tilt: Tensor | None = None
         # Of the targets, and the row of each target where some rows have several.
         self._sample_weight: Tensor | None = None
@@ -67,6 +67,8 @@ class ObjectiveBase(NetWeights):
         self._count_outputs()
         self._measure()
         self.working_memory = working_memory
+        if operators is None:
+            self.note_operators()
 
     def _measure(self) -> None:
         """Whether it attends, which layers hold the weights, what a row costs."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..exceptions import UnsupportedObjectiveError
 from ._memory import is_out_of_memory
 from ._objective import Objective
+from ._operators import PLAIN
 
 __all__ = [
     "check_one_tensor",
@@ -31,7 +32,8 @@ def objective_in_float64(
 ) -> Objective:
     """The objective, of a module that computes in the dtype it is given."""
     try:
-        objective = Objective(net, X, y, working_memory=working_memory)
+        # Which operators stand in the way is seen once the loss is one.
+        objective = Objective(net, X, y, working_memory=working_memory, operators=PLAIN)
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, UnsupportedObjectiveError):
             raise

@@ -65,6 +65,10 @@ class Objective(RowFunctions):
         MiB for activations, tangents and recorded graphs; None for scikit-learn's
         setting of that name, 1024. Results depend on it by rounding only.
 
+    operators : Operators, default=None
+        Operators of the module that are replaced by others with all derivatives; None
+        to look which.
+
     Attributes
     ----------
     n_params, n_samples, n_outputs : int
