@@ -107,6 +107,16 @@ def test_a_step_that_is_as_steep_as_it_should_be_is_a_minimiser():
     assert not diagnosis.findings
 
 
+def test_weights_that_stopped_short_are_no_weights_at_infinity():
+    """A tolerance that was loosened leaves a slope, too."""
+    y = np.tanh(ROWS) + np.array([0.02, -0.03, 0.01, -0.02])
+    gd, _ = at_step(ROWS, y, slope=1.0, solver="eigh", fixed=())
+    for size in 10.0 ** np.arange(-12, 0):
+        near = GraphicalDerivative(gd.objective, gd.weights * (1.0 + size))
+        found = diagnose(near, is_stationary=True, polish_status="").findings
+        assert Finding.NO_MINIMISER not in found
+
+
 def at_step(X, y, slope, solver, fixed=(0,)):
     """At the minimiser in all weights but the fixed ones, by Newton's method."""
     net = NeuralNetRegressor(Step, train_split=None, verbose=0)

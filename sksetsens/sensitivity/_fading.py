@@ -18,9 +18,12 @@ __all__ = ["fading_slope"]
 
 Array = NDArray[np.float64]
 
+# |R| / (|H| (1 + |w|)) up to which R is small enough to ask what is left of it: above,
+# the weights have stopped short of a solution, as far as was asked.
+_ARRIVED = 1e-9
 # Movements of weights and data, relative to 1 + |w_j| and |x_ij|, over which entries of
 # R that vanish change by far more than themselves.
-_NEARBY = 1e-6
+_NEARBY = 1e-5
 # Movement of the weights within which R along ker H, where H v = 0, stays rounding.
 _BESIDE = 1e-9
 # A slope is left where no movement of several changes more than this share of it. Where
@@ -39,6 +42,9 @@ def fading_slope(gd: GraphicalDerivative) -> float:
     if gd.objective.is_tilted or gd.objective.decays_everywhere:
         return 0.0
     R = gd.smooth.gradient(gd.weights)
+    scale = gd.hessian_norm * (1.0 + float(np.linalg.norm(gd.weights)))
+    if float(np.linalg.norm(R)) > _ARRIVED * scale:
+        return 0.0
     return max(_of_entries(gd, R), _along_kernel(gd, R))
 
 
