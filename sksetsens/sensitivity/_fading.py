@@ -38,6 +38,17 @@ def fading_slope(gd: GraphicalDerivative) -> float:
     Single entries tell of a unit that is saturated on all rows, the part in ker H of
     one that is a step between some, and holds one of them on its flank. The latter
     wants a factorisation.
+
+    Parameters
+    ----------
+    gd : GraphicalDerivative
+        Factorised at weights that met their tolerance.
+
+    Returns
+    -------
+    slope : float
+        In the units of R: the largest modulus of such an entry, or the Euclidean norm
+        of the part in ker H, in the scales in which H was decomposed.
     """
     if gd.objective.is_tilted or gd.objective.decays_everywhere:
         return 0.0
