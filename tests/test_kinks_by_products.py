@@ -77,9 +77,9 @@ def test_questions_backwards_and_along_paths(fits):
     np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-10)
 
 
-def test_newton_by_products_ends_where_dense_newton_does(monkeypatch):
-    model, X, y = problem(*PROBLEMS["wine 16"], n_restarts=1)
-    dense = clone(model).fit(X, y).solution_set_
+def test_newton_by_products_ends_where_dense_newton_does(fits, monkeypatch):
+    model, _, X, y = fits
+    dense = model.solution_set_
     monkeypatch.setattr(_kink_newton, "by_products", lambda objective: True)
     free = clone(model).fit(X, y).solution_set_
     assert free.trustworthy.all()

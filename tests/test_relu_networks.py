@@ -77,6 +77,14 @@ PROBLEMS = {
     "wine 8-8": ("wine", (8, 8), 0.005),
     "diabetes 12": ("diabetes", (12,), 0.02),
 }
+# The largest of them is of the kind of the last.
+each_problem = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "diabetes 16" else name
+        for name in PROBLEMS
+    ],
+)
 
 
 def moved_rows(X, delta=1.0):
@@ -134,13 +142,7 @@ def clarke_residual(model, X, y, decay, w):
     return float(np.linalg.norm(g + G[:, live] @ s)), s
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name == "diabetes 16" else name
-        for name in PROBLEMS
-    ],
-)
+@each_problem
 def test_solutions_are_exact_on_their_kinks(fitted, name):
     """One layer: gates enter R linearly, so that least squares finds them."""
     model, X, y = fitted(name)
@@ -184,7 +186,7 @@ def test_gates_in_two_layers_are_exact(fitted):
         assert kinks.gates.max() < 1.0
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@each_problem
 def test_predictions_are_those_of_retraining(fitted, name):
     """And the classical influence function's are not."""
     model, X, _ = fitted(name)
