@@ -13,7 +13,7 @@ from ..objective import Objective
 from ._gauss_newton_lbfgs import gauss_newton_lbfgs
 from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
-from ._scaled_lbfgs import scaled_lbfgs
+from ._scaled_lbfgs import scaled_lbfgs, steps_for_a_hessian
 from ._stationarity import STILL_SHRINKING, Place
 from ._trust_region import MAX_DENSE, SMALL, trust_region_newton
 
@@ -168,7 +168,7 @@ def _forms_late(objective: Objective) -> bool:
 
 
 def _scaled(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    return scaled_lbfgs(objective, w)
+    return scaled_lbfgs(objective, w, by_rows=_forms_late(objective))
 
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
@@ -179,7 +179,11 @@ def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, in
     size = "small" if objective.n_params <= SMALL else "large"
     if _wants_scales(objective):
         size = "scaled"
-    return _lbfgs(*_LBFGS_BEFORE_NEWTON[size], objective, w, tol)
+    coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
+    if _forms_late(objective):
+        # Far from a minimum its scales serve no better than steps at the same price.
+        max_iter = steps_for_a_hessian(objective.n_params, by_rows=True)
+    return _lbfgs(coarse, max_iter, objective, w, tol)
 
 
 def _newton_root(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:

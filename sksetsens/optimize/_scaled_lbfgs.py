@@ -24,14 +24,15 @@ from ._lbfgs import descended
 from ._some_weights import Function
 from ._stationarity import STILL_SHRINKING
 
-__all__ = ["scaled_lbfgs"]
+__all__ = ["scaled_lbfgs", "steps_for_a_hessian"]
 
 Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
 
-# Hessians at most; and steps between two of them: as many as one costs, about.
+# Hessians at most; and steps between two of them: as many as one costs, about. One that
+# is formed by rows costs half a gradient for each weight, by layers much less.
 _MAX_HESSIANS = 12
-_LEAST, _MOST = 60, 400
+_LEAST, _MOST, _MOST_BY_ROWS = 60, 400, 1200
 # Share of |H| by which all eigenvalues are lifted, and of that where R is small: then
 # small ones are known.
 _LIFT, _LEAST_LIFT, _FAR = 1e-3, 1e-4, 1e-4
@@ -43,13 +44,29 @@ _SLOW = 1e-5
 _LAST, _MAX_PRODUCTS, _FORCING = 5, 60, 1e-4
 
 
-def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
+def steps_for_a_hessian(n_params: int, by_rows: bool) -> int:
+    """How many steps of descent cost about as much as a Hessian does.
+
+    Parameters
+    ----------
+    n_params : int
+    by_rows : bool
+        Whether it is formed by rows.
+    """
+    return int(np.clip(n_params // 2, _LEAST, _MOST_BY_ROWS if by_rows else _MOST))
+
+
+def scaled_lbfgs(
+    objective: Function, w: Array, *, by_rows: bool = False
+) -> tuple[Array, int]:
     """Descend until a step of Newton's would gain nothing, and take it by products.
 
     Parameters
     ----------
     objective : Objective or SomeWeights
     w : ndarray of shape (p,)
+    by_rows : bool, default=False
+        Whether Hessians are formed by rows, and are worth longer descents.
 
     Returns
     -------
@@ -57,7 +74,7 @@ def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
     n_iter : int
     """
     value, gradient = objective.value_and_gradient(w)
-    steps = int(np.clip(w.size // 2, _LEAST, _MOST))
+    steps = steps_for_a_hessian(w.size, by_rows)
     n_iter, S = 0, None
     for _ in range(_MAX_HESSIANS):
         if S is not None and _arrived(value, gradient, S):
