@@ -26,7 +26,7 @@ Step = Callable[[Objective, Array, float], tuple[Array, int]]
 _ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
 # Before Newton, L-BFGS only has to reach its neighbourhood; less where it goes on in
-# the scales of the curvature.
+# the scales of the curvature, but as many steps as a Hessian formed by rows costs.
 _LBFGS_BEFORE_NEWTON = {
     "small": (1e-4, 300),
     "scaled": (1e-4, 100),
@@ -181,7 +181,8 @@ def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, in
         size = "scaled"
     coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
     if _forms_late(objective):
-        # Far from a minimum its scales serve no better than steps at the same price.
+        # Far from a minimum an encoder layer's loss fell further by plain steps than
+        # by a Hessian and steps in its scales, at the same price.
         max_iter = steps_for_a_hessian(objective.n_params, by_rows=True)
     return _lbfgs(coarse, max_iter, objective, w, tol)
 

@@ -52,6 +52,10 @@ def steps_for_a_hessian(n_params: int, by_rows: bool) -> int:
     n_params : int
     by_rows : bool
         Whether it is formed by rows.
+
+    Returns
+    -------
+    n_steps : int
     """
     return int(np.clip(n_params // 2, _LEAST, _MOST_BY_ROWS if by_rows else _MOST))
 
