@@ -32,6 +32,9 @@ class Counted:
         self.n_hessians += 1
         return self._hessian(w)
 
+    def products(self, w):
+        return self._hessian(w).__matmul__
+
     def hessian_norm(self, w):
         return float(np.linalg.norm(self._hessian(w), 2))
 

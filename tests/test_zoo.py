@@ -373,8 +373,8 @@ class Case:
     X: Any = field(default_factory=lambda: X)
     y: Any = field(default_factory=lambda: y)
     options: dict = field(default_factory=dict)
-    # Why its answers are flagged, where they are.
-    flagged: str = ""
+    # Why its answers are flagged, where they are; one of these, by rounding.
+    flagged: tuple[str, ...] = ()
     # Integer codes alone: rows' weights move instead of X.
     moves_rows: bool = False
 
@@ -502,7 +502,7 @@ ZOO = {
             "module__norm": nn.utils.parametrizations.spectral_norm,
             **without_decay("*original"),
         },
-        flagged="the curvature jumps",
+        flagged=("the curvature jumps", "the rank of H changes"),
     ),
     "LayerNorm": Case(build=layer_norm),
     "PReLU": Case(build=prelu),
@@ -579,7 +579,8 @@ def test_the_zoo(name):
             assert gap(model, case) < 0.05
         else:
             assert case.flagged
-            assert case.flagged in model.solution_set_.status[0]
+            status = model.solution_set_.status[0]
+            assert any(reason in status for reason in case.flagged)
         assert np.isfinite(model.predict(case.X)).all()
         torch.manual_seed(0)
         trained = case.make(max_epochs=5)

@@ -9,7 +9,7 @@ from ._gram_operator import GramOperatorInverse
 from ._implicit import ImplicitSubspace
 from ._krylov import KrylovInverse
 from ._lanczos import Lanczos
-from ._lifted import LiftedLowRank
+from ._lifted import Lifted, LiftedLowRank, LiftedRows
 from ._minimum_residual import ResidualNorms, minimise_residual
 from ._norms import operator_norm, top_eigenvalue
 from ._outcome import KrylovSettings
@@ -34,7 +34,9 @@ __all__ = [
     "KrylovSettings",
     "KrylovTangentInverse",
     "Lanczos",
+    "Lifted",
     "LiftedLowRank",
+    "LiftedRows",
     "PreconditionedInverse",
     "PseudoInverse",
     "Reason",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ._krylov import KrylovInverse
 from ._lanczos import Lanczos
-from ._lifted import LiftedLowRank
+from ._lifted import Lifted
 from ._minimum_residual import Run, minimise_residual
 from ._probed_spectrum import ProbedSpectrum
 from ._pseudoinverse import DECADE
@@ -62,7 +62,7 @@ class PreconditionedInverse(KrylovInverse):
         product: Product,
         n: int,
         *,
-        near: Callable[[], LiftedLowRank | None],
+        near: Callable[[], Lifted | None],
         **options: Any,
     ) -> None:
         super().__init__(product, n, **options)
@@ -139,7 +139,7 @@ class PreconditionedInverse(KrylovInverse):
 class _Proof:
     """The matrix near H, a bound below H's eigenvalues, and a vector of weak ones."""
 
-    near: LiftedLowRank
+    near: Lifted
     least: float
     weakest: Array
 

@@ -196,6 +196,10 @@ class Objective(RowFunctions):
             return self._numpy(self._tangent(w, v_t)[0])
         return self._hessian_rows(w, v_t.T).T
 
+    def products(self, weights: Array) -> Callable[[Array], Array]:
+        """``v -> H v`` at some weights, any number of times."""
+        return PointProducts(self, weights).hessian
+
     def cross_product(
         self, weights: Array, dX: NDArray[Any], dy: NDArray[Any] | None = None
     ) -> Array:

@@ -14,6 +14,9 @@ from .._compat import predict_nonlinearity
 from ._base import Array, ObjectiveBase, Tensor
 from ._net_function import map_rows, push
 
+# Relative size of negative curvature in the outputs that is rounding.
+_NEGATIVE = 1e-10
+
 
 class OutputDerivatives(ObjectiveBase):
     """J = df/dw and D = df/dx row by row; r and Lambda; terms beside the outputs.
@@ -55,6 +58,39 @@ class OutputDerivatives(ObjectiveBase):
     def jacobian(self, weights: Array, rows: NDArray[np.int64] | None = None) -> Array:
         """J = df/dw, shape (n_samples, n_outputs, n_params); of some rows alone."""
         return self._per_row(self._tensor(weights), 0, rows=rows)
+
+    def curvature_rows(self, weights: Array, most: int) -> Array | None:
+        """Rows A with ``A'A`` near ``J' Lambda J``, the loss's part of Gauss-Newton.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_params,)
+        most : int
+            Rows of A. Where there are more, the data's rows of largest curvature stand
+            for all of it, a random choice among equals.
+
+        Returns
+        -------
+        A : ndarray of shape (k, n_params) or None
+            None where the criterion couples rows, is curved downwards or not at all.
+        """
+        if not self.is_separable(weights):
+            return None
+        values, vectors = np.linalg.eigh(self.output_hessian(weights))
+        if not np.isfinite(values).all() or not values.max(initial=0.0) > 0.0:
+            return None
+        if values.min() < -_NEGATIVE * values.max():
+            return None
+        values = np.clip(values, 0.0, None)
+        sizes = values.sum(axis=1)
+        mixed = np.random.default_rng(0).permutation(len(sizes))
+        order = mixed[np.argsort(-sizes[mixed], kind="stable")]
+        rows = np.sort(order[: max(1, most // self.n_outputs)])
+        rows = rows[sizes[rows] > 0.0]
+        lifted = np.sqrt(values[rows] * sizes.sum() / sizes[rows].sum())
+        roots = (vectors[rows] * lifted[:, None, :]).transpose(0, 2, 1)
+        A = (roots @ self.jacobian(weights, rows)).reshape(-1, self.n_params)
+        return A if np.isfinite(A).all() else None
 
     def prediction_jacobian(self, weights: Array, X: NDArray[Any]) -> Array:
         """Derivative of `predictions` on X in w, (n_rows, n_predicted, n_params)."""

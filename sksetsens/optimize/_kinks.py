@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..linalg import probe
 from ..objective import Kinks, Objective
 from ._active_set import ActiveSet, identified, ramp_scales
+from ._gauss_newton_lbfgs import row_scaled_lbfgs
 from ._kink_newton import KinkSolution, by_products, newton_on_kinks
 from ._lbfgs import lbfgs
 from ._revival import dead_weights, revival
@@ -61,8 +62,9 @@ _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 # For nets of more than a few hundred weights: at each epsilon above which the smoothed
 # net is not stiff yet.
 _LONG_MAX_ITER, _STIFF = 1000, 2e-3
-# At all others, where H is not formed; and where epsilon ends there.
-_LONGEST, _SOON = 3000, 1e-5
+# At all others, where H is not formed; and where kinks are first tried there, as each
+# step on them costs more than another epsilon, and where epsilon ends.
+_LONGEST, _TRIED_LATE, _SOON = 3000, 5e-5, 3e-6
 
 
 def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:
@@ -193,7 +195,8 @@ def _homotopy(
     unit *= 1.0 + float(np.linalg.norm(w))
     # Units that stay dead while others revive are in nobody's way.
     free = ~dead_weights(w) if by_unit else np.ones(w.size, dtype=bool)
-    solution, last, stuck = None, _SOON if by_products(objective) else _LAST, 0
+    costly, solution, stuck = by_products(objective), None, 0
+    tried, last = (_TRIED_LATE, _SOON) if costly else (_TRIED, _LAST)
     while eps >= last:
         smoothed = objective.smoothed(eps, scales)
         enough = min(_EXACT, _PER_EPS * eps) * unit
@@ -203,7 +206,7 @@ def _homotopy(
         stuck = stuck + 1 if left > _STUCK * enough else 0
         if runs_away(objective, w) or stuck >= patience:
             return KinkSolution.none(w, ActiveSet.at(objective, w), n_iter)
-        if eps <= _TRIED:
+        if eps <= tried:
             active = identified(smoothed, w, eps, scales)
             if len(active.kinks) <= _most_kinks(objective):
                 solution = newton_on_kinks(objective, w, active)
@@ -240,14 +243,14 @@ def _minimised(
     if costly or (u.size > SMALL and eps > _STIFF):
         # A step of Newton's costs as much as hundreds of gradients.
         most = _LONG_MAX_ITER if eps > _STIFF else _LONGEST
-        u, n_iter = lbfgs(function, u, _EXACT, most)
+        found = row_scaled_lbfgs(function, u, enough) if costly else None
+        u, n_iter = found or lbfgs(function, u, _EXACT, most)
     if not costly:
         u, n = trust_region_newton(function, u, 0.0, enough=enough, max_iter=max_steps)
         n_iter += n
     moved = w.copy()
     moved[free] = u
-    left = 0.0 if costly else float(np.linalg.norm(function.gradient(u)))
-    return moved, n_iter, left
+    return moved, n_iter, float(np.linalg.norm(function.gradient(u)))
 
 
 def stationary_on_kinks(

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..linalg import KrylovInverse, PseudoInverse, SymmetricPseudoInverse
 from ..objective import Objective
-from ._gauss_newton_lbfgs import gauss_newton_lbfgs
+from ._gauss_newton_lbfgs import gauss_newton_lbfgs, row_scaled_lbfgs
 from ._lbfgs import lbfgs
 from ._levenberg_marquardt import is_quadratic_interpolation, levenberg_marquardt
-from ._scaled_lbfgs import scaled_lbfgs, steps_for_a_hessian
+from ._scaled_lbfgs import scaled_lbfgs
 from ._stationarity import STILL_SHRINKING, Place
 from ._trust_region import MAX_DENSE, SMALL, trust_region_newton
 
@@ -26,7 +26,7 @@ Step = Callable[[Objective, Array, float], tuple[Array, int]]
 _ROOT_MAX_ITER = 30
 _CHORD_MAX_ITER = 200
 # Before Newton, L-BFGS only has to reach its neighbourhood; less where it goes on in
-# the scales of the curvature, but as many steps as a Hessian formed by rows costs.
+# the scales of the curvature.
 _LBFGS_BEFORE_NEWTON = {
     "small": (1e-4, 300),
     "scaled": (1e-4, 100),
@@ -78,8 +78,10 @@ def planned_steps(
     free = large and is_free(objective, w)
     if not warm:
         of_free = partial(_lbfgs, *LBFGS_OF_FREE)
-        plan.append(("lbfgs", of_free if free else _coarse_lbfgs))
-        if not free and _wants_scales(objective):
+        scaled = not free and _wants_scales(objective)
+        if not (scaled and objective.n_params > SMALL):
+            plan.append(("lbfgs", of_free if free else _coarse_lbfgs))
+        if scaled:
             plan.append(("scaled", _scaled))
     if not free and _forms_late(objective):
         krylov = partial(trust_region_newton, by_products=True, max_iter=_KRYLOV)
@@ -168,7 +170,18 @@ def _forms_late(objective: Objective) -> bool:
 
 
 def _scaled(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    return scaled_lbfgs(objective, w, by_rows=_forms_late(objective))
+    """In the scales of Gauss-Newton's matrix, and in those of H where that ends short.
+
+    Of small nets H costs no more, and follows a few plain steps.
+    """
+    n_iter = 0
+    if objective.n_params > SMALL:
+        found = row_scaled_lbfgs(objective, w)
+        if found is not None and Place.of(objective, found[0]).relative <= tol:
+            return found
+        w, n_iter = found or _coarse_lbfgs(objective, w, tol)
+    w, more = scaled_lbfgs(objective, w)
+    return w, n_iter + more
 
 
 def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
@@ -180,10 +193,6 @@ def _coarse_lbfgs(objective: Objective, w: Array, tol: float) -> tuple[Array, in
     if _wants_scales(objective):
         size = "scaled"
     coarse, max_iter = _LBFGS_BEFORE_NEWTON[size]
-    if _forms_late(objective):
-        # Far from a minimum an encoder layer's loss fell further by plain steps than
-        # by a Hessian and steps in its scales, at the same price.
-        max_iter = steps_for_a_hessian(objective.n_params, by_rows=True)
     return _lbfgs(coarse, max_iter, objective, w, tol)
 
 

@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 # Directions of the incoming weights that are tried beside those of the rows, as many as
 # so many multiplications allow; each then climbs.
 _FEWEST, _MOST, _N_PRODUCTS = 1000, 30_000, 1e7
+# Where all of these for all ramps are too many, as over an image's places: how many of
+# them at least, half of them directions of the ramps that are felt most.
+_FEW = 400
 # Angles of the steps: narrow cones are not to be left again.
 _ANGLES = np.geomspace(1.0, 0.01, 25)
 # Cosine of directions that are not the same.
@@ -133,8 +136,8 @@ def _dead_units(
 ) -> list[list[_DeadUnit]]:
     """Dead units of each operation that can change places with its first one."""
     places = _places(objective, live, kinks)
-    inputs = [np.zeros((p.size, len(dead))) for _, p in places]
-    forces = [np.zeros((p.size, len(dead))) for _, p in places]
+    inputs = [np.zeros((len(dead), p.size)) for _, p in places]
+    forces = [np.zeros((len(dead), p.size)) for _, p in places]
     # A dead unit gives out nothing: all this is linear in its weights.
     held = objective.on_kinks(kinks)
     for j, weight in enumerate(dead):
@@ -142,22 +145,24 @@ def _dead_units(
         moved[weight] = 1.0
         ramps = held.ramps(moved)
         for k, (call, place) in enumerate(places):
-            inputs[k][:, j] = ramps.inputs[call].flat[place.ravel()]
-            forces[k][:, j] = ramps.forces[call].flat[place.ravel()]
+            inputs[k][j] = ramps.inputs[call].ravel()[place.ravel()]
+            forces[k][j] = ramps.forces[call].ravel()[place.ravel()]
     curvature = _diagonal(held, live, dead)
     found = []
     for k, (_, place) in enumerate(places):
         units: list[_DeadUnit] = []
-        shape = (*place.shape, len(dead))
+        shape = (len(dead), *place.shape)
         for X, G in zip(
-            inputs[k].reshape(shape), forces[k].reshape(shape), strict=True
+            inputs[k].reshape(shape).swapaxes(0, 1),
+            forces[k].reshape(shape).swapaxes(0, 1),
+            strict=True,
         ):
-            comes, goes = np.any(X != 0.0, axis=0), np.any(G != 0.0, axis=0)
+            comes, goes = np.any(X != 0.0, axis=1), np.any(G != 0.0, axis=1)
             if not (comes.any() and goes.any()):
                 continue
             unit = _DeadUnit(
-                X[:, comes],
-                G[:, goes],
+                X[comes].T.copy(),
+                G[goes].T.copy(),
                 dead[comes],
                 dead[goes],
                 curvature[comes],
@@ -198,9 +203,7 @@ def _of_units(units: list[_DeadUnit], n_params: int) -> Revival:
 
 def _climbed(X: Array, G: Array) -> tuple[Array, Array, Array]:
     """Unit vectors u of large ``|sum_i r(u'x_i) g_i|``, those sums and their sizes."""
-    n_starts = int(np.clip(_N_PRODUCTS / X.size, _FEWEST, _MOST))
-    starts = probe_generator(8).standard_normal((n_starts, X.shape[1]))
-    u = np.concatenate([starts, X, -X])
+    u = _starts(X, G)
     lengths = np.linalg.norm(u, axis=1)
     u = u[lengths > 0.0] / lengths[lengths > 0.0, None]
     best = np.full(len(u), -np.inf)
@@ -217,6 +220,17 @@ def _climbed(X: Array, G: Array) -> tuple[Array, Array, Array]:
         u = u + angle * slopes / np.maximum(lengths, 1e-300)
         u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-300)
     return tops, along, best
+
+
+def _starts(X: Array, G: Array) -> Array:
+    """Random directions, and those of the ramps' inputs."""
+    n_ramps, n_starts = len(X), int(np.clip(_N_PRODUCTS / X.size, _FEWEST, _MOST))
+    if (n_starts + 2 * n_ramps) * n_ramps > _N_PRODUCTS:
+        n_starts = max(_FEW, int(_N_PRODUCTS / n_ramps)) // 2
+        sizes = np.linalg.norm(X, axis=1) * np.linalg.norm(G, axis=1)
+        X = X[np.argsort(-sizes, kind="stable")[: n_starts // 2]]
+    random = probe_generator(8).standard_normal((n_starts, X.shape[1]))
+    return np.concatenate([random, X, -X])
 
 
 def _places(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,15 @@ class Function(Protocol):
 
     def hessian_norm(self, weights: Array) -> float:
         """|H|_2 to a few per cent."""
+
+    def curvature_rows(self, weights: Array, most: int) -> Array | None:
+        """Rows A with ``A'A`` near the loss's part of Gauss-Newton's matrix."""
+
+    def penalty_product(self, weights: Array, v: Array) -> Array:
+        """The penalty's Hessian times v."""
+
+    def products(self, weights: Array) -> Callable[[Array], Array]:
+        """``v -> H v`` at some weights."""
 
 
 class SomeWeights:
@@ -74,3 +84,23 @@ class SomeWeights:
     def hessian_norm(self, weights: Array) -> float:
         """See `Function`; of all weights."""
         return self._objective.hessian_norm(self.whole(weights))
+
+    def curvature_rows(self, weights: Array, most: int) -> Array | None:
+        """See `Function`."""
+        A = self._objective.curvature_rows(self.whole(weights), most)
+        return None if A is None else A[:, self._free]
+
+    def penalty_product(self, weights: Array, v: Array) -> Array:
+        """See `Function`."""
+        moved = self._objective.penalty_product(self.whole(weights), self._along(v))
+        return moved[self._free]
+
+    def products(self, weights: Array) -> Callable[[Array], Array]:
+        """See `Function`."""
+        product = self._objective.products(self.whole(weights))
+        return lambda v: product(self._along(v))[self._free]
+
+    def _along(self, v: Array) -> Array:
+        along = np.zeros(self._weights.size)
+        along[self._free] = v
+        return along

@@ -11,7 +11,7 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from .._progress import progress
-from ..linalg import Lanczos, LiftedLowRank, ResidualNorms, probe
+from ..linalg import Lanczos, Lifted, ResidualNorms, probe
 from ..objective import Objective, PointProducts
 from ._gauss_newton_lbfgs import lifted_gauss_newton
 from ._scales import weight_scales
@@ -135,8 +135,8 @@ class _Problem:
         self._objective, self._scales = objective, scales
         self.n_params = objective.n_params
         self._by_products = by_products or self.n_params > MAX_DENSE
-        self._near: LiftedLowRank | None = None
-        self._has_near = self.n_params > MAX_DENSE
+        self._near: Lifted | None = None
+        self._has_near = self.n_params > SMALL
 
     def value_and_gradient(self, u: Array) -> tuple[float, Array]:
         if self._scales is None:
@@ -295,7 +295,7 @@ class _KrylovModel:
         objective: Objective,
         gradient: Array,
         w: Array,
-        near: LiftedLowRank | None = None,
+        near: Lifted | None = None,
     ) -> None:
         self.gradient, self._near = gradient, near
         product = PointProducts(objective, w).hessian
