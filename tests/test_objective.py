@@ -855,8 +855,8 @@ def test_a_working_memory_below_one_row_is_refused():
 def test_the_working_memory_changes_nothing():
     """Rows pass through the module as many at once as the budget allows."""
     rng = np.random.RandomState(0)
-    X = rng.standard_normal((30, 3))
-    y = X[:, 0] + 0.1 * rng.standard_normal(30)
+    X = rng.standard_normal((16, 3))
+    y = X[:, 0] + 0.1 * rng.standard_normal(16)
     net = DFCNNRegressor(
         module__hidden_widths=(4,),
         module__activation="tanh",
@@ -864,7 +864,7 @@ def test_the_working_memory_changes_nothing():
         optimizer__weight_decay=1e-2,
         max_epochs=3,
     )
-    model = SolutionSetEstimator(net, n_restarts=2, random_state=0)
+    model = SolutionSetEstimator(net, n_restarts=1, random_state=0)
     whole = model.fit(X, y)
     moved = X + 1e-3 * rng.standard_normal(X.shape)
     (expected, shifts), w = _answers(whole, moved), whole.solution_set_.weights

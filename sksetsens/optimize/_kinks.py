@@ -64,7 +64,7 @@ _LBFGS_TOL, _LBFGS_MAX_ITER = 1e-4, 300
 _LONG_MAX_ITER, _STIFF = 1000, 2e-3
 # At all others, where H is not formed; and where kinks are first tried there, as each
 # step on them costs more than another epsilon, and where epsilon ends.
-_LONGEST, _TRIED_LATE, _SOON = 3000, 5e-5, 3e-6
+_LONGEST, _TRIED_LATE, _SOON = 3000, 2e-5, 1e-6
 
 
 def minimised_on_kinks(objective: Objective, weights: Array) -> KinkSolution:

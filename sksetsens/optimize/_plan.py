@@ -79,10 +79,12 @@ def planned_steps(
     if not warm:
         of_free = partial(_lbfgs, *LBFGS_OF_FREE)
         scaled = not free and _wants_scales(objective)
-        if not (scaled and objective.n_params > SMALL):
+        # What nothing holds is looked at after a few plain steps: it may run away.
+        by_rows = objective.n_params > SMALL and objective.is_penalised(w)
+        if not (scaled and by_rows):
             plan.append(("lbfgs", of_free if free else _coarse_lbfgs))
         if scaled:
-            plan.append(("scaled", _scaled))
+            plan.append(("scaled", partial(_scaled, by_rows)))
     if not free and _forms_late(objective):
         krylov = partial(trust_region_newton, by_products=True, max_iter=_KRYLOV)
         last = partial(trust_region_newton, max_iter=_FEW_HESSIANS)
@@ -169,13 +171,15 @@ def _forms_late(objective: Objective) -> bool:
     return large and not objective.has_quick_hessian
 
 
-def _scaled(objective: Objective, w: Array, tol: float) -> tuple[Array, int]:
-    """In the scales of Gauss-Newton's matrix, and in those of H where that ends short.
+def _scaled(
+    by_rows: bool, objective: Objective, w: Array, tol: float
+) -> tuple[Array, int]:
+    """In the scales of Gauss-Newton's rows, and in those of H where that ends short.
 
-    Of small nets H costs no more, and follows a few plain steps.
+    Of small nets H costs no more.
     """
     n_iter = 0
-    if objective.n_params > SMALL:
+    if by_rows:
         found = row_scaled_lbfgs(objective, w)
         if found is not None and Place.of(objective, found[0]).relative <= tol:
             return found

@@ -31,8 +31,9 @@ _LEAST, _MOST = 60, 400
 _LIFT, _LEAST_LIFT, _FAR = 1e-3, 1e-4, 1e-4
 # Gain of Newton's step, relative to the loss, at which descent has arrived.
 _GAIN = 1e-13
-# Share of the loss that a block gains at least where another Hessian is worth it.
-_SLOW = 1e-5
+# Share of the loss that one of so many blocks gains at least where another Hessian is
+# worth it.
+_SLOW, _PATIENCE = 1e-5, 2
 
 
 def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
@@ -50,7 +51,7 @@ def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
     """
     value, gradient = objective.value_and_gradient(w)
     steps = int(np.clip(w.size // 2, _LEAST, _MOST))
-    n_iter, scales = 0, None
+    n_iter, scales, stalled = 0, None, 0
     for _ in range(_MAX_HESSIANS):
         if scales is not None and gain(value, gradient, scales) <= _GAIN:
             break
@@ -73,8 +74,9 @@ def scaled_lbfgs(objective: Function, w: Array) -> tuple[Array, int]:
         if not (lower or float(np.linalg.norm(new_gradient)) < norm):
             break
         slow = value - new_value < _SLOW * abs(value)
+        stalled = stalled + 1 if slow else 0
         w, value, gradient = found, new_value, new_gradient
-        if slow and gain(value, gradient, scales) > _GAIN:
+        if stalled == _PATIENCE and gain(value, gradient, scales) > _GAIN:
             break
     if scales is None:
         return w, n_iter

@@ -136,7 +136,7 @@ class _Problem:
         self.n_params = objective.n_params
         self._by_products = by_products or self.n_params > MAX_DENSE
         self._near: Lifted | None = None
-        self._has_near = self.n_params > SMALL
+        self._has_near = self.n_params > MAX_DENSE
 
     def value_and_gradient(self, u: Array) -> tuple[float, Array]:
         if self._scales is None:
