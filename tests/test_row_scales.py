@@ -13,6 +13,7 @@ from sksetsens.linalg import LiftedRows
 from sksetsens.objective import Objective, initialised_net
 from sksetsens.optimize import lifted_gauss_newton, polish
 from sksetsens.optimize._gauss_newton_lbfgs import row_scaled_lbfgs
+from sksetsens.optimize._revival import _starts
 from sksetsens.optimize._some_weights import SomeWeights
 
 
@@ -180,3 +181,31 @@ def test_nets_too_large_for_their_hessian():
     np.testing.assert_allclose(P.solve(near), v, atol=2e-3)
     polished = polish(o, o.weights, tol=1e-10)
     assert polished.converged
+
+
+def test_large_nets_have_few_rows_and_free_ones_none(monkeypatch):
+    """All of a net of 20,000 weights would be gigabytes."""
+    asked, plain = [], Objective.curvature_rows
+
+    def watched(self, weights, most):
+        asked.append(most)
+        return plain(self, weights, most)
+
+    monkeypatch.setattr(Objective, "curvature_rows", watched)
+    o = images(12, width=20)
+    row_scaled_lbfgs(o, o.weights, 1e-2)
+    assert set(asked) == {1000}
+    free = images(12, decay=0.0, width=20)
+    assert lifted_gauss_newton(free, free.weights) is None
+
+
+def test_dead_units_of_many_ramps_are_asked_in_few_directions():
+    rng = np.random.default_rng(0)
+    X, G = rng.standard_normal((8000, 3)), np.ones((8000, 1))
+    X[17] *= 1e3
+    starts = _starts(X, G)
+    assert 600 <= len(starts) <= 2000
+    assert (starts == X[17]).all(axis=1).any()
+    few = _starts(X[:100], G[:100])
+    assert len(few) > 1000
+    assert (few[-100:] == -X[:100]).all()

@@ -3,9 +3,8 @@
 Of large nets of linear layers a few hundred outputs hold most of what curves the loss.
 Their gradients make a preconditioner that costs some ten gradients, and one and a half
 for each product, with which L-BFGS takes a fifth of its steps. Of any other net the
-rows of the outputs' Jacobian cost as little, and are kept: scales in which an encoder
-layer takes a tenth of the steps that it takes between Hessians, of a thousand gradients
-each.
+rows of the outputs' Jacobian cost as little, and are kept: in their scales an encoder
+layer becomes stationary by gradients alone, without Hessians of a thousand each.
 """
 
 from __future__ import annotations
@@ -31,9 +30,11 @@ _MAX_BLOCKS, _STEPS = 12, 200
 _DIRECTIONS, _ABOVE_ROUNDING, _ABOVE_PENALTY = 1000, 1e-6, 30.0
 # Relative fall of the loss over a block that is not worth another one.
 _SLOW = 1e-10
-# Of rows: at most so many for each weight, matrices, and steps with each; fewer where
-# there are fewer rows than weights, and a matrix costs a few gradients.
-_ROWS, _EVEN, _MAX_MATRICES, _FEW_STEPS, _FEWER_STEPS = 2, 3000, 60, 100, 50
+# Rows at most for each weight, of nets of up to so many weights; of larger ones as many
+# as directions. Matrices of rows, and steps with each; fewer where there are fewer rows
+# than weights, and a matrix costs a few gradients.
+_ROWS, _EVEN = 2, 3000
+_MAX_MATRICES, _FEW_STEPS, _FEWER_STEPS = 60, 100, 50
 # Gain at which their descent has arrived; and where neither the loss falls by so much
 # nor the gain to such a share of the least, twice, it does not.
 _ARRIVED, _FALLS, _SHRINKS, _PATIENCE = 1e-8, 1e-5, 0.3, 2
@@ -93,7 +94,7 @@ def row_scaled_lbfgs(
     """
     n_iter, least, stalled = 0, np.inf, 0
     for _ in range(_MAX_MATRICES):
-        fresh = _lifted_rows(function, w, _ROWS * w.size, _ABOVE_PENALTY)
+        fresh = _lifted_rows(function, w, _ABOVE_PENALTY)
         if fresh is None:
             return (w, n_iter) if n_iter else None
         P = fresh
@@ -120,6 +121,8 @@ def lifted_gauss_newton(
 ) -> Lifted | None:
     """``J' Lambda J`` by its stiffest directions, and the penalty; None without both.
 
+    From what goes through linear layers, or else from rows of the outputs' Jacobian.
+
     Parameters
     ----------
     objective : Objective
@@ -129,8 +132,9 @@ def lifted_gauss_newton(
     """
     factor = gauss_newton_factor(objective, w, _DIRECTIONS)
     if factor is None:
-        most = _DIRECTIONS if w.size > _EVEN else _ROWS * w.size
-        return _lifted_rows(objective, w, most, above_penalty)
+        # Without a penalty the rest is anything, and rows of it no measure.
+        held = objective.is_penalised(w)
+        return _lifted_rows(objective, w, above_penalty) if held else None
     largest = float(np.diag(factor.gram).max(initial=0.0))
     lift = _lift(objective, w, largest, above_penalty)
     if not lift > 0.0:
@@ -139,8 +143,9 @@ def lifted_gauss_newton(
 
 
 def _lifted_rows(
-    function: Function, w: Array, most: int, above_penalty: float
+    function: Function, w: Array, above_penalty: float
 ) -> LiftedRows | None:
+    most = _DIRECTIONS if w.size > _EVEN else _ROWS * w.size
     A = function.curvature_rows(w, most)
     if A is None:
         return None
