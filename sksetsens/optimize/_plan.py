@@ -37,6 +37,8 @@ _LEAST_GAIN = 1e-14
 # Iterations by products, and with dense Hessians, where one costs hundreds of
 # gradients or thousands.
 _KRYLOV, _FEW_HESSIANS = 40, 2
+# Newton's steps from a solution nearby, before descent in the scales of the curvature.
+_FEW_WARM = 2
 _LBFGS_BETWEEN_KINKS = (1e-6, 500)
 # Of large ReLU nets that nothing holds: few of them have a minimiser.
 LBFGS_OF_FREE = (1e-8, 1000)
@@ -89,6 +91,10 @@ def planned_steps(
         krylov = partial(trust_region_newton, by_products=True, max_iter=_KRYLOV)
         last = partial(trust_region_newton, max_iter=_FEW_HESSIANS)
         return [*plan, ("krylov", krylov), ("newton", last)]
+    if warm and not free and _wants_scales(objective):
+        # Beyond the range of linearity lie curved valleys, as on the cold way.
+        few = partial(trust_region_newton, max_iter=_FEW_WARM)
+        plan += [("newton", few), ("scaled", partial(_scaled, False))]
     if not warm and not free and objective.n_params > MAX_DENSE:
         return [*plan, ("newton", _newton_after_descent)]
     return [*plan, ("newton", partial(trust_region_newton, by_products=free))]
