@@ -91,8 +91,9 @@ def planned_steps(
         krylov = partial(trust_region_newton, by_products=True, max_iter=_KRYLOV)
         last = partial(trust_region_newton, max_iter=_FEW_HESSIANS)
         return [*plan, ("krylov", krylov), ("newton", last)]
-    if warm and not free and _wants_scales(objective):
-        # Beyond the range of linearity lie curved valleys, as on the cold way.
+    if warm and _wants_scales(objective) and objective.is_penalised(w):
+        # Beyond the range of linearity lie curved valleys, as on the cold way. Where
+        # nothing holds the weights, the nearest of many solutions is looked for.
         few = partial(trust_region_newton, max_iter=_FEW_WARM)
         plan += [("newton", few), ("scaled", partial(_scaled, False))]
     if not warm and not free and objective.n_params > MAX_DENSE:
