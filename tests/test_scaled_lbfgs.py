@@ -1,6 +1,7 @@
 """Descent in the scales of the curvature, on functions of known minima."""
 
 import numpy as np
+import pytest
 import scipy.optimize
 import torch
 from sklearn.datasets import load_diabetes
@@ -9,8 +10,9 @@ from skorch import NeuralNetRegressor
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens.objective import Objective
+from sksetsens.objective import Objective, initialised_net
 from sksetsens.optimize._lbfgs import lbfgs
+from sksetsens.optimize._plan import planned_steps
 from sksetsens.optimize._scaled_lbfgs import scaled_lbfgs
 
 
@@ -129,3 +131,17 @@ def test_recurrent_nets_take_few_hessians(monkeypatch):
     moved = model.retrain(X + 1e-3 * rng.standard_normal(X.shape))
     assert moved.stationarity[0] < 1e-14
     assert len(counts) <= 5
+
+
+@pytest.mark.parametrize(
+    ("decay", "names"), [(1e-3, ["newton", "scaled", "newton"]), (0.0, ["newton"])]
+)
+def test_warm_steps_give_way_to_descent_where_weights_are_held(decay, names):
+    """Where nothing holds them, descent would leave the nearest of many solutions."""
+    X, y = map(scale, load_diabetes(return_X_y=True))
+    net = NeuralNetRegressor(
+        Last, optimizer=torch.optim.SGD, optimizer__weight_decay=decay
+    )
+    o = Objective(initialised_net(net, {}, 0), X[:200], y[:200, None])
+    plan = planned_steps(o, o.weights, True, False, None)
+    assert [name for name, _ in plan] == names

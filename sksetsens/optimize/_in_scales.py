@@ -57,7 +57,11 @@ class DenseScales:
 
 
 def gain(value: float, gradient: Array, scales: Scales) -> float:
-    """What a step of Newton's gains, relative to the loss: twice as much."""
+    """Squared Newton decrement relative to the loss: twice what Newton's step gains.
+
+    Boyd and Vandenberghe, "Convex Optimization" (2004), section 9.5.1, with R R' for
+    the inverse of H. ``gradient`` has shape (p,).
+    """
     along = scales.root_adjoint(gradient)
     return float(along @ along) / max(abs(value), np.finfo(float).tiny)
 
