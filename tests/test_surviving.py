@@ -321,6 +321,37 @@ def test_under_dask_errors_are_raised_and_results_released():
             _outcomes(lambda key: 1 // key, 3)
 
 
+class _Data:
+    """Counts how often it is sent."""
+
+    n_sent = 0
+
+    def __reduce__(self):
+        _Data.n_sent += 1
+        return _Data, ()
+
+
+def test_dask_is_sent_shared_arguments_once():
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, processes=False, dashboard_address=None
+    )
+    data, jobs = _Data(), {key: (key,) for key in range(6)}
+    with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+        _Data.n_sent = 0
+        found = surviving(
+            lambda held, key: (type(held).__name__, key),
+            jobs,
+            shared=(data,),
+            n_jobs=2,
+            recovered=lambda key: None,
+        )
+        assert sorted(result for _, result, _ in found) == [
+            ("_Data", key) for key in range(6)
+        ]
+    assert _Data.n_sent <= 2  # Once to the scheduler, once from worker to worker.
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["exit", "kill", "dask once", "dask kill"])
 def test_dead_processes_cost_one_restart(run_script, how):

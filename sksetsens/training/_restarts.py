@@ -85,12 +85,12 @@ def run_restarts(
             told = f"joblib: {reason}"
             cache = RestartCache.of(memory, task, "joblib")
             done = _cached(cache, seeds)
-    jobs = {s: (task, s, stacked.get(s), cache) for s in seeds if s not in done}
+    jobs = {s: (s, stacked.get(s), cache) for s in seeds if s not in done}
     with (
         _interruption_told(cache, seeds),
         progress_bar(len(seeds), "restarts", verbose, done=len(done)) as advance,
     ):
-        for restart in _arriving(jobs, cache, n_jobs):
+        for restart in _arriving(task, jobs, cache, n_jobs):
             done[restart.seed] = restart
             advance(1)
     restarts = [replace(done[seed], backend=told) for seed in seeds]
@@ -106,7 +106,10 @@ def _cached(cache: RestartCache | None, seeds: Sequence[int]) -> dict[int, Resta
 
 
 def _arriving(
-    jobs: dict[int, tuple], cache: RestartCache | None, n_jobs: int | None
+    task: RestartTask,
+    jobs: dict[int, tuple],
+    cache: RestartCache | None,
+    n_jobs: int | None,
 ) -> Iterator[Restart]:
     """Restarts as they are done; those whose processes died are failed ones."""
 
@@ -115,7 +118,9 @@ def _arriving(
             return None
         return cache.load(seed)
 
-    outcomes = surviving(_kept_restart, jobs, n_jobs=n_jobs, recovered=recovered)
+    outcomes = surviving(
+        _kept_restart, jobs, shared=(task,), n_jobs=n_jobs, recovered=recovered
+    )
     for seed, restart, n_tries in outcomes:
         if isinstance(restart, Died):
             cause = restart.cause or (

@@ -50,6 +50,7 @@ def surviving(
     function: Callable[..., Any],
     jobs: Mapping[int, tuple[Any, ...]],
     *,
+    shared: tuple[Any, ...] = (),
     n_jobs: int | None,
     recovered: Callable[[int], Any],
 ) -> Iterator[tuple[int, Any, int]]:
@@ -65,6 +66,9 @@ def surviving(
     function : callable
     jobs : mapping of int to tuple
         Arguments of each job.
+    shared : tuple, default=()
+        Arguments that come before them, the same ones for all: a cluster is sent them
+        once.
     n_jobs : int or None
     recovered : callable
         Takes the key of a lost job; returns a result that it left behind, or None.
@@ -84,7 +88,8 @@ def surviving(
         found = [(key, left) for key, left in lost.items() if left is not None]
         again = {key: jobs[key] for key in waiting if lost.get(key) is None}
         tries.update((key, tries[key] + 1) for key in again)
-        for key, result in itertools.chain(found, _attempt(function, again, n_jobs)):
+        made = _attempt(function, shared, again, n_jobs)
+        for key, result in itertools.chain(found, made):
             died = isinstance(result, Died) and not result.cause
             if died and (len(again) > 1 or tries[key] == 1):
                 continue
@@ -94,6 +99,7 @@ def surviving(
 
 def _attempt(
     function: Callable[..., Any],
+    shared: tuple[Any, ...],
     jobs: Mapping[int, tuple[Any, ...]],
     n_jobs: int | None,
 ) -> Iterator[tuple[int, Any]]:
@@ -104,7 +110,7 @@ def _attempt(
     if type(backend).__name__ == "DaskDistributedBackend" and n_jobs != 1:
         # A job that starts jobs lends its place on the worker to them while it waits.
         with backend.retrieval_context():
-            yield from _on_dask(function, jobs, backend.client)
+            yield from _on_dask(function, shared, jobs, backend.client)
         return
     # Jobs in one batch would be lost together.
     options = {"n_jobs": n_jobs, "batch_size": 1}
@@ -113,7 +119,9 @@ def _attempt(
     except ValueError:
         parallel = Parallel(**options)  # A backend that knows lists only.
     try:
-        outcomes = parallel(delayed(_keyed)(key, function, *jobs[key]) for key in jobs)
+        outcomes = parallel(
+            delayed(_keyed)(key, function, *shared, *jobs[key]) for key in jobs
+        )
         if isinstance(outcomes, list):
             yield from outcomes
             return
@@ -125,7 +133,10 @@ def _attempt(
 
 
 def _on_dask(
-    function: Callable[..., Any], jobs: Mapping[int, tuple[Any, ...]], client: Any
+    function: Callable[..., Any],
+    shared: tuple[Any, ...],
+    jobs: Mapping[int, tuple[Any, ...]],
+    client: Any,
 ) -> Iterator[tuple[int, Any]]:
     """The same on a dask cluster, without joblib, which waits for the dead forever.
 
@@ -135,13 +146,15 @@ def _on_dask(
     A result lives on the worker that made it until it is fetched, and waiting for one
     whose worker died is waiting for its turn to be made again. So all are fetched as
     they are made, none waits for another, and what is fetched is released, lest the
-    next death has it made again. Arguments are not scattered: what only a dead worker
-    held would be lost.
+    next death has it made again. What jobs share is sent as the result of a task,
+    which workers pass on to each other: scattered data that only a dead worker held
+    would be lost, and a result is made again.
     """
     from distributed import as_completed
 
+    sent = [client.submit(_itself, value, pure=False) for value in shared]
     futures = {
-        client.submit(function, *arguments, pure=False): key
+        client.submit(function, *sent, *arguments, pure=False): key
         for key, arguments in jobs.items()
     }
     arrivals = as_completed(
@@ -207,6 +220,10 @@ def _dask_result(future: Any, result: Any) -> Any:
 def _died(error: BaseException) -> Died:
     lines = str(error).strip().splitlines() or [""]
     return Died(f"{type(error).__name__}: {lines[0]}")
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _keyed(key: int, function: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
