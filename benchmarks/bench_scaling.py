@@ -4,7 +4,8 @@ CPU seconds of the factorisation with its first shift, of each further shift, an
 fitting sets of restarts, with the peak memory of each factorisation in a process of
 its own (full runs only); and the exponent of a power law fitted over the sizes. Nets
 as initialised on random data, made stationary by tilting: neither training nor its end
-matters to the cost.
+matters to the cost. Then what a product with H costs for each of eight directions that
+go through the recorded gradient at once, over one alone.
 
 Run: ``python benchmarks/bench_scaling.py [--smoke]``
 """
@@ -20,7 +21,7 @@ import torch
 from peak_memory import peak_megabytes
 
 from sksetsens import SolutionSetEstimator
-from sksetsens.networks import DFCNNRegressor
+from sksetsens.networks import DFCNN, DFCNNRegressor
 from sksetsens.objective import check_objective, initialised_net
 from sksetsens.sensitivity import GraphicalDerivative
 
@@ -141,6 +142,33 @@ def sweep(name, sizes, with_memory):
     print(f"grow as {name} to the power " + ", ".join(f"{p:.2f}" for p in powers))
 
 
+def together(n_rows, width, n_directions=8):
+    """A product with H for each of many directions at once, over one alone."""
+    widths = width if isinstance(width, tuple) else (width,)
+    module = DFCNN(
+        n_features=N_FEATURES,
+        hidden_widths=widths,
+        activation="tanh",
+        bias=True,
+        train_output=True,
+    ).double()
+    parameters = list(module.parameters())
+    X = torch.as_tensor(data(n_rows)[0])
+    with torch.enable_grad():
+        loss = module(X).square().mean()
+        R = torch.autograd.grad(loss, parameters, create_graph=True)
+    many = [torch.randn(n_directions, *p.shape, dtype=p.dtype) for p in parameters]
+
+    def product(along, **options):
+        return torch.autograd.grad(R, parameters, along, retain_graph=True, **options)
+
+    each = [[v[k] for v in many] for k in range(n_directions)]
+    _, alone = timed(lambda: [product(along) for along in each])
+    _, at_once = timed(lambda: product(many, is_grads_batched=True))
+    n_params = sum(p.numel() for p in parameters)
+    print(f"{n_rows:8d}{n_params:8d}{at_once / alone:8.2f}")
+
+
 def restarts(counts, n_rows, width):
     """Fit and one sensitivity of sets of M restarts."""
     print(f"\nrestarts ({n_rows} rows, width {width}): fit (s), sensitivity (s)")
@@ -173,6 +201,9 @@ def main():
     sizes = SMOKE if arguments.smoke else FULL
     for name in ("weights", "large nets", "rows"):
         sweep(name, sizes[name], not arguments.smoke)
+    print("\nproducts at once over one by one: rows, weights, ratio")
+    for n_rows, width in (*sizes["weights"][-1:], *sizes["large nets"][:2]):
+        together(n_rows, width)
     restarts(sizes["restarts"], *((30, 4) if arguments.smoke else (300, 10)))
 
 

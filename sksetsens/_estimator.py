@@ -603,6 +603,13 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         state = super().__getstate__()
         return {**state, "_nets": []} if "_nets" in state else state
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """What a notebook shows: scikit-learn's diagram, and the set below it."""
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle and hasattr(self, "solution_set_"):
+            bundle["text/html"] += self.solution_set_._repr_html_()
+        return bundle
+
     # Predictions of the set -----------------------------------------------------------
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

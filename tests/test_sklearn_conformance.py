@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.ensemble import VotingRegressor
 from sklearn.exceptions import NotFittedError
@@ -185,6 +186,16 @@ def test_html_representation(regressor, classifier):
         assert "SolutionSetEstimator" in html
         assert type(model.estimator).__name__ in html
     assert "n_restarts=2" in repr(_model())
+
+
+def test_notebooks_see_the_set_below_the_diagram(regressor):
+    fitted, before = (m._repr_mimebundle_() for m in (regressor, _model()))
+    table = regressor.solution_set_._repr_html_()
+    assert fitted["text/html"].endswith(table)
+    assert "SolutionSetEstimator" in fitted["text/html"][: -len(table)]
+    assert "kernel dimension" not in before["text/html"]
+    with config_context(display="text"):
+        assert set(regressor._repr_mimebundle_()) == {"text/plain"}
 
 
 # --- Copies --------------------------------------------------------------------------
