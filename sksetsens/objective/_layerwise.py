@@ -20,16 +20,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.func import grad, vmap
 
 from ._isolation import DERIVATIVES
+from ._layer_blocks import Layer, LayerBlocks
 from ._net_function import NetFunction, pushed
 from ._row_gradients import RowGradients
 
@@ -39,17 +38,6 @@ Tensor = torch.Tensor
 
 # Floats of the derivatives in epsilon that are kept at once: 128 MB in float64.
 _MAX_FLOATS = 2**24
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One linear layer: its name, and where its weights and its units are."""
-
-    name: str  # of its module, which belongs to the core alone
-    n_in: int
-    has_bias: bool
-    places: Tensor  # (n_units, n_in [+ 1]) in the flat weights, the bias last
-    units: slice  # in epsilon
 
 
 def linear_layers(core: NetFunction, x: Tensor) -> LinearLayers | None:
@@ -88,7 +76,7 @@ def linear_layers(core: NetFunction, x: Tensor) -> LinearLayers | None:
             return None
         columns = [places[id(p)].reshape(module.out_features, -1) for p in parts]
         units = slice(n_units, n_units + module.out_features)
-        layer = _Layer(
+        layer = Layer(
             names[module],
             module.in_features,
             module.bias is not None,
@@ -125,12 +113,12 @@ class LinearLayers:
     Parameters
     ----------
     core : NetFunction
-    layers : list of _Layer
+    layers : list of Layer
         In the order in which they are called.
     n_params : int
     """
 
-    def __init__(self, core: NetFunction, layers: list[_Layer], n_params: int) -> None:
+    def __init__(self, core: NetFunction, layers: list[Layer], n_params: int) -> None:
         self._core, self._layers, self._n_params = core, layers, n_params
         self._n_units = layers[-1].units.stop
 
@@ -147,18 +135,17 @@ class LinearLayers:
         curvature : Tensor of shape (n_rows, n_outputs, n_outputs)
             Its second derivative, row by row.
         """
-        total = x.new_zeros((self._n_params, self._n_params))
+        blocks = LayerBlocks(self._layers, self._n_params, x)
         step = self._n_rows(x)
         with DERIVATIVES, self._core.turn:
             for start in range(0, len(x), step):
                 rows = slice(start, start + step)
                 of_rows = partial(forward, rows=rows)
-                self._add_lower(total, of_rows, x[rows], r[rows], curvature[rows])
-        upper = torch.tril(total, -1).T
-        total = torch.tril(total) + upper
-        places = torch.cat([layer.places.reshape(-1) for layer in self._layers])
-        order = torch.argsort(places)
-        return total[order][:, order]
+                inputs, moved = self._moved_outputs(of_rows, x[rows])
+                dr = torch.einsum("ncd,nde->enc", curvature[rows], moved)
+                derivatives = self._second_derivatives(of_rows, x[rows], r[rows], dr)
+                blocks.add(inputs, *derivatives)
+        return blocks.matrix()
 
     def jacobian_products(self, forward: Any, x: Tensor, V: Tensor) -> Tensor:
         """``J_i V`` for each row, shape (n_rows, n_outputs, V.shape[1]).
@@ -230,27 +217,6 @@ class LinearLayers:
                 (found,) = torch.autograd.grad(outputs, eps, along, retain_graph=True)
                 deltas[of_place] = found[rows[of_place]]
         return self._with_ones([h.detach() for h in seen], len(x)), deltas
-
-    def _add_lower(
-        self, total: Tensor, forward: Any, x: Tensor, r: Tensor, curvature: Tensor
-    ) -> None:
-        """Add the rows' share to the lower block triangle, in the layers' order."""
-        inputs, moved = self._moved_outputs(forward, x)
-        dr = torch.einsum("ncd,nde->enc", curvature, moved)
-        delta, second, dh = self._second_derivatives(forward, x, r, dr)
-        ends = np.cumsum([0, *(layer.places.numel() for layer in self._layers)])
-        for i, layer in enumerate(self._layers):
-            for j, other in enumerate(self._layers[: i + 1]):
-                block = _outer_products(
-                    second[:, layer.units, other.units], inputs[i], inputs[j], i == j
-                )
-                if j < i:
-                    n_in = layer.n_in
-                    block[:, :n_in] += _through_inputs(
-                        delta[:, layer.units], dh[i][:, :, other.units], inputs[j]
-                    )
-                part = total[ends[i] : ends[i + 1], ends[j] : ends[j + 1]]
-                part += block.reshape(part.shape)
 
     def _n_rows(self, x: Tensor) -> int:
         """Rows whose derivatives in epsilon, and pairs of inputs, fit the budget."""
@@ -328,42 +294,3 @@ class LinearLayers:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _outer_products(second: Tensor, h: Tensor, k: Tensor, symmetric: bool) -> Tensor:
-    """``sum_i second[i,a,c] h[i,b] k[i,d]`` as (a, b, c, d), by one product.
-
-    With ``symmetric`` (h = k) over pairs ``a >= c`` and ``b >= d`` alone.
-    """
-    if symmetric:
-        of_units, units = _pairs(second.shape[1], second.device)
-        of_inputs, inputs = _pairs(h.shape[1], h.device)
-        left = second[:, of_units[0], of_units[1]]
-        right = h[:, of_inputs[0]] * h[:, of_inputs[1]]
-        return (left.T @ right)[units[:, None, :, None], inputs[None, :, None, :]]
-    _, n_units, n_others = second.shape
-    block = second.flatten(1).T @ _products(h, k)
-    block = block.reshape(n_units, n_others, h.shape[1], k.shape[1])
-    return block.permute(0, 2, 1, 3)
-
-
-def _through_inputs(delta: Tensor, dh: Tensor, k: Tensor) -> Tensor:
-    """``sum_i delta[i,a] dh[i,b,c] k[i,d]`` as (a, b, c, d), by one product."""
-    _, n_in, n_others = dh.shape
-    block = _products(delta, k).T @ dh.flatten(1)
-    block = block.reshape(delta.shape[1], k.shape[1], n_in, n_others)
-    return block.permute(0, 2, 3, 1)
-
-
-def _products(h: Tensor, k: Tensor) -> Tensor:
-    """``h[i,b] k[i,d]`` as (i, (b, d))."""
-    return (h[:, :, None] * k[:, None, :]).flatten(1)
-
-
-def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Indices (2, n_pairs) of pairs a >= c; the place of each (a, c), (n, n)."""
-    pairs = torch.tril_indices(n, n, device=device)
-    places = torch.empty((n, n), dtype=torch.int64, device=device)
-    places[pairs[0], pairs[1]] = torch.arange(pairs.shape[1], device=device)
-    places[pairs[1], pairs[0]] = places[pairs[0], pairs[1]]
-    return pairs, places

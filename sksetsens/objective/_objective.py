@@ -300,7 +300,8 @@ class Objective(RowFunctions):
         gap = float(torch.linalg.vector_norm(H @ v - expected))
         if not gap <= _PRODUCT_TOL * float(torch.linalg.vector_norm(expected)):
             return None
-        return self._numpy(H)
+        dense: Array = H.to("cpu", torch.float64).numpy()
+        return dense
 
     def recorded_gradient(self, pieces: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of the loss short of decay and tilt, by parameter, to be differentiated."""
