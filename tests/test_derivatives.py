@@ -6,6 +6,7 @@ import torch
 from skorch import NeuralNetRegressor
 
 from sksetsens.datasets import make_toy_network
+from sksetsens.linalg import DefiniteInverse
 from sksetsens.moduli import modulus
 from sksetsens.networks import DFCNN
 from sksetsens.objective import Objective, initialised_net
@@ -127,10 +128,39 @@ def test_dense_memory_error_names_the_other_solver(interpolating, monkeypatch):
         GraphicalDerivative(problem, point.weights, solver="eigh")
 
 
+def test_auto_factorises_larger_nets_that_are_definite(penalised, monkeypatch):
+    """One Cholesky factor tells; points close by are solved for in its scales."""
+    problem, point = penalised
+    w = point.weights
+    dense = GraphicalDerivative(problem, w)
+    monkeypatch.setattr(_choice, "DENSE_MAX_PARAMS", 10)
+    gd = GraphicalDerivative(problem, w)
+    assert gd.solver_ == "eigh"
+    assert isinstance(gd.factor, DefiniteInverse)
+    v = np.random.default_rng(0).standard_normal(len(w))
+    np.testing.assert_allclose(gd.H.matvec(v), problem.hessian_product(w, v), rtol=1e-9)
+    np.testing.assert_allclose(gd.factor.apply(v), dense.factor.apply(v), rtol=1e-8)
+    there = gd.at(problem, w + 1e-3 * v)
+    assert there.solver_ == "minres"
+    assert there.at(problem, w).solver_ == "minres"
+    truth = dense.at(problem, w + 1e-3 * v)
+    np.testing.assert_allclose(
+        there.newton_step(), truth.newton_step(), atol=1e-6 * np.linalg.norm(v)
+    )
+    assert there.factor.inertia == (0, 0, len(w))
+    # Far from a minimum there is nothing that Cholesky could tell.
+    far = w + 3.0 * v
+    assert np.linalg.eigvalsh(problem.hessian(far))[0] < 0.0
+    assert GraphicalDerivative(problem, far).solver_ == "minres"
+    monkeypatch.setattr(_choice, "DEFINITE_SHARE", 0.0)
+    assert GraphicalDerivative(problem, w).solver_ == "minres"
+
+
 def test_auto_is_matrix_free_beyond_the_dense_limit(
     penalised, interpolating, monkeypatch
 ):
     monkeypatch.setattr(_choice, "DENSE_MAX_PARAMS", 10)
+    monkeypatch.setattr(_choice, "DEFINITE_MAX_PARAMS", 10)
     problem, point = penalised
     assert GraphicalDerivative(problem, point.weights).solver_ == "minres"
     problem, point = interpolating

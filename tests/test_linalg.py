@@ -197,6 +197,25 @@ class TestDefiniteInverse:
         basis, kept = fast.range_basis()
         np.testing.assert_allclose((basis * kept) @ basis.T, H, atol=1e-12)
 
+    def test_the_matrix_stands_beside_its_factor(self):
+        H, eigenvalues = self.spectrum(1e-6)
+        before = H.copy()
+        inverse = DefiniteInverse.make(H)
+        np.testing.assert_array_equal(H, before)
+        H[:] = 0.0
+        np.testing.assert_allclose(inverse.matrix, before, atol=1e-16)
+        V = np.random.RandomState(1).standard_normal((450, 3))
+        np.testing.assert_allclose(inverse.product(V), before @ V, atol=1e-12)
+        np.testing.assert_allclose(inverse.product(V[:, 0]), before @ V[:, 0])
+        value, vector = inverse.weakest
+        np.testing.assert_allclose(before @ vector, value * vector, atol=1e-9)
+        assert np.linalg.norm(vector) == pytest.approx(1.0)
+        near = inverse.nearby
+        v = near.root(near.root_adjoint(V[:, 0]))
+        np.testing.assert_allclose(v, inverse.apply(V[:, 0]), rtol=1e-6)
+        np.testing.assert_allclose(near.solve(V[:, 0]), v, rtol=1e-6)
+        assert near.lift < eigenvalues[0]
+
     @pytest.mark.parametrize("smallest", [1e-12, 1e-16])
     def test_doubt_takes_the_spectrum(self, smallest):
         """Near the cut-off, and where an eigenvalue is zero or negative."""

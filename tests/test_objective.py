@@ -451,6 +451,20 @@ class Tied(nn.Module):
         return self.output(torch.tanh(self.second(torch.tanh(self.first(X)))))
 
 
+class Shared(nn.Module):
+    """One layer, and one normalisation, under two names each."""
+
+    def __init__(self, n_out=2):
+        super().__init__()
+        self.first = self.second = nn.Linear(D_IN, D_IN)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(D_IN)] * 2)
+        self.output = nn.Linear(D_IN, n_out)
+
+    def forward(self, X):
+        h = torch.tanh(self.norms[0](self.first(X)))
+        return self.output(torch.tanh(self.norms[1](self.second(h))))
+
+
 class Normalised(nn.Module):
     def __init__(self, n_out=2):
         super().__init__()
@@ -488,7 +502,7 @@ class Attention(nn.Module):
         return self.output(self.layer(tokens).mean(1))
 
 
-MODULES = [Frozen, Tied, Normalised, Recurrent, Attention]
+MODULES = [Frozen, Tied, Shared, Normalised, Recurrent, Attention]
 
 
 def trained_objective(module):
@@ -550,6 +564,26 @@ def test_tied_parameters_count_once():
     untied = make_objective(module=Tied)
     penalty = objective.loss(w) - untied.loss(w)
     assert_allclose(penalty, 0.25 * w @ w, rtol=1e-12)  # a difference of two losses
+
+
+def test_layers_under_two_names_are_left_as_they_were():
+    """torch's own exchange of parameters leaves tensors behind that are none."""
+    objective = make_objective(module=Shared)
+    w = objective.weights
+    before = objective.loss(w)
+    objective.gradient(w + 1.0)
+    core = objective._core.module
+    assert isinstance(core.first.weight, nn.Parameter)
+    assert core.first.weight.is_leaf
+    assert objective.loss(w) == before
+    assert set(objective.parameter_slices) == {
+        "first.weight",
+        "first.bias",
+        "norms.0.weight",
+        "norms.0.bias",
+        "output.weight",
+        "output.bias",
+    }
 
 
 def test_parameter_slices_follow_the_module():

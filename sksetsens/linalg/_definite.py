@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator
+from scipy.linalg.blas import dsymm, dsymv
+from scipy.linalg.lapack import dpotrf
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from ._norms import UNDERFLOWS, top_eigenvalue
+from ._probes import probe
 from ._pseudoinverse import DECADE, InCommonUnits, Solution, solution
 from ._subspace import Subspace
 from ._symmetric import MIN_DIMENSION, SymmetricPseudoInverse
 
-__all__ = ["DefiniteInverse", "symmetric_inverse"]
+__all__ = ["DefiniteInverse", "FactorisedNearby", "symmetric_inverse"]
 
 Array = NDArray[np.float64]
 
 # Below this many rows the eigendecomposition costs milliseconds, and shows all.
 _SMALL = 400
+# The smallest eigenvalue is known from above, to three digits.
+_BELOW = 0.99
+# Relative accuracy of the largest eigenvalue of the inverse, with its vector.
+_WEAKEST_TOL = 1e-8
 
 
 class DefiniteInverse(InCommonUnits):
@@ -46,15 +54,16 @@ class DefiniteInverse(InCommonUnits):
     is_rank_exact = True
 
     def __init__(
-        self, H: Array, factor: tuple[Array, bool], extremes: Array, cutoff: float
+        self, packed: Array, diagonal: Array, extremes: Array, cutoff: float
     ) -> None:
-        self._H, self._factor = H, factor
+        # The lower triangle is the factor's, the one above the diagonal that of H.
+        self._packed, self._diagonal = packed, diagonal
         self.eigenvalues = extremes
         self.cutoff = cutoff
-        self.rank, self.kernel_dim = len(H), 0
+        self.rank, self.kernel_dim = len(packed), 0
         self.gap = float(extremes[0] / (np.finfo(np.float64).eps * extremes[1]))
-        self.inertia = (0, 0, len(H))
-        self.kernel = Subspace(np.zeros((len(H), 0)))
+        self.inertia = (0, 0, len(packed))
+        self.kernel = Subspace(np.zeros((len(packed), 0)))
         self.has_clear_cutoff = True
 
     @classmethod
@@ -66,6 +75,7 @@ class DefiniteInverse(InCommonUnits):
         Parameters
         ----------
         H : ndarray of shape (p, p)
+            Symmetric; not kept.
         rcond, noise
             As in `SymmetricPseudoInverse`.
 
@@ -73,16 +83,11 @@ class DefiniteInverse(InCommonUnits):
         -------
         inverse : DefiniteInverse or None
         """
-        try:
-            factor = scipy.linalg.cho_factor(H, lower=True)
-        except np.linalg.LinAlgError:
+        packed, info = dpotrf(H, lower=1, clean=0)
+        if info != 0 or not np.diag(H).min() > UNDERFLOWS:
             return None
         p = len(H)
-        if not np.diag(H).min() > UNDERFLOWS:
-            return None
-        solve = LinearOperator(
-            (p, p), lambda v: scipy.linalg.cho_solve(factor, v), dtype=np.float64
-        )
+        solve = LinearOperator((p, p), partial(_solved, packed), dtype=np.float64)
         try:
             largest, inverse = top_eigenvalue(H), top_eigenvalue(solve)
         except ArpackNoConvergence:
@@ -91,12 +96,37 @@ class DefiniteInverse(InCommonUnits):
         cutoff = (rounding + noise if rcond is None else rcond) * largest
         if not 1.0 / inverse > 2.0 * DECADE * cutoff:
             return None
-        return cls(H, factor, np.array([1.0 / inverse, largest]), cutoff)
+        extremes = np.array([1.0 / inverse, largest])
+        return cls(packed, np.diag(H).copy(), extremes, cutoff)
+
+    @property
+    def matrix(self) -> Array:
+        """H, made anew, shape (p, p)."""
+        H = np.triu(self._packed, 1)
+        H += H.T
+        H[np.diag_indices_from(H)] = self._diagonal
+        return H
+
+    def product(self, V: Array) -> Array:
+        """``H V`` for V of shape (p,) or (p, k)."""
+        packed = self._packed
+        correction = self._diagonal - np.diag(packed)
+        if V.ndim == 1:
+            along: Array = dsymv(1.0, packed, V, lower=0)
+            return along + correction * V
+        many: Array = dsymm(1.0, packed, V, lower=0)
+        return many + correction[:, None] * V
+
+    @property
+    def nearby(self) -> FactorisedNearby:
+        """For solves with a matrix close to H."""
+        least, largest = self.eigenvalues
+        return FactorisedNearby(self._packed, _BELOW * least, largest)
 
     @cached_property
     def _spectrum(self) -> SymmetricPseudoInverse:
         """All eigenvalues and vectors, where they are asked for."""
-        return SymmetricPseudoInverse(self._H, rank=self.rank)
+        return SymmetricPseudoInverse(self.matrix, rank=self.rank)
 
     def range_basis(self) -> tuple[Array, Array]:
         """Eigenvectors, shape (p, p), and eigenvalues."""
@@ -104,24 +134,74 @@ class DefiniteInverse(InCommonUnits):
 
     def halves(self) -> tuple[Array, Array]:
         """V and d with ``H^-1 = V diag(1 / d) V'``: the Cholesky factor's inverse."""
-        lower = np.tril(self._factor[0])
+        lower = np.tril(self._packed)
         inverse = scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
         return inverse.T, np.ones(len(lower))
 
     @cached_property
     def weakest(self) -> tuple[float, Array]:
         """Smallest eigenvalue and its unit vector of shape (p,)."""
-        return self._spectrum.weakest
+        p = self.rank
+        if p < _SMALL:
+            return self._spectrum.weakest
+        solve = LinearOperator((p, p), partial(_solved, self._packed), dtype=np.float64)
+        try:
+            values, vectors = eigsh(solve, k=1, v0=probe(p), tol=_WEAKEST_TOL)
+        except ArpackNoConvergence:
+            return self._spectrum.weakest
+        return 1.0 / float(values[0]), vectors[:, 0]
 
     def apply(self, b: Array) -> Array:
         """``H^-1 b`` for vectors in the last axis of b."""
         flat = b.reshape(-1, b.shape[-1])
-        return scipy.linalg.cho_solve(self._factor, flat.T).T.reshape(b.shape)
+        return _solved(self._packed, flat.T).T.reshape(b.shape)
 
     def solve(self, b: Array) -> Solution:
         """The solution of ``H v = -b``; its residual is that of the arithmetic."""
         value = -self.apply(b)
-        return solution(value, self._H @ value + b, b)
+        return solution(value, self.product(value) + b, b)
+
+
+def _solved(packed: Array, b: Array) -> Array:
+    found: Array = scipy.linalg.cho_solve((packed, True), b, check_finite=False)
+    return found
+
+
+@dataclass(frozen=True)
+class FactorisedNearby:
+    """``P = L L'`` of a matrix that proved to be definite, as a `Lifted` one.
+
+    Attributes
+    ----------
+    packed : ndarray of shape (p, p)
+        L in its lower triangle.
+    lift : float
+        Below all eigenvalues.
+    norm : float
+        With the lift, the largest one.
+    """
+
+    packed: Array
+    lift: float
+    norm: float
+
+    def solve(self, v: Array) -> Array:
+        """``P^-1 v`` for v of shape (p,)."""
+        return _solved(self.packed, v)
+
+    def root(self, z: Array) -> Array:
+        """``R z = L'^-1 z``."""
+        return self._triangular(z, transposed=True)
+
+    def root_adjoint(self, v: Array) -> Array:
+        """``R'v = L^-1 v``."""
+        return self._triangular(v, transposed=False)
+
+    def _triangular(self, v: Array, transposed: bool) -> Array:
+        found: Array = scipy.linalg.solve_triangular(
+            self.packed, v, lower=True, trans=int(transposed), check_finite=False
+        )
+        return found
 
 
 def symmetric_inverse(

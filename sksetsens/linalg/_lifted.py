@@ -36,7 +36,9 @@ _BESIDE_LIFT = 1e-3
 class Lifted(Protocol):
     """``P = A'A + lift I``."""
 
-    lift: float
+    @property
+    def lift(self) -> float:
+        """No eigenvalue lies below."""
 
     @property
     def norm(self) -> float:

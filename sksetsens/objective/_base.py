@@ -11,7 +11,6 @@ import numpy as np
 import sklearn
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call
 
 from .._compat import predict_nonlinearity, skeleton_net
 from ..exceptions import UnsupportedObjectiveError
@@ -284,8 +283,9 @@ class ObjectiveBase(NetWeights):
             }
         values = {**self._unflatten(w), **constants}
         with self._core.turn:
-            how = {"gating": self._gating, "rows": rows, "sample_weight": s}
-            return functional_call(self._core, values, args, how)
+            return self._core.called_with(
+                values, *args, gating=self._gating, rows=rows, sample_weight=s
+            )
 
     def _forward(self, w: Weights, x: Tensor, rows: Any = None) -> Tensor:
         """Outputs of x, which holds those rows of the data; None for all."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.func import jvp, vjp, vmap
+from torch.func import functional_call, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -122,6 +122,31 @@ class NetFunction(torch.nn.Module):
                 net = weighted_net(net, twin, sample_weight, whole)
             with _gated(gating, rows, in_loss=True):
                 return net.get_loss(outputs, y, X=x, training=True)
+
+    def called_with(
+        self, values: Mapping[str, Tensor], *args: Any, **how: Any
+    ) -> Tensor:
+        """`forward` with other parameters and buffers, by the first of their names.
+
+        Tensors that sit in several modules are exchanged in each, but once in a module
+        that has several names: torch's own tying exchanges it once per name, and puts
+        back what it had put in.
+        """
+        slots: dict[int, list[str]] = {}
+        for prefix, module in self.named_modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        full = f"{prefix}.{name}" if prefix else name
+                        slots.setdefault(id(tensor), []).append(full)
+        everywhere = {
+            name: values[names[0]]
+            for names in slots.values()
+            if names[0] in values
+            for name in names
+        }
+        found: Tensor = functional_call(self, everywhere, args, how, tie_weights=False)
+        return found
 
     def note_attention(self, x: Tensor) -> None:
         """Look whether the module evaluates attention on a few rows.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skorch import NeuralNet
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from .._compat import skeleton_net
 from ._isolation import isolated
@@ -218,9 +218,8 @@ def _train(
 
     def loss(weights: dict[str, torch.Tensor], x: Any, t: Any, s: Any) -> Any:
         if sample_weight is None:
-            return functional_call(core, weights, ("value", x, t))
-        how = {"sample_weight": s, "whole": 1.0}
-        return functional_call(core, weights, ("value", x, t), how)
+            return core.called_with(weights, "value", x, t)
+        return core.called_with(weights, "value", x, t, sample_weight=s, whole=1.0)
 
     # An order that all have in common needs no copy of the rows per restart.
     common = orders[0].is_sequential

@@ -117,6 +117,7 @@ class GraphicalDerivative:
         self.objective, self.weights = point.objective, point.weights
         self.solver, self.stationarity = point.solver, point.stationarity
         self._system = choose_system(point)
+        self._near = point.near or self._system.nearby
         self.solver_ = self._system.name
         self.factor: PseudoInverse = self._system.factor
 
@@ -201,18 +202,22 @@ class GraphicalDerivative:
         elif isinstance(self._system, OnKinks):
             objective = self._system.gated(objective, weights)
         factor, scales = self.factor, self.factor.scales
-        rank = factor.rank if keep_rank and not self.is_matrix_free else None
+        known = self.is_matrix_free or self._near is not None
+        rank = factor.rank if keep_rank and not known else None
+        # Once factorised is enough for points close by.
+        name = self.solver_ if self._near is None else "minres"
         there = GraphicalDerivative.__new__(GraphicalDerivative)
         there._factorise(
             Point(
                 objective,
                 np.asarray(weights, dtype=np.float64),
-                replace(self.solver, name=self.solver_),
+                replace(self.solver, name=name),
                 stationarity,
                 rank,
                 self._system.anchor if keep_rank else None,
                 self._system.anchor is not None,
                 scales if isinstance(scales, np.ndarray) else None,
+                self._near,
             )
         )
         return there

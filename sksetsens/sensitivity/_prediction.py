@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 
 # Error of the first order above which the prediction removed less than it claims.
 _FAILS = 0.5
+# Curvature that must remain after the next Newton step, with a margin for what was not
+# seen, if the branch of solutions is to go on.
+_GOES_ON = 0.55
 # Breaks that are crossed to measure the first order's error.
 _N_BREAKS = 10
 # Of an empty piece.
@@ -71,6 +74,11 @@ class _Piece:
         return self.moves_kinks and self.error.worse > HOLDS_TOL
 
     @property
+    def may_end(self) -> bool:
+        """Whether the branch of solutions may end on the way."""
+        return self.error.worse < _FAILS and self.error.remaining < _GOES_ON
+
+    @property
     def changes_rank(self) -> bool:
         """Whether a perturbation in the range of linearity leaves the manifold."""
         return self.error.worse < _FAILS and self.obstruction > OBSTRUCTION_TOL
@@ -106,6 +114,7 @@ def predict_set(
     relative_error = np.array([piece.error.worse for piece in pieces])
     changes_rank = np.array([piece.changes_rank for piece in pieces])
     lacks_derivative = np.array([piece.lacks_derivative for piece in pieces])
+    may_end = np.array([piece.may_end for piece in pieces])
     relative = np.array([piece.stationarity for piece in pieces])
     evidence = {
         "losses": np.array([piece.loss for piece in pieces]),
@@ -130,6 +139,7 @@ def predict_set(
         & np.array([piece.affine.converged for piece in pieces])
         & ~changes_rank
         & ~lacks_derivative
+        & ~may_end
         & (relative_error < _FAILS),
         "status": np.array(
             [
@@ -142,7 +152,7 @@ def predict_set(
     objectives = [piece.objective for piece in pieces]
     if warn:
         _warn_of_solves([piece.affine for piece in pieces])
-        _warn(perturbation, is_empty, changes_rank, relative_error)
+        _warn(perturbation, is_empty, changes_rank, may_end, relative_error)
     return PredictedSolutionSet(weights, evidence, kernels, objectives, base)
 
 
@@ -166,7 +176,13 @@ def _piece(
             gd, perturbation, objective, weights, n_corrections
         )
     error = first_order_error(
-        gd, objective, weights, floor=floor, corrected=derivative, before=before
+        gd,
+        objective,
+        weights,
+        floor=floor,
+        corrected=derivative,
+        before=before,
+        looks=True,
     )
     if perturbation.removes and not n_corrections:
         derivative = _without_rows(gd, objective, weights, error)
@@ -320,6 +336,12 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
             "X moves in entries on a kink of the net (relu(x) or abs(x) at 0, a tie of "
             f"a maximum), where the derivative is one-sided: {left}; retrain"
         )
+    if piece.may_end:
+        return (
+            "the branch of solutions may end within this perturbation (the next step "
+            f"leaves {piece.error.remaining:.2g} of the curvature along it): {left}; "
+            "use a smaller perturbation, follow_path, or retrain"
+        )
     if piece.error.worse <= HOLDS_TOL:
         return f"first order holds: {left}"
     if piece.error.worse < _FAILS:
@@ -346,6 +368,7 @@ def _warn(
     perturbation: Perturbation,
     is_empty: NDArray[np.bool_],
     changes_rank: NDArray[np.bool_],
+    may_end: NDArray[np.bool_],
     relative_error: Array,
 ) -> None:
     if is_empty.any():
@@ -363,6 +386,14 @@ def _warn(
             f"{len(is_empty)} solutions: they may move much further than the predicted "
             "shift. Retrain, or add weight decay.",
             IllPosedWarning,
+            stacklevel=user_stacklevel(),
+        )
+    if may_end.any():
+        warnings.warn(
+            f"The branch of solutions may end within this perturbation at "
+            f"{may_end.sum()} of {len(may_end)} solutions: beyond, they jump. Use a "
+            "smaller one (see linear_range), follow_path, or retrain.",
+            NonlinearityWarning,
             stacklevel=user_stacklevel(),
         )
     far = relative_error >= _FAILS

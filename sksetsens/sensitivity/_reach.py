@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..objective import Movement, Objective
 from ._graphical_derivative import GraphicalDerivative
+from ._second_look import second_look
 
 __all__ = ["HOLDS_TOL", "FirstOrderError", "first_order_error", "reach"]
 
@@ -42,19 +43,24 @@ class FirstOrderError:
         decomposed, as all below.
 
     shift_error : float
-        ``|H^+ R(x^p, predicted)|`` over the distance moved.
+        ``|H^+ R(x^p, predicted)|`` over the distance moved; where the curvature at the
+        predicted weights was looked at, and gives a longer step, that step's length.
 
     residual : float
         ``|R(x^p, predicted)|``.
 
     is_rounding : bool
         Whether there was nothing to predict: the perturbed residual at w is rounding.
+
+    remaining : float
+        As in `SecondLook`.
     """
 
     nonlinearity: float
     shift_error: float
     residual: float
     is_rounding: bool
+    remaining: float = 1.0
 
     @property
     def worse(self) -> float:
@@ -71,6 +77,7 @@ def first_order_error(
     corrected: GraphicalDerivative | None = None,
     least_shift: float = 0.0,
     before: float | None = None,
+    looks: bool = False,
 ) -> FirstOrderError:
     """Error of predicted weights on the perturbed data.
 
@@ -90,6 +97,8 @@ def first_order_error(
         Length that the shift error refers to at least.
     before : float, default=None
         Residual norm on the perturbed data at the solution, where it is known.
+    looks : bool, default=False
+        Whether to look at the curvature at the predicted weights, too: some products.
 
     Returns
     -------
@@ -106,11 +115,16 @@ def first_order_error(
     if before <= max(floor, _ROUNDING * gd.residual_scale * length):
         return FirstOrderError(0.0, 0.0, after, True)
     enough = gd.resolution(before, after)
-    step = (corrected or gd).newton_step(weights, objective, enough=enough)
+    taker = corrected or gd
+    step = taker.newton_step(weights, objective, enough=enough)
     # A shift of 0 that leaves a Newton step has missed all of the movement.
     moved = max(moved, least_shift, np.finfo(float).tiny)
-    shift_error = gd.length(step) / moved
-    return FirstOrderError(after / before, shift_error, after, False)
+    missed, remaining = gd.length(step), 1.0
+    look = second_look(taker, objective, weights, step) if looks else None
+    if look is not None:
+        seen = np.inf if look.step is None else gd.length(look.step)
+        missed, remaining = max(missed, seen), look.remaining
+    return FirstOrderError(after / before, missed / moved, after, False, remaining)
 
 
 def reach(

@@ -31,7 +31,10 @@ Array = NDArray[np.float64]
 
 # Above this many weights "auto" no longer factorises the dense Hessian: minutes.
 DENSE_MAX_PARAMS = 6000
-# The same where the weights are far from stationary: nothing is certified there, and
+# Up to as many it asks whether one Cholesky factor shows H to be definite, where H
+# itself costs seconds, and each solution may keep its own.
+DEFINITE_MAX_PARAMS, DEFINITE_SHARE = 10_000, 0.125
+# Both where the weights are far from stationary: nothing is certified there, and
 # seconds would be spent on it.
 _NOT_STATIONARY, _UNCERTIFIED_MAX_PARAMS = 1e-9, 1000
 # Arrays of kinks x weights: gradients, their orthonormal basis, and LAPACK's own.
@@ -148,9 +151,24 @@ def _choose(point: Point) -> System:
             if large or dual.neglected <= DUAL_TOL:
                 return dual
     if large:
-        return SaturatedDual(point) if _holds_outputs(point) else MatrixFree(point)
+        if _holds_outputs(point):
+            return SaturatedDual(point)
+        definite = Dense.if_definite(point) if _may_be_definite(point) else None
+        return definite or MatrixFree(point)
     _check_dense_memory(point)
     return Dense(point)
+
+
+def _may_be_definite(point: Point) -> bool:
+    objective, p = point.objective, point.objective.n_params
+    return (
+        p <= DEFINITE_MAX_PARAMS
+        and point.stationarity <= _NOT_STATIONARY
+        and point.solver.curvature == "hessian"
+        and objective.has_quick_hessian
+        and bool((objective.decay > 0.0).all())
+        and 8 * p * p <= DEFINITE_SHARE * factorisation_budget()
+    )
 
 
 def _why_no_dual(point: Point) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,19 +44,56 @@ class Dense(Primal):
 
     name = "eigh"
 
-    def __init__(self, point: Point) -> None:
-        matrix = gauss_newton(point) if point.solver.curvature == "ggn" else None
+    def __init__(
+        self,
+        point: Point,
+        matrix: Array | None = None,
+        factor: DefiniteInverse | None = None,
+    ) -> None:
         if matrix is None:
-            matrix = point.objective.hessian(point.weights)
-        factor, self._noise = _factorised(point, matrix)
-        super().__init__(point, factor)
-        self._matrix, self._rcond, self._point = matrix, point.solver.rcond, point
+            matrix = _curvature(point)
+        found, self._noise = (
+            _factorised(point, matrix) if factor is None else (factor, _noise(point))
+        )
+        super().__init__(point, found)
+        self.nearby = None if factor is None else factor.nearby
+        # A Cholesky factor has H beside it.
+        is_packed = isinstance(found, DefiniteInverse)
+        self._kept = np.empty((0, 0)) if is_packed else matrix
+        self._rcond, self._point = point.solver.rcond, point
+
+    @classmethod
+    def if_definite(cls, point: Point) -> Self | None:
+        """By a Cholesky factor alone; None where H is not definite beyond doubt.
+
+        Nor where the weights' own scales would have to decide. It costs seconds, so
+        that points close by are solved for iteratively, in the scales of this one.
+        """
+        matrix = _curvature(point)
+        scales = point.scales
+        if scales is None and point.solver.rcond is None:
+            scales = weight_scales(point.objective, point.weights, matrix)
+        if scales is not None:
+            return None
+        rcond, noise = point.solver.rcond, _noise(point)
+        factor = DefiniteInverse.make(matrix, rcond=rcond, noise=noise)
+        return None if factor is None else cls(point, matrix, factor)
+
+    @property
+    def _matrix(self) -> Array:
+        factor = self.factor
+        return factor.matrix if isinstance(factor, DefiniteInverse) else self._kept
+
+    def _product(self, V: Array) -> Array:
+        if isinstance(self.factor, DefiniteInverse):
+            return self.factor.product(V)
+        return np.asarray(self._kept @ V)
 
     @property
     def neglected(self) -> float:
         if self._point.solver.curvature == "hessian":
             return 0.0
-        return relative_neglect(self._point, self._matrix.__matmul__, self.factor)
+        return relative_neglect(self._point, self._product, self.factor)
 
     def reduced_map(self) -> Array:
         basis, eigenvalues = self.factor.range_basis()
@@ -94,7 +132,7 @@ class Dense(Primal):
     @property
     def H(self) -> LinearOperator:
         p = self._objective.n_params
-        return operator((p, p), self._matrix.__matmul__, self._matrix.__matmul__)
+        return operator((p, p), self._product, self._product)
 
     @property
     def target_range_residual(self) -> float:
@@ -116,8 +154,7 @@ def _factorised(point: Point, matrix: Array) -> tuple[Factor, float]:
     scales, and H has a rank in those that is not seen in common ones, the form without
     a clear cut-off is returned: nothing tells whether they are free.
     """
-    noise = STATIONARITY_NOISE * point.stationarity
-    scales = point.scales
+    noise, scales = _noise(point), point.scales
     if scales is not None:
         scaled = ScaledPseudoInverse(matrix, scales, noise=noise, rank=point.rank)
         return scaled, noise
@@ -134,6 +171,16 @@ def _factorised(point: Point, matrix: Array) -> tuple[Factor, float]:
         return scaled, scaled_noise
     common, hidden = plain(), scaled.scaled.rank_without_noise
     return (scaled, scaled_noise) if hidden > common.rank else (common, noise)
+
+
+def _noise(point: Point) -> float:
+    return STATIONARITY_NOISE * point.stationarity
+
+
+def _curvature(point: Point) -> Array:
+    if point.solver.curvature == "ggn":
+        return gauss_newton(point)
+    return point.objective.hessian(point.weights)
 
 
 def gauss_newton(point: Point) -> Array:

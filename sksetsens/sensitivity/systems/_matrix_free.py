@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -159,9 +159,12 @@ class MatrixFree(ByProbes):
         else:
             o, w = point.objective, point.weights
             rough = PointProducts(o, w, single=True).hessian
-            near = partial(lifted_gauss_newton, o, w)
             factor = PreconditionedInverse(
-                self._product, p, near=near, rough=rough, **settings
+                self._product,
+                p,
+                near=lambda: point.near or lifted_gauss_newton(o, w),
+                rough=rough,
+                **settings,
             )
         super().__init__(point, factor)
 

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from ...linalg import (
     KrylovSettings,
+    Lifted,
     PseudoInverse,
     Solution,
     outside_range,
@@ -74,6 +75,8 @@ class Point:
         Whether the dual holds outputs; None to decide by saturation.
     scales : ndarray of shape (n_params,) or None
         In which a dense H is decomposed; None to judge by its diagonal.
+    near : Lifted or None
+        A matrix near H whose inverse is known, for iterative solves.
     """
 
     objective: Objective
@@ -84,6 +87,7 @@ class Point:
     anchor: Any = None
     holds: bool | None = None
     scales: Array | None = None
+    near: Lifted | None = None
 
     @property
     def krylov(self) -> KrylovSettings:
@@ -103,11 +107,14 @@ class System(Protocol):
     anchor : HeldOutputs or None
         Outputs that corrections bring back, where they do not go by R.
     factor : PseudoInverse
+    nearby : Lifted or None
+        For iterative solves at points close by, which are then preferred.
     """
 
     name: str
     anchor: Any
     is_iterative: bool
+    nearby: Lifted | None
 
     @property
     def note(self) -> str:
@@ -188,6 +195,7 @@ class System(Protocol):
 class WithFactor:
     """What all systems share."""
 
+    nearby: Lifted | None = None
     _objective: Objective
     factor: Any
     restricted: Callable[[slice], tuple[PseudoInverse, Array]]
