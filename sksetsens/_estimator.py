@@ -115,7 +115,8 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         "eigh" decomposes the dense Hessian (p x p), "dual" the outputs' Jacobian
         (n*c x p), which is what matters at interpolation. "minres" and "lsmr" are
         their matrix-free forms for nets of any size: iterations by products with H, or
-        with the Jacobian. "auto" chooses per solution, matrix-free above 6000 weights.
+        with the Jacobian. "auto" chooses per solution, matrix-free above 6000 weights,
+        or 10,000 where a Cholesky factor of H shows it to be definite.
 
     rcond : float, default=None
         Eigenvalues of H up to ``rcond * |H|_2`` in absolute value count as zero, which
@@ -771,7 +772,7 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
         ------
         ValueError
             If a shape differs, an entry is not finite, a label was never seen, weights
-            are negative or all 0, or nothing changes.
+            are negative or all 0, or none of the three is given.
 
         Warns
         -----

@@ -386,15 +386,21 @@ class TestWhatBothRefuse:
 def toy_errors(toy, t):
     """Nonlinearity and shift error at ``x + t dx``: ``R = -(y - w1 w2 x)'x (w2, w1)``.
 
-    Two samples make the mean squared error the paper's half sum of squares.
+    Two samples make the mean squared error the paper's half sum of squares. The next
+    step is one with H at the predicted weights and data, along the range of the old H.
     """
     x = toy.X[:, 0] + t * toy.dX[:, 0]
 
     def R(w):
         return -((toy.y - w.prod() * x) @ x) * w[::-1]
 
-    left = R(toy.weights + t * toy.shift)
+    w = toy.weights + t * toy.shift
+    left = R(w)
     step = np.linalg.pinv(toy.H, rcond=1e-10, hermitian=True) @ left
+    slope, missed = w[::-1], (toy.y - w.prod() * x) @ x
+    H = (x @ x) * np.outer(slope, slope) - missed * np.eye(2)[::-1]
+    u = np.linalg.eigh(toy.H)[1][:, -1]
+    step *= max(1.0, (u @ toy.H @ u) / (u @ H @ u))
     return (
         np.linalg.norm(left) / np.linalg.norm(R(toy.weights)),
         np.linalg.norm(step) / np.linalg.norm(t * toy.shift),

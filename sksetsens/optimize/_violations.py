@@ -148,7 +148,9 @@ def _pivot(
     k = int(dependent[0])
     force = there.ramps(w).at(new)[1][k]
     inwards = -1.0 if active.pattern[int(calls[k])].flat[places[k]] else 1.0
-    ds = -inwards * force * C[:, k] / there.kink_forces(w, Z)
+    # A kink without a force leaves at once, if it has to balance anything.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ds = -inwards * force * C[:, k] / there.kink_forces(w, Z)
     room = np.where(ds > 0.0, 1.0 - kinks.gates, kinks.gates)
     steps = np.full(len(ds), np.inf)
     moves = np.abs(ds) > STILL

@@ -37,8 +37,9 @@ _GAP_TOL = 2e-3
 _STEADY = 0.1
 # A movement of R this far below that of all weights by their own length is none.
 _NOTHING = 1e-15
-# Of a loss, relative: a sum over many rows.
+# Of a loss, relative: a sum over many rows; and relative to the outputs.
 _ROUNDING = 1e-13
+_OUTPUT_ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 # Where R = 0 nothing can be compared: the loss's gradient is taken at weights that are
 # moved by this share of each.
 _MOVE = 1e-2
@@ -167,6 +168,9 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
     reach = reach + _LEAST_MOVE * (float(np.sqrt(np.mean(reach**2))) or 1.0)
     w = gd.weights + _MOVE * reach * rng.standard_normal(reach.size)
     R = objective.gradient(w)
+    # A loss of classes far apart is a difference of their outputs.
+    largest = float(np.abs(objective.outputs(w)).max(initial=0.0))
+    rounding = _ROUNDING * abs(objective.loss(w)) + _OUTPUT_ROUNDING * largest
 
     def slope(v: Array, h: float) -> Array:
         change = objective.loss(w + h * v) - objective.loss(w - h * v)
@@ -179,7 +183,7 @@ def _loss(gd: GraphicalDerivative) -> Disagreement | None:
             np.array([R @ v]),
             # Random signs may cancel.
             least=float(np.linalg.norm(R * v)),
-            rounding=_ROUNDING * abs(objective.loss(w)),
+            rounding=rounding,
         )
         if compared is None:
             return None

@@ -62,7 +62,7 @@ class GraphicalDerivative:
         matrix-free forms: minimum residual solves by products with H, and least
         squares by products with ``S J``. "auto" takes the dual where what it neglects
         is below 1e-3 of the smallest kept eigenvalue, and the matrix-free forms above
-        6000 weights.
+        6000 weights; up to 10,000 where one Cholesky factor shows H to be definite.
 
     rcond : float, default=None
         Eigenvalues up to ``rcond * |H|_2`` count as zero; None for rounding plus a

@@ -28,9 +28,6 @@ Array = NDArray[np.float64]
 
 # Error of the first order above which the prediction removed less than it claims.
 _FAILS = 0.5
-# Curvature that must remain after the next Newton step, with a margin for what was not
-# seen, if the branch of solutions is to go on.
-_GOES_ON = 0.55
 # Breaks that are crossed to measure the first order's error.
 _N_BREAKS = 10
 # Of an empty piece.
@@ -75,8 +72,8 @@ class _Piece:
 
     @property
     def may_end(self) -> bool:
-        """Whether the branch of solutions may end on the way."""
-        return self.error.worse < _FAILS and self.error.remaining < _GOES_ON
+        """Whether a branch ends within what passes for the range of linearity."""
+        return self.error.worse < _FAILS and self.error.may_end
 
     @property
     def changes_rank(self) -> bool:

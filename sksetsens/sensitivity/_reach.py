@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 # Error up to which the first order counts as holding.
 HOLDS_TOL = 0.1
 
+# Curvature that must remain after the next Newton step, with a margin for what was not
+# seen, if the branch of solutions is to go on.
+_GOES_ON = 0.55
 # |R| / (|H| (1 + |w|)) below this is rounding.
 _ROUNDING = 1e-15
 # The range is found to this relative precision.
@@ -61,6 +64,11 @@ class FirstOrderError:
     residual: float
     is_rounding: bool
     remaining: float = 1.0
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the branch of solutions may end on the way."""
+        return self.remaining < _GOES_ON
 
     @property
     def worse(self) -> float:
@@ -179,9 +187,10 @@ def reach(
             gd.weights + t * shift,
             floor=floor,
             least_shift=least_shift,
+            looks=True,
         )
         worse = found.shift_error if least_shift else found.worse
-        return worse if np.isfinite(worse) else np.inf
+        return worse if np.isfinite(worse) and not found.may_end else np.inf
 
     return _first_crossing(error, tol, precision, farthest)
 

@@ -87,9 +87,10 @@ class PredictedSolutionSet(SolutionSet):
 
     shift_error : ndarray of shape (n_solutions,)
         ``|H^+ R(x^p, weights)| / |shift|``: length of the next Newton correction
-        relative to the shift, an estimate of the shift's relative error. It sees what
-        `nonlinearity` does not: directions with little curvature, where a small
-        residual is a long way.
+        relative to the shift, an estimate of the shift's relative error. H is that of
+        the solution, or the one at these weights and data where that gives a longer
+        step. It sees what `nonlinearity` does not: directions with little curvature,
+        where a small residual is a long way. inf where the curvature is gone.
 
     solver_converged : ndarray of bool of shape (n_solutions,)
         Whether the iterative solve met its tolerance; True for factorisations.
