@@ -20,14 +20,13 @@ from ._graphical_derivative import GraphicalDerivative
 from ._linearise import kink_evidence, spectral_evidence
 from ._manifold import OBSTRUCTION_TOL, off_manifold, rank_can_change
 from ._reach import HOLDS_TOL, FirstOrderError, first_order_error
+from ._second_look import FAR
 from ._undifferentiable import named
 
 __all__ = ["predict_set"]
 
 Array = NDArray[np.float64]
 
-# Error of the first order above which the prediction removed less than it claims.
-_FAILS = 0.5
 # Breaks that are crossed to measure the first order's error.
 _N_BREAKS = 10
 # Of an empty piece.
@@ -73,12 +72,12 @@ class _Piece:
     @property
     def may_end(self) -> bool:
         """Whether a branch ends within what passes for the range of linearity."""
-        return self.error.worse < _FAILS and self.error.may_end
+        return self.error.worse < FAR and self.error.may_end
 
     @property
     def changes_rank(self) -> bool:
         """Whether a perturbation in the range of linearity leaves the manifold."""
-        return self.error.worse < _FAILS and self.obstruction > OBSTRUCTION_TOL
+        return self.error.worse < FAR and self.obstruction > OBSTRUCTION_TOL
 
 
 def predict_set(
@@ -137,7 +136,7 @@ def predict_set(
         & ~changes_rank
         & ~lacks_derivative
         & ~may_end
-        & (relative_error < _FAILS),
+        & (relative_error < FAR),
         "status": np.array(
             [
                 _status(p, ok, s)
@@ -341,7 +340,7 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         )
     if piece.error.worse <= HOLDS_TOL:
         return f"first order holds: {left}"
-    if piece.error.worse < _FAILS:
+    if piece.error.worse < FAR:
         return f"first order is rough: {left}; set n_corrections=1"
     return (
         f"outside the range of linearity: {left}; use a smaller perturbation, "
@@ -393,7 +392,7 @@ def _warn(
             NonlinearityWarning,
             stacklevel=user_stacklevel(),
         )
-    far = relative_error >= _FAILS
+    far = relative_error >= FAR
     if far.any():
         worst = int(np.nanargmax(relative_error))
         # The error grows about in proportion to the perturbation.

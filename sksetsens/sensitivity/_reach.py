@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..objective import Movement, Objective
 from ._graphical_derivative import GraphicalDerivative
-from ._second_look import second_look
+from ._second_look import GOES_ON, second_look
 
 __all__ = ["HOLDS_TOL", "FirstOrderError", "first_order_error", "reach"]
 
@@ -19,9 +19,6 @@ Array = NDArray[np.float64]
 # Error up to which the first order counts as holding.
 HOLDS_TOL = 0.1
 
-# Curvature that must remain after the next Newton step, with a margin for what was not
-# seen, if the branch of solutions is to go on.
-_GOES_ON = 0.55
 # |R| / (|H| (1 + |w|)) below this is rounding.
 _ROUNDING = 1e-15
 # The range is found to this relative precision.
@@ -47,7 +44,8 @@ class FirstOrderError:
 
     shift_error : float
         ``|H^+ R(x^p, predicted)|`` over the distance moved; where the curvature at the
-        predicted weights was looked at, and gives a longer step, that step's length.
+        predicted weights was looked at, and gives a longer step, that step's length;
+        and the distance to the solution where steps were taken to it.
 
     residual : float
         ``|R(x^p, predicted)|``.
@@ -68,7 +66,7 @@ class FirstOrderError:
     @property
     def may_end(self) -> bool:
         """Whether the branch of solutions may end on the way."""
-        return self.remaining < _GOES_ON
+        return self.remaining < GOES_ON
 
     @property
     def worse(self) -> float:
@@ -131,7 +129,8 @@ def first_order_error(
     look = second_look(taker, objective, weights, step) if looks else None
     if look is not None:
         seen = np.inf if look.step is None else gd.length(look.step)
-        missed, remaining = max(missed, seen), look.remaining
+        missed = seen if look.is_measured else max(missed, seen)
+        remaining = look.remaining
     return FirstOrderError(after / before, missed / moved, after, False, remaining)
 
 

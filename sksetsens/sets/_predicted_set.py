@@ -90,7 +90,9 @@ class PredictedSolutionSet(SolutionSet):
         relative to the shift, an estimate of the shift's relative error. H is that of
         the solution, or the one at these weights and data where that gives a longer
         step. It sees what `nonlinearity` does not: directions with little curvature,
-        where a small residual is a long way. inf where the curvature is gone.
+        where a small residual is a long way. inf where the curvature is gone. From a
+        half on it is the distance to the solution, over the shift, where a few steps
+        reach it.
 
     solver_converged : ndarray of bool of shape (n_solutions,)
         Whether the iterative solve met its tolerance; True for factorisations.
