@@ -580,13 +580,13 @@ class SolutionSetEstimator(MetaEstimatorMixin, BaseEstimator):
 
     @property
     def inputs_(self) -> Array:
-        """Training inputs as the objective sees them: several arrays side by side."""
+        """Training inputs as the objective sees them, several arrays side by side."""
         check_is_fitted(self)
         return self._task.X
 
     @property
     def targets_(self) -> NDArray[Any]:
-        """Training targets as the criterion sees them: encoded, shaped as outputs."""
+        """Training targets as the criterion sees them, encoded, shaped as outputs."""
         check_is_fitted(self)
         return self._task.y
 

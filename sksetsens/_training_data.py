@@ -350,13 +350,18 @@ def warn_of_integers() -> None:
 def _refuse_categories(X: Any) -> None:
     """Say how to encode the columns of a table that hold no numbers."""
     dtypes = getattr(X, "dtypes", None)
-    if dtypes is None or not hasattr(dtypes, "items"):
+    if dtypes is not None and hasattr(dtypes, "items"):
+        found = [
+            str(name)
+            for name, dtype in dtypes.items()
+            if str(dtype) in ("category", "string", "str")
+            or getattr(dtype, "kind", "") in "USMm"
+            or (getattr(dtype, "kind", "") == "O" and _holds_text(X[name]))
+        ]
+    elif isinstance(X, np.ndarray) and X.dtype.kind in "OUS" and X.ndim == 2:
+        found = [str(j) for j in range(X.shape[1]) if _holds_text(X[:, j])]
+    else:
         return
-    found = [
-        str(name)
-        for name, dtype in dtypes.items()
-        if str(dtype) == "category" or getattr(dtype, "kind", "") in "USMm"
-    ]
     if found:
         raise ValueError(
             "The 'X' parameter of SolutionSetEstimator must hold real numbers. Got "
@@ -364,6 +369,17 @@ def _refuse_categories(X: Any) -> None:
             "a Pipeline (OneHotEncoder), or pass a dict of arrays with integer codes "
             "to a net with embeddings."
         )
+
+
+def _holds_text(column: Any) -> bool:
+    """Whether a string in it is no number."""
+    for value in column:
+        if isinstance(value, str):
+            try:
+                float(value)
+            except ValueError:
+                return True
+    return False
 
 
 _READ_TWICE = 32

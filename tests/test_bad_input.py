@@ -98,13 +98,23 @@ def test_fit_refuses_entries_that_are_not_finite(value):
         (X, y[:3], r"inconsistent numbers of samples: \[20, 3\]"),
         (X, None, "requires y to be passed"),
         (X + 1j, y, "Complex data not supported"),
-        (np.full(X.shape, "a"), y, "could not convert string to float"),
+        (np.full(X.shape, "a"), y, r"text or dates in the columns \['0', '1'"),
+        (
+            pd.DataFrame({"a": X[:, 0], "b": ["f", "m"] * 10}),
+            y,
+            r"'X' parameter.*in the columns \['b'\].*OneHotEncoder",
+        ),
         (X, LABELS, r"'y' parameter of SolutionSetEstimator must hold real numbers"),
     ],
 )
 def test_fit_refuses_data(X_bad, y_bad, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         _model().fit(X_bad, y_bad)
+
+
+def test_numbers_as_text_are_numbers():
+    one = _model().fit(X.astype(str).astype(object), y)
+    np.testing.assert_array_equal(one.X_train_, X)
 
 
 def test_sparse_data_are_those_of_the_dense_array():

@@ -97,6 +97,8 @@ def at_left_well(fold):
 def test_hyperbola(at_paper_point, toy):
     """``w1 w2 = 2 / (1 - 0.7 t)`` at every step, not only at the end."""
     path = follow_path(at_paper_point, 0.3 * toy.X)
+    assert repr(path).startswith("<SolutionPath: 1 of 1 solutions arrived, ")
+    assert repr(path.tracks[0]).startswith("<SolutionTrack: ")
     (track,) = path.tracks
     check_track(track)
     assert path.arrived.all()

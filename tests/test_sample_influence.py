@@ -65,6 +65,7 @@ class TestLeastSquares:
         residuals = y - A @ beta
         # Own prediction: residual e becomes e / (1 - h).
         own = sample_influence(fitted, samples=np.arange(N))
+        assert f"{N} removals from {len(own.values)} solutions" in repr(own)
         left = residuals / (1.0 - hat)
         np.testing.assert_allclose(own.values[0], left**2 - residuals**2, atol=1e-8)
         # DFBETA: (A'A)^-1 a_i e_i / (1 - h_i) taken away.

@@ -7,7 +7,7 @@ from skorch import NeuralNetRegressor
 from torch import nn
 
 from sksetsens import SolutionSetEstimator
-from sksetsens.exceptions import NonlinearityWarning
+from sksetsens.exceptions import IllPosedWarning, NonlinearityWarning
 
 torch.set_num_threads(1)
 
@@ -114,3 +114,10 @@ def test_one_correction_does_not_bring_it_back(folding):
     with pytest.warns(NonlinearityWarning):
         predicted = folding.sensitivity(folding.X_train_ - 1.1, n_corrections=1)
     assert not predicted.trustworthy[0]
+
+
+def test_retraining_beyond_the_end_is_no_truth_to_compare_with(folding):
+    """No solution is left: descent runs away, and says so."""
+    with pytest.warns(IllPosedWarning, match="no truth to compare with"):
+        retrained = folding.retrain(folding.X_train_ - 1.1)
+    assert not retrained.trustworthy[0]

@@ -394,15 +394,18 @@ def _warn(
         )
     far = relative_error >= FAR
     if far.any():
-        worst = int(np.nanargmax(relative_error))
+        worst = float(np.nanmax(relative_error))
         # The error grows about in proportion to the perturbation.
-        share = HOLDS_TOL / relative_error[worst]
+        errors = (
+            f"errors of up to {worst:.2g} of the shift, and of {HOLDS_TOL:.0%} from "
+            f"about {HOLDS_TOL / worst:.1g} of the perturbation on"
+            if np.isfinite(worst)
+            else "no bound on the error was found at some"
+        )
         warnings.warn(
             f"The perturbation is outside the range of linearity at {far.sum()} of "
-            f"{len(far)} solutions: errors of up to {relative_error[worst]:.2g} of the "
-            f"shift, and of {HOLDS_TOL:.0%} from about {share:.1g} of the perturbation "
-            "on (see nonlinearity, shift_error). Use a smaller one (see linear_range), "
-            "n_corrections, or retrain."
+            f"{len(far)} solutions: {errors} (see nonlinearity, shift_error). Use a "
+            "smaller one (see linear_range), n_corrections, or retrain."
             f"{_other_data(perturbation)}",
             NonlinearityWarning,
             stacklevel=user_stacklevel(),

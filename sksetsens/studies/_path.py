@@ -20,7 +20,7 @@ __all__ = ["SolutionPath", "follow_path"]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SolutionPath:
     """The set of solutions along ``x + t dx``, t from 0 to 1.
 
@@ -44,6 +44,13 @@ class SolutionPath:
 
     tracks: list[SolutionTrack]
     solution_set: SolutionSet
+
+    def __repr__(self) -> str:
+        n = len(self.tracks)
+        return (
+            f"<SolutionPath: {int(self.arrived.sum())} of {n} solutions arrived, "
+            f"{int(self.n_steps.sum())} steps>"
+        )
 
     @property
     def arrived(self) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ class ValueRange(NamedTuple):
     upper: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SampleInfluence:
     """What leaving out each row, or each group of rows, changes.
 
@@ -83,6 +83,14 @@ class SampleInfluence:
     samples: list[Rows]
     method: str
     _widths: Array = field(repr=False)
+
+    def __repr__(self) -> str:
+        n_solutions, n_removals = self.trustworthy.shape
+        sure = int(self.trustworthy.all(axis=0).sum())
+        return (
+            f"<SampleInfluence: {n_removals} removals from {n_solutions} solutions, "
+            f"method {self.method!r}, {sure} trustworthy at all>"
+        )
 
     @property
     def mean(self) -> Array:

@@ -50,7 +50,7 @@ _TRANSVERSAL = 1e-3
 _LEFT = 1e-6
 
 
-@dataclass
+@dataclass(repr=False)
 class SolutionTrack:
     """One solution along the path.
 
@@ -93,6 +93,9 @@ class SolutionTrack:
     stopped_at: float = 0.0
     arrived: bool = False
     status: str = ""
+
+    def __repr__(self) -> str:
+        return f"<SolutionTrack: {len(self.t)} points, {self.status}>"
 
 
 class Walk:

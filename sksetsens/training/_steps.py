@@ -13,7 +13,11 @@ from sklearn.base import clone
 
 from .._training_data import TrainingData, warn_of_integers
 from .._validation import user_stacklevel
-from ..exceptions import ObjectiveMismatchWarning, UnsupportedObjectiveError
+from ..exceptions import (
+    IllPosedWarning,
+    ObjectiveMismatchWarning,
+    UnsupportedObjectiveError,
+)
 from ..networks import missing_sizes
 from ..objective import (
     Movement,
@@ -325,6 +329,16 @@ def continue_solutions(
     ]
     found = linearise(objectives, polished, solver)
     _tell_of_other_branches(found.solution_set, derivatives, perturbation.movement)
+    lost = perturbation.estimator.solution_set_.trustworthy
+    lost = lost & ~found.solution_set.trustworthy
+    if lost.any():
+        first = found.solution_set.status[int(np.flatnonzero(lost)[0])]
+        warnings.warn(
+            f"{lost.sum()} of {len(lost)} retrained solutions are not trustworthy, and "
+            f"no truth to compare with (see status). The first one: {first}.",
+            IllPosedWarning,
+            stacklevel=user_stacklevel(),
+        )
     return found
 
 
