@@ -121,3 +121,11 @@ def test_retraining_beyond_the_end_is_no_truth_to_compare_with(folding):
     with pytest.warns(IllPosedWarning, match="no truth to compare with"):
         retrained = folding.retrain(folding.X_train_ - 1.1)
     assert not retrained.trustworthy[0]
+
+
+def test_corrections_that_run_away_are_told(folding):
+    """Newton's step from next to no curvature."""
+    with pytest.warns(NonlinearityWarning):
+        predicted = folding.sensitivity(folding.X_train_ - 1.998, n_corrections=1)
+    assert not predicted.trustworthy[0]
+    assert "times as far as the first order" in predicted.status[0]

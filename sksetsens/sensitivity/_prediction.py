@@ -27,6 +27,8 @@ __all__ = ["predict_set"]
 
 Array = NDArray[np.float64]
 
+# Corrections that go so many times as far as the first order correct nothing.
+_RAN_AWAY = 5.0
 # Breaks that are crossed to measure the first order's error.
 _N_BREAKS = 10
 # Of an empty piece.
@@ -50,6 +52,7 @@ class _Piece:
     moves_kinks: bool = False
     parts_twins: bool = False
     first_break: float = np.nan
+    corrected_by: float = 1.0
 
     @property
     def stationarity(self) -> float:
@@ -211,7 +214,14 @@ def _piece(
         moves_kinks,
         parts,
         breaks,
+        _corrected_by(gd, weights, affine.shift) if n_corrections else 1.0,
     )
+
+
+def _corrected_by(gd: GraphicalDerivative, weights: Array, shift: Array) -> float:
+    """Movement with corrections over that of the first order."""
+    first = max(gd.length(shift), np.finfo(float).tiny)
+    return gd.length(weights - gd.weights) / first
 
 
 def _without_rows(
@@ -342,6 +352,12 @@ def _status(piece: _Piece, base_is_trustworthy: bool, base_status: str) -> str:
         return f"first order holds: {left}"
     if piece.error.worse < FAR:
         return f"first order is rough: {left}; set n_corrections=1"
+    if piece.corrected_by > _RAN_AWAY:
+        return (
+            f"outside the range of linearity: the corrections went "
+            f"{piece.corrected_by:.2g} times as far as the first order, where {left}; "
+            "use a smaller perturbation, follow_path, or retrain"
+        )
     return (
         f"outside the range of linearity: {left}; use a smaller perturbation, "
         "n_corrections, or retrain"
