@@ -40,8 +40,9 @@ def html_table(
     lines = zip(cells, status, trusted, strict=True)
     body = "".join(_line(of_one, str(told), bool(ok)) for of_one, told, ok in lines)
     return (
-        f"<p>{html.escape(summary)}</p><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+        f"<p>{html.escape(summary)}</p>"
+        '<table cellpadding="4" style="text-align: left">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
