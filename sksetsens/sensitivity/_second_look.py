@@ -41,6 +41,7 @@ _SHORT = 1e-3
 # Curvature that must remain after the next step, with a margin for what was not seen,
 # and steps over the distance moved, short of which the steps are taken.
 GOES_ON, FAR = 0.55, 0.5
+_TINY = float(np.finfo(np.float64).tiny)
 # How many are taken; each over the distance moved, at most, and shorter where R does
 # not fall; the last one over all of them.
 _STEPS, _LONGEST, _SHORTER, _SETTLED = 8, 0.25, 4, 0.05
@@ -133,7 +134,7 @@ def _way_to_solution(
     longest = _LONGEST * gd.length(weights - gd.weights)
     for _ in range(_STEPS):
         step = chord if newton is None else newton
-        step = step * min(1.0, longest / gd.length(step))
+        step = step * min(1.0, longest / max(gd.length(step), _TINY))
         for _ in range(_SHORTER):
             r = -objective.gradient(weights + way + step)
             chord = gd.factor.apply(r)
@@ -181,7 +182,7 @@ def _krylov(
     """Preconditioned Lanczos from ``step = H^+ r``, until Newton's step is known."""
     product = PointProducts(objective, weights).hessian
     most = _MOST_ITERATIVE if gd.is_matrix_free else _MOST
-    length = float(np.sqrt(max(float(r @ step), np.finfo(float).tiny)))
+    length = float(np.sqrt(max(float(r @ step), _TINY)))
     basis, duals, small = [step / length], [r / length], np.zeros((0, 0))
     while True:
         image = product(basis[-1])
