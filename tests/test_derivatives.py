@@ -1,5 +1,7 @@
 """Graphical derivative and modulus against dense linear algebra."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from sksetsens.networks import DFCNN
 from sksetsens.objective import Objective, initialised_net
 from sksetsens.optimize import polish
 from sksetsens.sensitivity import GraphicalDerivative
-from sksetsens.sensitivity.systems import _choice
+from sksetsens.sensitivity.systems import _choice, _matrix_free
 
 
 def objective(n=12, d=3, width=8, weight_decay=0.0, seed=0):
@@ -140,7 +142,9 @@ def test_auto_factorises_larger_nets_that_are_definite(penalised, monkeypatch):
     v = np.random.default_rng(0).standard_normal(len(w))
     np.testing.assert_allclose(gd.H.matvec(v), problem.hessian_product(w, v), rtol=1e-9)
     np.testing.assert_allclose(gd.factor.apply(v), dense.factor.apply(v), rtol=1e-8)
+    monkeypatch.setattr(_matrix_free, "SINGLE_FROM", 1)
     there = gd.at(problem, w + 1e-3 * v)
+    pickle.loads(pickle.dumps(there))
     assert there.solver_ == "minres"
     assert there.at(problem, w).solver_ == "minres"
     truth = dense.at(problem, w + 1e-3 * v)

@@ -61,6 +61,7 @@ def test_by_products_the_step_is_rescaled_at_least():
     s[0] = 0.0
     with pytest.warns(NonlinearityWarning):
         predicted = model.sensitivity(sample_weight=s)
+    assert predicted.shift_error[0] > 5.0  # 0.95 by the old curvature
     assert not predicted.trustworthy[0]
 
 

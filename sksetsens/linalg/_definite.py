@@ -102,9 +102,13 @@ class DefiniteInverse(InCommonUnits):
     @property
     def matrix(self) -> Array:
         """H, made anew, shape (p, p)."""
-        H = np.triu(self._packed, 1)
+        return self.block(slice(None))
+
+    def block(self, part: slice) -> Array:
+        """Rows and columns of H that belong to some weights, made anew."""
+        H = np.triu(self._packed[part, part], 1)
         H += H.T
-        H[np.diag_indices_from(H)] = self._diagonal
+        H[np.diag_indices_from(H)] = self._diagonal[part]
         return H
 
     def product(self, V: Array) -> Array:

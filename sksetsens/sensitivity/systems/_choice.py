@@ -166,7 +166,7 @@ def _may_be_definite(point: Point) -> bool:
         and point.stationarity <= _NOT_STATIONARY
         and point.solver.curvature == "hessian"
         and objective.has_quick_hessian
-        and bool((objective.decay > 0.0).all())
+        and objective.decays_everywhere
         and 8 * p * p <= DEFINITE_SHARE * factorisation_budget()
     )
 

@@ -79,10 +79,10 @@ class Dense(Primal):
         factor = DefiniteInverse.make(matrix, rcond=rcond, noise=noise)
         return None if factor is None else cls(point, matrix, factor)
 
-    @property
-    def _matrix(self) -> Array:
-        factor = self.factor
-        return factor.matrix if isinstance(factor, DefiniteInverse) else self._kept
+    def _block(self, part: slice) -> Array:
+        if isinstance(self.factor, DefiniteInverse):
+            return self.factor.block(part)
+        return self._kept[part, part]
 
     def _product(self, V: Array) -> Array:
         if isinstance(self.factor, DefiniteInverse):
@@ -120,7 +120,7 @@ class Dense(Primal):
         units = np.zeros((part.stop - part.start, self._objective.n_params))
         units[:, part] = np.eye(len(units))
         # Scales and cut-off as of the whole H, which a layer of all weights is.
-        block, factor = self._matrix[part, part], self.factor
+        block, factor = self._block(part), self.factor
         inverse: PseudoInverse
         if isinstance(factor, ScaledPseudoInverse):
             inverse = ScaledPseudoInverse(block, factor.scales[part], noise=self._noise)

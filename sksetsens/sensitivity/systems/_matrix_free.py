@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from ...linalg import (
     CONSISTENCY_TOL,
     KrylovInverse,
+    Lifted,
     PreconditionedInverse,
     PseudoInverse,
     Solution,
@@ -162,7 +163,7 @@ class MatrixFree(ByProbes):
             factor = PreconditionedInverse(
                 self._product,
                 p,
-                near=lambda: point.near or lifted_gauss_newton(o, w),
+                near=partial(_near, point),
                 rough=rough,
                 **settings,
             )
@@ -192,6 +193,10 @@ class MatrixFree(ByProbes):
         units = np.zeros((part.stop - part.start, self._objective.n_params))
         units[:, part] = np.eye(len(units))
         return inverse, self._objective.cross_adjoints(self._w, units)
+
+
+def _near(point: Point) -> Lifted | None:
+    return point.near or lifted_gauss_newton(point.objective, point.weights)
 
 
 class _GaussNewton:
